@@ -1,0 +1,49 @@
+"""Addresses to listen on, as people write them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Address(NamedTuple):
+    """``HOST:PORT``, ``[IPV6]:PORT``, ``*:PORT`` or ``unix:/PATH``."""
+
+    host: str
+    """A name or number, ``*`` for every address of both families, empty for a Unix socket."""
+    port: int
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Raises `ValueError` that says what is allowed."""
+        if not text.isprintable():
+            raise ValueError("must not contain control characters")
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            if not path.startswith("/"):
+                raise ValueError("must name an absolute path after unix:")
+            if len(path.encode("utf-8", "surrogateescape")) > _LONGEST_PATH:
+                raise ValueError(f"must be a path of at most {_LONGEST_PATH} bytes")
+            return cls("", 0, path)
+        host, colon, port = text.rpartition(":")
+        if not colon or not host:
+            raise ValueError("must be HOST:PORT, [IPV6]:PORT, *:PORT or unix:/PATH")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError("must have its IPv6 address in brackets, as in [::1]:9999")
+        if not (port.isascii() and port.isdigit() and len(port) <= len("65535")):
+            raise ValueError("must end in a port from 0 to 65535")
+        if int(port) > _LAST_PORT:
+            raise ValueError("must end in a port from 0 to 65535")
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_LAST_PORT = 65535
+_LONGEST_PATH = 107
+"""sizeof(sun_path) less its terminator, unix(7)."""

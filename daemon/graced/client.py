@@ -1,0 +1,98 @@
+"""One client: a connection from accept to close, as small as it can be.
+
+Ten thousand of them should fit a device, so there is a slot for each thing that has to be known
+and nothing else; all of it is plain data.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+# What an I/O thread does about a descriptor, the index into its tables.  Plain numbers: one is
+# looked at for every message.
+SERVED = 0
+"""Read and echoed.  Zero: the hot loop asks nothing else."""
+WAITING = 1
+"""For its first byte, which makes a thread run its handler."""
+STALLED = 2
+"""Not read: the client has not taken what is owed to it."""
+HUSHED = 3
+"""Not read: the farewell is due when the client has been quiet for the gap."""
+TOLD = 4
+"""Has its farewell; the first bytes that come now will be held back."""
+HELD = 5
+"""Not read: bytes came after the farewell, they are echoed after the gap."""
+LINGERING = 6
+"""Everything is said; what still comes is thrown away until the client closes."""
+CLIENT_PHASES = 7
+
+LISTENING = 7
+WAKING = 8
+SWEEPING = 9
+REPORTING = 10
+REMINDING = 11
+ENDING = 12
+GONE = 13
+PHASES = 14
+
+
+# Whether a client knows.
+UNTOLD = 0
+TELLING = 1
+"""The farewell has been sent or is owed; the first bytes after it have not been answered."""
+HEARD = 2
+
+
+class Subject:
+    """Whatever an I/O thread waits for: a descriptor, a point in time, or both."""
+
+    __slots__ = ("due", "phase", "timer")
+
+    def __init__(self, phase: int) -> None:
+        self.phase = phase
+        self.due = 0.0
+        """Monotonic time at which something is to be done about it; 0: nothing is."""
+        self.timer = 0.0
+        """Monotonic time for which it stands in the thread's heap; 0: it does not."""
+
+
+class Client(Subject):
+    """A connection.  Owned by one I/O thread, or by the thread of its handler."""
+
+    __slots__ = (
+        "address",
+        "counted",
+        "echoed",
+        "host",
+        "last",
+        "owed",
+        "port",
+        "since",
+        "sock",
+        "told",
+    )
+
+    def __init__(self, sock: socket.socket, host: str, port: int, phase: int, now: float) -> None:
+        self.phase = phase
+        self.due = 0.0
+        self.timer = 0.0
+        self.sock = sock
+        self.host = host
+        """A number, or ``unix:PATH`` of the socket it came in by."""
+        self.port = port
+        """Of the client; of a Unix client, which has none, its number in the order of coming."""
+        self.counted = True
+        """Whether it has been admitted, and must be taken off the count."""
+        self.told = UNTOLD
+        self.since = self.last = now
+        self.echoed = 0
+        self.owed: memoryview | None = None
+        """What was read and could not be sent yet."""
+        self.address: Any = None
+        """As accept(2) gave it, where a handler will ask for it."""
+
+    def __str__(self) -> str:
+        if self.host.startswith("unix:"):
+            return f"{self.host}#{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

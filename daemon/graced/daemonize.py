@@ -1,0 +1,162 @@
+"""Into the background: an outer fork that waits, around python-daemon's detach.
+
+The command that was typed returns when the daemon serves, or fails with the daemon's own exit
+status and reason::
+
+    command                                daemon
+       │ fork ───────────────────────────────▶ │  python-daemon: fork, setsid, fork, redirect
+       │ ◀──────────────────── "pid <number>"  │
+       │  MAINPID= and BARRIER=1 to systemd    │
+       │ "go" ────────────────────────────────▶│  starts to serve
+       │                                       │  READY=1 and BARRIER=1 to systemd
+       │ ◀────────── "ok", or "<status> <why>" │
+       ▼ exits 0, or with the status           ▼
+
+The handover of the main pid is the parent's to make, because systemd with `NotifyAccess=main`
+believes only it; the barriers make sure that systemd has read each message while its sender is
+still there.  A daemon that dies closes its end, which the parent takes for a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+
+from graced import signals
+from graced.errors import GracedError, StartError
+from graced.notify import Notifier
+
+_LONGEST = 4096
+
+
+def open_descriptors() -> frozenset[int]:
+    """The descriptors that this process has open."""
+    listed = [int(name) for name in os.listdir("/proc/self/fd")]
+    return frozenset(fd for fd in listed if _is_open(fd))
+
+
+def _is_open(fd: int) -> bool:
+    """Whether it still is: the listing was read through one of its own."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+class Parent:
+    """The daemon's line to the command that was typed."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+
+    def serving(self) -> None:
+        """Let the command return with 0."""
+        self._tell(b"ok")
+
+    def failed(self, error: BaseException) -> None:
+        """Let the command fail as we do."""
+        status = error.status if isinstance(error, GracedError) else 1
+        reason = str(error) if isinstance(error, GracedError) else repr(error)
+        self._tell(f"{status} {reason}".encode("utf-8", "backslashreplace")[:_LONGEST])
+
+    def _tell(self, message: bytes) -> None:
+        try:
+            self._line.send(message)
+        except OSError:
+            # The command was killed while it waited; the daemon goes on.
+            pass
+        finally:
+            self._line.close()
+
+    def hand_over(self) -> None:
+        """Tell our pid and wait until the service manager knows it."""
+        self._line.send(f"pid {os.getpid()}".encode())
+        if self._line.recv(_LONGEST) != b"go":
+            raise StartError("the command that started the daemon is gone", 1)
+
+
+def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool) -> Parent | None:
+    """Fork.  In the daemon, return its parent.
+
+    In the parent, return None when the daemon serves, or raise `StartError`.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        theirs.close()
+        _wait(ours, child, notifier)
+        return None
+    ours.close()
+    parent = Parent(theirs)
+    try:
+        _detach([*preserve, theirs.fileno()], keep_stderr=keep_stderr)
+        parent.hand_over()
+    except BaseException as error:
+        parent.failed(error)
+        os._exit(1)
+    return parent
+
+
+def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
+    from daemon import DaemonContext  # type: ignore[attr-defined]  # noqa: PLC0415
+
+    umask = os.umask(0o077)
+    os.umask(umask)
+    DaemonContext(
+        # python-daemon would not fork under systemd, and has a mind of its own on the rest too.
+        detach_process=True,
+        signal_map={},
+        umask=umask | 0o022,
+        files_preserve=preserve,
+        prevent_core=False,
+        stderr=sys.stderr if keep_stderr else None,
+    ).open()
+
+
+def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
+    """The parent's side of the handover.  Raises `StartError` where the daemon does not serve."""
+    pid = 0
+    with signals.SignalInbox() as inbox, line:
+        poll = select.poll()
+        poll.register(line, select.POLLIN)
+        poll.register(inbox, select.POLLIN)
+        while True:
+            poll.poll()
+            for signum in inbox.take():
+                # Whoever stops the start stops the daemon; it says how that went.
+                if pid:
+                    _send(pid, signum)
+            try:
+                message = line.recv(_LONGEST, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                message = b""
+            word, _, rest = message.decode("utf-8", "replace").partition(" ")
+            if word == "pid":
+                pid = int(rest)
+                os.waitpid(child, 0)
+                notifier.main_pid(pid)
+                notifier.barrier()
+                line.send(b"go")
+            elif word == "ok":
+                return
+            elif word:
+                raise StartError(rest, int(word))
+            else:
+                raise StartError("the daemon died before it served", 1)
+
+
+def _send(pid: int, signum: signal.Signals) -> None:
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        # Its end of the line closes too, and that is where it is noticed.
+        return

@@ -1,0 +1,49 @@
+"""What graced refuses or fails to do, and the exit status of each (sysexits.h)."""
+
+from __future__ import annotations
+
+import os
+
+
+class GracedError(Exception):
+    """A failure that one line on stderr explains; `status` is the exit status it asks for."""
+
+    status = 1
+
+
+class UsageError(GracedError):
+    """The command line makes no sense."""
+
+    status = 2
+
+
+class ListenError(GracedError):
+    """An address cannot be listened on: in use, not permitted, not ours."""
+
+    status = os.EX_UNAVAILABLE
+
+
+class PidFileError(GracedError):
+    """The pidfile cannot be written, or what stands in its place must not be."""
+
+    status = os.EX_CANTCREAT
+
+
+class AlreadyRunningError(GracedError):
+    """The pidfile is locked by a running graced."""
+
+    status = os.EX_TEMPFAIL
+
+
+class ConfigError(GracedError):
+    """A setting is unknown, of the wrong type, out of range or contradicts another."""
+
+    status = os.EX_CONFIG
+
+
+class StartError(GracedError):
+    """The daemon failed after the fork; it says with which status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,167 @@
+"""Everything graced ever logs: one `Event` each, with its level, its text and its identity.
+
+The `message_id` (made with ``systemd-id128 new``, see sd-messages(3)) stands for what happened
+whatever the wording; it is the key into the message catalog (systemd/graced.catalog), and must
+never be given to another event.  The fields of the text go into the journal under their own
+names, so that ``journalctl GRACED_CLIENT=127.0.0.1:50000`` finds a client.
+"""
+
+from __future__ import annotations
+
+import logging
+from logging import CRITICAL, DEBUG, ERROR, INFO, WARNING
+from typing import Any
+
+LOGGER = logging.getLogger("graced")
+
+
+class Event:
+    """A kind of log record; calling it logs one.  Any thread may."""
+
+    __slots__ = ("level", "message_id", "per_client", "text")
+
+    def __init__(self, message_id: str, level: int, text: str, *, per_client: bool = False) -> None:
+        self.message_id = message_id
+        self.level = level
+        self.text = text
+        self.per_client = per_client
+        """How often it is logged is up to the clients: the journal is protected from a flood."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def enabled(self) -> bool:
+        """Whether calling it would log anything."""
+        return LOGGER.isEnabledFor(self.level)
+
+    def __call__(self, *, exc_info: BaseException | None = None, **fields: Any) -> None:
+        if fields:
+            LOGGER.log(self.level, self, fields, exc_info=exc_info)
+        else:
+            LOGGER.log(self.level, self, exc_info=exc_info)
+
+
+STARTED = Event(
+    "eebc3d0fba844c5e9e8b32ce68086404",
+    INFO,
+    "serving on %(addresses)s with pid %(pid)d",
+)
+CONNECTED = Event(
+    "2529371691ee4f95be9d80162c17b5ee",
+    INFO,
+    "connection from %(client)s",
+    per_client=True,
+)
+CLOSED = Event(
+    "7f057eb36f9943519742dd4279117567",
+    INFO,
+    "closing connection from %(client)s: %(reason)s, %(bytes)d bytes echoed in %(seconds).3f s",
+    per_client=True,
+)
+RECEIVED = Event(
+    "c3d282df181842e8b885f177c4d3a78f",
+    DEBUG,
+    "received from %(client)s: %(data)s",
+    per_client=True,
+)
+SIGNAL = Event(
+    "f5a76ca679a340cfad4e450c96a7d1d2",
+    INFO,
+    "%(signal)s received, closing in %(seconds)g s, %(clients_left)d clients to tell",
+)
+SIGNAL_AGAIN = Event(
+    "d74278d8237d4656b246ddec8a9b884c",
+    INFO,
+    "%(signal)s received, already closing",
+)
+SIGNAL_IMPATIENT = Event(
+    "4fa4d9f468b348f0b2a5652efa6787fb",
+    INFO,
+    "%(signal)s received again, ending the grace period now",
+)
+NOTIFYING = Event(
+    "76d13a09ca564b7dbe72ccf17771e257",
+    INFO,
+    "telling %(clients_left)d clients that the server is going offline",
+)
+COUNTDOWN = Event(
+    "4b779ae099954386815e6573d828c35d",
+    INFO,
+    "closing in %(seconds)d s, %(clients_left)d clients left",
+)
+STOPPED = Event(
+    "e8349aa6f3f24e1c92e73c784359eaa7",
+    INFO,
+    "stopped after %(seconds).3f s: %(clients_gone)d clients left by themselves,"
+    " %(clients_closed)d closed at the deadline",
+)
+STATUS = Event(
+    "98beb9f390814837b6f2a35140a6abba",
+    INFO,
+    "%(status)s",
+)
+REFUSED = Event(
+    "d09ac25e75aa48c28863f7e8ba9d372a",
+    WARNING,
+    "refused %(refused)d clients, the last from %(client)s: %(reason)s",
+)
+ACCEPT_PAUSED = Event(
+    "ce37d76a0ae344e89e881b9884a9dbc5",
+    WARNING,
+    "cannot accept clients (%(reason)s), trying again every %(seconds)g s",
+)
+ACCEPT_RESUMED = Event(
+    "069b89c745384e34a6a3504a77aa5ea0",
+    INFO,
+    "accepting clients again",
+)
+HANDLER_FAILED = Event(
+    "e8d8c58e7dc14ccc8ad452bfac4c194f",
+    ERROR,
+    "the handler of %(client)s failed: %(reason)s",
+    per_client=True,
+)
+HANDLERS_STUCK = Event(
+    "160cd409c9dc4404ae6857ef20cf0a06",
+    WARNING,
+    "leaving %(handlers)d handlers behind that did not return",
+)
+NOT_STARTED = Event(
+    "994b9ff18fc54e7da5b4d118e8d02913",
+    ERROR,
+    "cannot start: %(reason)s",
+)
+FAILED = Event(
+    "f2a788d9c74745ac985aa686487381bc",
+    CRITICAL,
+    "failed: %(reason)s",
+)
+NOTIFY_BROKEN = Event(
+    "5cedba4daebe451b9cc59237a89bf712",
+    WARNING,
+    "cannot talk to the service manager: %(reason)s",
+)
+WATCHDOG_LATE = Event(
+    "dc8b0cc7c86f4c1fba02140d830a2e03",
+    WARNING,
+    "an I/O thread has not turned for %(seconds).1f s, not feeding the watchdog",
+)
+LOG_DROPPED = Event(
+    "7f99ca92fa2b457aa05709bc2a54e0f8",
+    WARNING,
+    "%(records)d log records were dropped because the log could not keep up",
+)
+LOG_SUPPRESSED = Event(
+    "deaedb0d38824b5bb4893a3f5a4cd41b",
+    WARNING,
+    "%(records)d records about clients were not logged because they came too fast",
+)
+LIMITS = Event(
+    "f0cf29630b16464ca4f499a7349d0ecf",
+    WARNING,
+    "%(reason)s",
+)
+OTHER_MESSAGE_ID = "7f162c10ea4f48c2b6432e31b391dc46"
+"""What a handler's own use of `logging` is filed under."""
+
+ALL = {name: value for name, value in vars().items() if isinstance(value, Event)}

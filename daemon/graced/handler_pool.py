@@ -1,0 +1,197 @@
+"""Threads for handlers that block: one for each client, up to a limit."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Lock, Thread, current_thread
+from typing import Any
+
+from graced import events
+from graced.client import UNTOLD, Client
+from graced.conversation import Conversation
+
+LINGER = 1.0
+"""Seconds that a client which was told has to close before its descriptor goes."""
+
+Run = Callable[[Any, Any], None]
+"""Runs a handler to its end: takes the request and the client's address, as `socketserver`."""
+
+
+class _Visit:
+    """A client with its request, from the first byte until the handler has returned."""
+
+    __slots__ = ("client", "request")
+
+    def __init__(self, client: Client, request: socket.socket) -> None:
+        self.client = client
+        self.request = request
+
+
+class HandlerPool:
+    """Runs handlers.  Any thread may call."""
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        max_threads: int,
+        farewell: bytes,
+        gap: float,
+        leave: Callable[[Client, str], None],
+    ) -> None:
+        """`leave` is told, in the handler's thread, of each client that is gone, and why.
+
+        Clients beyond `max_threads` wait until a thread is free, with their data unread.
+        """
+        self._run = run
+        self._max_threads = max_threads
+        self._farewell = farewell
+        self._gap = gap
+        self._leave = leave
+        self._lock = Lock()
+        self._waiting: deque[_Visit] = deque()
+        self._visits: set[_Visit] = set()
+        self._threads: set[Thread] = set()
+        self._draining = False
+        self._reminded = False
+        self._closing = False
+
+    def take(self, client: Client) -> None:
+        """Have a handler talk to `client`, whose socket is given away."""
+        request = client.sock
+        if type(request) is socket.socket:
+            request = Conversation(request, self._farewell, self._gap)
+        request.setblocking(True)
+        visit = _Visit(client, request)
+        with self._lock:
+            self._visits.add(visit)
+            self._waiting.append(visit)
+            thread = None
+            if len(self._threads) < self._max_threads:
+                thread = Thread(target=self._work, name=f"handler {client}", daemon=True)
+                self._threads.add(thread)
+            draining, closing = self._draining, self._closing
+        if draining and isinstance(request, Conversation):
+            request.tell(heard=client.told != UNTOLD)
+        if closing:
+            _hang_up(request)
+        if thread:
+            self._start(thread, visit)
+
+    def _start(self, thread: Thread, visit: _Visit) -> None:
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # The limit of tasks is reached; a running thread will take the client on, if any is.
+            with self._lock:
+                self._threads.discard(thread)
+                stranded = not self._threads and visit in self._waiting
+                if stranded:
+                    self._waiting.remove(visit)
+            if stranded:
+                self._end(visit, str(error))
+
+    def drain(self) -> None:
+        """Tell the clients of all handlers that are quiet.
+
+        To be followed by `remind`: the first time when the others can have become quiet, and
+        again and again for those who are not: they are told all the same.
+        """
+        with self._lock:
+            self._draining = True
+        self._tell(insist=False)
+
+    def remind(self) -> None:
+        """Tell who could not be told before."""
+        self._tell(insist=self._reminded)
+        self._reminded = True
+
+    def _tell(self, *, insist: bool) -> None:
+        with self._lock:
+            requests = [visit.request for visit in self._visits]
+        for request in requests:
+            if isinstance(request, Conversation):
+                request.tell(insist=insist)
+
+    def hang_up(self) -> int:
+        """End all conversations and return how many there were."""
+        self._tell(insist=True)
+        with self._lock:
+            self._closing = True
+            requests = [visit.request for visit in self._visits]
+        for request in requests:
+            _hang_up(request)
+        return len(requests)
+
+    def join(self, timeout: float) -> int:
+        """Wait for the handlers to return, `timeout` seconds in all; return how many have not."""
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            return len(self._threads)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._threads.discard(current_thread())
+                    return
+                visit = self._waiting.popleft()
+            self._visit(visit)
+
+    def _visit(self, visit: _Visit) -> None:
+        client, request = visit.client, visit.request
+        reason = "handler ended"
+        try:
+            self._run(request, client.address)
+        except ConnectionError:
+            # No fault of the handler: what the built-in ones see as well.
+            reason = "reset by the client"
+        except BaseException as error:
+            reason = "handler failed"
+            events.HANDLER_FAILED(client=client, reason=repr(error), exc_info=error)
+        finally:
+            self._end(visit, reason)
+
+    def _end(self, visit: _Visit, reason: str) -> None:
+        client, request = visit.client, visit.request
+        if isinstance(request, Conversation):
+            client.echoed = request.moved
+        if self._closing:
+            reason = "deadline"
+        elif self._draining:
+            linger(request)
+        with self._lock:
+            self._visits.discard(visit)
+        try:
+            request.close()
+        finally:
+            self._leave(client, reason)
+
+
+def _hang_up(request: socket.socket) -> None:
+    try:
+        request.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        # The client or the handler was faster.
+        return
+
+
+def linger(request: socket.socket) -> None:
+    """Read to the client's end: closing with unread data would destroy the farewell (RST)."""
+    deadline = time.monotonic() + LINGER
+    try:
+        request.shutdown(socket.SHUT_WR)
+        while (left := deadline - time.monotonic()) > 0:
+            request.settimeout(left)
+            if not socket.socket.recv(request, 65536):
+                return
+    except OSError:
+        # Gone, or not closing: nothing more can be done for it.
+        return

@@ -1,0 +1,750 @@
+"""The hot loop: one thread, one epoll set, and clients that nobody else touches.
+
+What makes it fast
+    A round trip of an echo is three system calls (epoll_wait, recv, send), and at 160,000 round
+    trips a second there are six microseconds for all of it, of which the kernel takes five.  So
+    what is done for a message is what cannot be left out: look the client up in a list indexed by
+    its descriptor, compare its phase with zero, read into the one buffer of the thread, send from
+    it, and write down how much and when.  There is no lock, since the thread alone owns its
+    clients; no allocation but the slice of the buffer; no timer to move, since timeouts are found
+    by looking at `last` when they may be over; no log record above debug.  The clock is read once
+    for all the clients that one epoll_wait returns.  Everything that happens less often than once
+    a message is behind `phase`, in two tables: what to do about a descriptor, and what to do when
+    a point in time has come.
+
+    A second such thread gains nothing while there is a GIL: each would wait for the other's
+    system calls to end, up to 5 ms at a time.
+
+What makes it safe
+    The main thread asks for things by `post`; they are done by this thread between two messages.
+    A client that does not take its bytes is not read until it has: it costs one buffer at most,
+    and less when many do it (`_read_size`).  Interest in a descriptor is changed only when it has
+    news that cannot be used, so five thousand idle clients are told the farewell by five thousand
+    sends and nothing else.
+
+The farewell stands alone
+    A client that compares what it receives with the farewell must find it by itself, with no echo
+    before or behind it in the same read.  When the drain begins whatever has arrived is echoed;
+    then nobody is read.  Who has been quiet for the gap is told at once (TOLD), the others when
+    they have (HUSHED).  The first bytes that arrive after that stay in the kernel for the gap
+    (HELD), so that a client which sends, then reads, has read the farewell by then.  After that it
+    is served as before::
+
+        SERVED ──drain──▶ TOLD ──bytes──▶ HELD ──gap──▶ SERVED
+           │                ▲
+           └──────▶ HUSHED ─┘ gap            (and STALLED whenever bytes cannot be sent)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+from itertools import count
+from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
+from socket import MSG_PEEK, SHUT_WR, socket
+from threading import Thread
+from time import monotonic
+from typing import Any, NamedTuple, Protocol
+
+from graced import events
+from graced.admission import Admission
+from graced.client import (
+    CLIENT_PHASES,
+    ENDING,
+    GONE,
+    HEARD,
+    HELD,
+    HUSHED,
+    LINGERING,
+    LISTENING,
+    PHASES,
+    REMINDING,
+    REPORTING,
+    SERVED,
+    STALLED,
+    SWEEPING,
+    TELLING,
+    TOLD,
+    WAITING,
+    WAKING,
+    Client,
+    Subject,
+)
+
+BUFFER_SIZE = 256 * 1024
+SMALL_READ = 16 * 1024
+OWED_BUDGET = 16 * 1024 * 1024
+"""Bytes owed to stalled clients from which on reads are small: the bound on what they can cost
+is this and `SMALL_READ` for each client."""
+
+EVENTS_PER_TURN = 256
+ACCEPTS_PER_TURN = 32
+"""So that a storm of connects cannot starve those who are served."""
+LONGEST_BACKLOG = 65535
+
+LINGER = 1.0
+"""Seconds that a client has to close after everything was said."""
+LINGER_BYTES = 4 * BUFFER_SIZE
+MAX_LINGERING = 256
+"""Refused clients that may linger at once; those beyond are closed without."""
+MOMENT = 0.25
+"""Seconds within which this thread ends after `finish`."""
+ACCEPT_PAUSE = 0.5
+"""Seconds between two tries to accept when there are no descriptors or no memory."""
+REMIND_INTERVAL = 1.0
+"""Seconds between two tries to tell the client of a handler."""
+REPORT_INTERVAL = 1.0
+"""Seconds between two records about refused clients."""
+
+NO_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""accept(2) failed for want of something that others will give back."""
+CLIENT_LOST = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+    }
+)
+"""accept(2) failed for this one client; the next may be fine."""
+
+
+class Port(Protocol):
+    """What clients come in by (see `graced.listener.Listener`)."""
+
+    name: str
+    passed: bool
+    sock: socket
+
+    def accept(self) -> tuple[socket, Any]: ...
+
+
+class Manners(NamedTuple):
+    """How clients are treated."""
+
+    farewell: bytes = b"SHUTDOWN"
+    """Empty: nothing is said."""
+    gap: float = 0.1
+    """Seconds of silence around the farewell."""
+    idle_timeout: float = 0.0
+    """Seconds without a byte until a client is closed; 0: never."""
+    stall_timeout: float = 60.0
+    """Seconds in which a client may take none of what is owed to it; 0: for ever."""
+    log_connections: bool = True
+
+
+class _Door(Subject):
+    """A listening socket in the epoll set."""
+
+    __slots__ = ("paused", "port")
+
+    def __init__(self, port: Port) -> None:
+        super().__init__(LISTENING)
+        self.port = port
+        self.paused = False
+
+
+_gone = Subject(GONE)
+"""What stands in the table for a descriptor that is closed."""
+
+
+class IOThread(Thread):
+    """Accepts and serves clients until `finish`.
+
+    Constructed and started by the main thread.  Methods say which threads may call them; the
+    counters may be read by any.
+    """
+
+    def __init__(
+        self,
+        ports: Iterable[Port],
+        admission: Admission,
+        manners: Manners,
+        *,
+        dispatch: Callable[[Client], None] | None = None,
+        remind: Callable[[], None] | None = None,
+        greets: bool = False,
+        changed: Callable[[], None] = lambda: None,
+        shared: bool = False,
+        name: str = "io",
+    ) -> None:
+        """`dispatch` takes over a client whose handler blocks, at its first byte or, where the
+        handler `greets`, when it is accepted; without one clients are echoed.  `remind` is called
+        in the drain, after the gap and then every second, for the clients of handlers that could
+        not be told at once.  `changed` is
+        called when the last client has left a drain, when a probe was answered, when the thread
+        failed, and when bytes move after `report_next_move`.  `shared`: other I/O threads accept
+        from the same ports.
+        """
+        super().__init__(name=name, daemon=True)
+        self.echoed = 0
+        """Bytes that went back to clients."""
+        self.left = 0
+        """Clients that left by themselves during the drain."""
+        self.closed = 0
+        """Clients that were closed at the deadline."""
+        self.answered = 0
+        """The number of the last `probe` that was answered."""
+        self.failure: BaseException | None = None
+
+        self._admission = admission
+        self._manners = manners
+        self._dispatch = dispatch
+        self._greets = greets
+        self._remind = remind
+        self._changed = changed
+        self._exclusive = EPOLLEXCLUSIVE if shared else 0
+        self._resting = WAITING if dispatch else SERVED
+        self._debug = events.RECEIVED.enabled()
+
+        self._buffer = memoryview(bytearray(BUFFER_SIZE))
+        self._view = self._buffer
+        self._owed = 0
+        self._clients: list[Subject] = []
+        self._doors = [_Door(port) for port in ports]
+        self._timers: list[tuple[float, int, Subject]] = []
+        self._number = count()
+        self._unix_clients = count(1)
+        self._now = monotonic()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._report_move = False
+
+        self._draining = False
+        self._finished = False
+        self._ending = Subject(ENDING)
+        self._sweep = Subject(SWEEPING)
+        self._reminder = Subject(REMINDING)
+        self._refusals = Subject(REPORTING)
+        self._refused = 0
+        self._refused_last: tuple[Client, str] | None = None
+        self._lingering = 0
+        self._tables()
+
+        self._epoll = epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._watch(self._wake_fd, Subject(WAKING), EPOLLIN)
+        for door in self._doors:
+            self._open(door)
+
+    def _tables(self) -> None:
+        on_event: dict[int, Callable[[Any, int], None]] = {
+            SERVED: self._is_gone,
+            WAITING: self._hand_over,
+            STALLED: self._send_owed,
+            HUSHED: self._do_not_read,
+            TOLD: self._hold,
+            HELD: self._do_not_read,
+            LINGERING: self._discard,
+            LISTENING: self._accept,
+            WAKING: self._wake,
+            GONE: self._is_gone,
+        }
+        on_due: dict[int, Callable[[Any], None]] = {
+            STALLED: self._give_up,
+            HUSHED: self._break_silence,
+            HELD: self._release,
+            LINGERING: self._end_lingering,
+            LISTENING: self._retry,
+            SWEEPING: self._close_idle,
+            REPORTING: self._report_refusals,
+            REMINDING: self._insist,
+            ENDING: self._end,
+        }
+        self._on_event = [on_event.get(phase, self._is_gone) for phase in range(PHASES)]
+        self._on_due = on_due
+
+    # What other threads ask for.
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Have `action` called by this thread, soon.  Any thread may call."""
+        self._posted.append(action)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def probe(self, number: int) -> None:
+        """Ask for a sign of life: `answered` becomes `number`.  Any thread may call."""
+
+        def answer() -> None:
+            self.answered = number
+            self._changed()
+
+        self.post(answer)
+
+    def report_next_move(self) -> None:
+        """Call `changed` once, when bytes move or a client comes or goes.  Any thread may call."""
+        self._report_move = True
+
+    def drain(self) -> None:
+        """Begin to say goodbye.  Any thread may call."""
+        self.post(self._drain)
+
+    def finish(self) -> None:
+        """Close whoever is left and end within `MOMENT`.  Any thread may call."""
+        self.post(self._finish)
+
+    def close(self) -> None:
+        """Give up the descriptor that `post` uses: when the thread is over and nobody will."""
+        os.close(self._wake_fd)
+
+    # The loop.
+
+    def run(self) -> None:
+        """Serve until finished; a failure is kept in `failure`."""
+        try:
+            while not self._finished:
+                self._turn(self._epoll.poll(self._timeout(), EVENTS_PER_TURN))
+        except BaseException as failure:
+            self.failure = failure
+        finally:
+            self._shut()
+
+    def _turn(self, ready: list[tuple[int, int]]) -> None:
+        self._now = now = monotonic()
+        clients = self._clients
+        view = self._view
+        moved = 0
+        client: Any
+        for fd, event in ready:
+            client = clients[fd]
+            if client.phase:
+                self._on_event[client.phase](client, event)
+                view = self._view
+                continue
+            try:
+                received = client.sock.recv_into(view)
+            except OSError as error:
+                self._lost(client, error)
+                continue
+            if not received:
+                self._close(client, "closed by the client")
+                continue
+            if self._debug:
+                events.RECEIVED(client=client, data=_excerpt(view[:received]))
+            try:
+                sent = client.sock.send(view[:received])
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._lost(client, error)
+                continue
+            client.last = now
+            client.echoed += sent
+            moved += sent
+            if sent != received:
+                self._owe(client, view[sent:received])
+                view = self._view
+        if moved:
+            self.echoed += moved
+            if self._report_move:
+                self._moved()
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            self._expire(*heappop(timers))
+
+    def _timeout(self) -> float | None:
+        if not self._timers:
+            return None
+        return max(0.0, self._timers[0][0] - monotonic())
+
+    def _moved(self) -> None:
+        if self._report_move:
+            self._report_move = False
+            self._changed()
+
+    def _wake(self, _waker: Subject, _event: int) -> None:
+        os.eventfd_read(self._wake_fd)
+        while self._posted:
+            self._posted.popleft()()
+
+    def _is_gone(self, _subject: Subject, _event: int) -> None:
+        """News of a descriptor that is closed: a child that is about to exec still has it."""
+
+    # Descriptors and points in time.
+
+    def _watch(self, fd: int, subject: Subject, interest: int) -> None:
+        while len(self._clients) <= fd:
+            self._clients.append(_gone)
+        self._clients[fd] = subject
+        self._epoll.register(fd, interest)
+
+    def _at(self, subject: Subject, when: float) -> None:
+        """Have `subject` expire at `when`, instead of when it otherwise would have.
+
+        There is no entry of the heap to move: one that comes up too early is put back.
+        """
+        subject.due = when
+        if not subject.timer or when < subject.timer:
+            subject.timer = when
+            heappush(self._timers, (when, next(self._number), subject))
+
+    def _expire(self, when: float, _number: int, subject: Subject) -> None:
+        if subject.timer != when:
+            return
+        subject.timer = 0.0
+        if subject.due > self._now:
+            self._at(subject, subject.due)
+        elif subject.due:
+            subject.due = 0.0
+            self._on_due[subject.phase](subject)
+
+    # Clients come.
+
+    def _open(self, door: _Door) -> None:
+        self._watch(door.port.sock.fileno(), door, EPOLLIN | self._exclusive)
+
+    def _accept(self, door: _Door, _event: int, most: int = ACCEPTS_PER_TURN) -> None:
+        for _ in range(most):
+            try:
+                sock, address = door.port.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in NO_CAPACITY:
+                    self._pause(door, error)
+                    return
+                if error.errno in CLIENT_LOST:
+                    continue
+                raise
+            self._welcome(door, sock, address)
+
+    def _pause(self, door: _Door, error: OSError) -> None:
+        if not door.paused:
+            door.paused = True
+            self._epoll.unregister(door.port.sock.fileno())
+            events.ACCEPT_PAUSED(reason=error.strerror, seconds=ACCEPT_PAUSE)
+        self._at(door, self._now + ACCEPT_PAUSE)
+
+    def _retry(self, door: _Door) -> None:
+        self._accept(door, 0)
+        if not door.due:
+            door.paused = False
+            self._open(door)
+            events.ACCEPT_RESUMED()
+
+    def _welcome(self, door: _Door, sock: socket, address: Any) -> None:
+        sock.setblocking(False)
+        if isinstance(address, tuple):
+            host, port = sys.intern(address[0]), address[1]
+        else:
+            host, port = door.port.name, next(self._unix_clients)
+        client = Client(sock, host, port, self._resting, self._now)
+        refusal = self._admission.enter(host)
+        if refusal:
+            client.counted = False
+            self._refuse(client, refusal)
+            return
+        if self._manners.log_connections:
+            events.CONNECTED(client=client)
+        if self._report_move:
+            self._moved()
+        if self._draining:
+            self._turn_away(client)
+            return
+        if self._manners.idle_timeout and not self._sweep.due:
+            self._at(self._sweep, self._now + self._manners.idle_timeout)
+        if self._dispatch:
+            client.address = address
+            if self._greets:
+                self._dispatch(client)
+                return
+        self._watch(sock.fileno(), client, EPOLLIN)
+
+    def _refuse(self, client: Client, reason: str) -> None:
+        self._refused += 1
+        self._refused_last = (client, reason)
+        if not self._refusals.due:
+            self._report_refusals(self._refusals)
+        if self._lingering < MAX_LINGERING:
+            self._turn_away(client)
+        else:
+            client.sock.close()
+
+    def _report_refusals(self, _subject: Subject) -> None:
+        if self._refused and self._refused_last:
+            client, reason = self._refused_last
+            events.REFUSED(refused=self._refused, client=client, reason=reason)
+            self._refused = 0
+            self._refused_last = None
+            self._at(self._refusals, self._now + REPORT_INTERVAL)
+
+    def _turn_away(self, client: Client) -> None:
+        """Tell a client that came too late or is too many, without a RST that destroys it."""
+        client.told = TELLING
+        self._lingering += 1
+        client.phase = LINGERING
+        self._watch(client.sock.fileno(), client, EPOLLIN)
+        try:
+            if self._manners.farewell:
+                client.sock.send(self._manners.farewell)
+            client.sock.shutdown(SHUT_WR)
+        except OSError as error:
+            self._lost(client, error)
+            return
+        self._at(client, self._now + LINGER)
+
+    # Clients stay.
+
+    def _hand_over(self, client: Client, _event: int) -> None:
+        assert self._dispatch is not None
+        fd = client.sock.fileno()
+        self._epoll.unregister(fd)
+        self._clients[fd] = _gone
+        client.phase = GONE
+        self._dispatch(client)
+
+    def _owe(self, client: Client, rest: memoryview) -> None:
+        """Keep what the client does not take, and do not read it until it has."""
+        client.owed = memoryview(bytes(rest))
+        self._account_owed(len(rest))
+        client.phase = STALLED
+        self._epoll.modify(client.sock.fileno(), EPOLLOUT)
+        self._await_progress(client)
+
+    def _account_owed(self, change: int) -> None:
+        self._owed += change
+        self._view = self._buffer if self._owed < OWED_BUDGET else self._buffer[:SMALL_READ]
+
+    def _await_progress(self, client: Client) -> None:
+        if self._manners.stall_timeout:
+            self._at(client, self._now + self._manners.stall_timeout)
+
+    def _send_owed(self, client: Client, event: int) -> None:
+        assert client.owed is not None
+        try:
+            sent = client.sock.send(client.owed)
+        except OSError as error:
+            self._lost(client, error)
+            return
+        client.last = self._now
+        client.echoed += sent
+        self.echoed += sent
+        self._account_owed(-sent)
+        client.owed = client.owed[sent:]
+        if client.owed:
+            self._await_progress(client)
+            return
+        client.owed = None
+        client.due = 0.0
+        if client.told == TELLING:
+            self._resume(client, TOLD)
+        elif client.told == HEARD:
+            self._resume(client, self._resting)
+        elif self._draining and self._manners.farewell:
+            self._hush(client)
+        else:
+            self._resume(client, self._resting)
+
+    def _resume(self, client: Client, phase: int) -> None:
+        client.phase = phase
+        self._epoll.modify(client.sock.fileno(), EPOLLIN)
+
+    def _give_up(self, client: Client) -> None:
+        self._close(client, "stalled")
+
+    def _close_idle(self, sweep: Subject) -> None:
+        """Close who has been idle for too long, and look again when the next may have been."""
+        timeout = self._manners.idle_timeout
+        oldest = self._now
+        for client in self._present():
+            if client.phase in {SERVED, WAITING}:
+                if client.last + timeout <= self._now:
+                    self._close(client, "idle")
+                else:
+                    oldest = min(oldest, client.last)
+        if self._admission.clients:
+            # A sixteenth later at most, so that many clients do not mean many sweeps.
+            self._at(sweep, max(oldest + timeout, self._now + timeout / 16))
+
+    def _present(self) -> list[Client]:
+        return [c for c in self._clients if isinstance(c, Client) and c.phase < CLIENT_PHASES]
+
+    # Clients are told.
+
+    def _drain(self) -> None:
+        if self._draining:
+            return
+        # Whatever had arrived when the signal came is answered before the farewell.
+        ready = self._epoll.poll(0, max(1, len(self._clients)))
+        self._turn([(fd, event) for fd, event in ready if fd != self._wake_fd])
+        self._draining = True
+        for door in self._doors:
+            if door.port.passed:
+                self._abandon(door)
+        if self._manners.farewell:
+            for client in self._present():
+                if client.phase in {SERVED, WAITING}:
+                    if self._now - client.last >= self._manners.gap:
+                        self._tell(client)
+                    else:
+                        client.phase = HUSHED
+                        self._at(client, client.last + self._manners.gap)
+        if self._remind:
+            self._at(self._reminder, self._now + self._manners.gap)
+        self._changed()
+
+    def _insist(self, reminder: Subject) -> None:
+        assert self._remind is not None
+        self._remind()
+        self._at(reminder, self._now + REMIND_INTERVAL)
+
+    def _abandon(self, door: _Door) -> None:
+        """Leave a socket of the service manager alone: the next start serves what queues there."""
+        fd = door.port.sock.fileno()
+        door.due = 0.0
+        door.phase = GONE
+        self._clients[fd] = _gone
+        if not door.paused:
+            self._epoll.unregister(fd)
+
+    def _hush(self, client: Client) -> None:
+        client.phase = HUSHED
+        self._epoll.modify(client.sock.fileno(), 0)
+        self._at(client, self._now + self._manners.gap)
+
+    def _do_not_read(self, client: Client, event: int) -> None:
+        if event & EPOLLERR:
+            self._close(client, "reset by the client")
+        elif event & EPOLLHUP:
+            self._close(client, "closed by the client")
+        else:
+            self._epoll.modify(client.sock.fileno(), 0)
+
+    def _break_silence(self, client: Client) -> None:
+        self._epoll.modify(client.sock.fileno(), EPOLLIN)
+        self._tell(client)
+
+    def _tell(self, client: Client) -> None:
+        farewell = self._manners.farewell
+        client.told = TELLING
+        try:
+            sent = client.sock.send(farewell)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._lost(client, error)
+            return
+        if sent == len(farewell):
+            client.phase = TOLD
+        else:
+            self._owe(client, memoryview(farewell)[sent:])
+
+    def _hold(self, client: Client, event: int) -> None:
+        try:
+            here = client.sock.recv(1, MSG_PEEK)
+        except OSError as error:
+            self._lost(client, error)
+            return
+        if here:
+            client.phase = HELD
+            self._epoll.modify(client.sock.fileno(), 0)
+            self._at(client, self._now + self._manners.gap)
+        else:
+            self._close(client, "closed by the client")
+
+    def _release(self, client: Client) -> None:
+        client.told = HEARD
+        self._resume(client, self._resting)
+
+    # Clients go.
+
+    def _lost(self, client: Client, error: OSError) -> None:
+        if isinstance(error, BlockingIOError):
+            return
+        reset = isinstance(error, ConnectionError)
+        self._close(client, "reset by the client" if reset else error.strerror or str(error))
+
+    def _discard(self, client: Client, _event: int) -> None:
+        try:
+            received = client.sock.recv_into(self._view)
+        except OSError as error:
+            self._lost(client, error)
+            return
+        client.echoed -= received
+        if not received or client.echoed < -LINGER_BYTES:
+            self._end_lingering(client)
+
+    def _end_lingering(self, client: Client) -> None:
+        self._close(client, "turned away")
+
+    def _close(self, client: Client, reason: str) -> None:
+        if client.phase == LINGERING:
+            self._lingering -= 1
+            client.echoed = 0
+        elif self._draining:
+            self.left += 1
+        if client.owed:
+            self._account_owed(-len(client.owed))
+            client.owed = None
+        client.phase = GONE
+        client.due = 0.0
+        self._clients[client.sock.fileno()] = _gone
+        client.sock.close()
+        if client.counted:
+            self._admission.leave(client.host)
+            if self._manners.log_connections:
+                events.CLOSED(
+                    client=client,
+                    reason=reason,
+                    bytes=client.echoed,
+                    seconds=self._now - client.since,
+                )
+            if self._report_move:
+                self._moved()
+            if self._draining and not self._admission.clients:
+                self._changed()
+        if self._ending.due and not self._lingering:
+            self._finished = True
+
+    def _finish(self) -> None:
+        """Take in and tell who is in the queue, close everybody, and end."""
+        self._draining = True
+        for door in self._doors:
+            if door.phase == LISTENING:
+                self._accept(door, 0, LONGEST_BACKLOG)
+                self._abandon(door)
+        self._now = monotonic()
+        self._at(self._ending, self._now + MOMENT)
+        for client in self._present():
+            if client.phase != LINGERING:
+                self._part(client)
+        if not self._lingering:
+            self._finished = True
+
+    def _part(self, client: Client) -> None:
+        """Close a client at the deadline: the farewell if it has not had it, then FIN, not RST."""
+        try:
+            if not client.told and not client.owed and self._manners.farewell:
+                client.sock.send(self._manners.farewell)
+            client.sock.shutdown(SHUT_WR)
+            for _ in range(LINGER_BYTES // BUFFER_SIZE):
+                if not client.sock.recv_into(self._buffer):
+                    break
+        except OSError:
+            # It is closed anyway; that it took its leave first, or takes nothing, changes nothing.
+            client.told = True
+        self.closed += 1
+        self.left -= 1
+        self._close(client, "deadline")
+
+    def _end(self, _subject: Subject) -> None:
+        self._finished = True
+
+    def _shut(self) -> None:
+        for client in self._present():
+            client.sock.close()
+        self._epoll.close()
+        self._changed()
+
+
+def _excerpt(data: memoryview, longest: int = 64) -> str:
+    text = repr(bytes(data[:longest]))
+    return text if len(data) <= longest else f"{text}... ({len(data)} bytes)"

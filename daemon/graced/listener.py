@@ -1,0 +1,209 @@
+"""Listening sockets: bound here or passed by systemd."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable, MutableMapping, Sequence
+from typing import Any
+
+from graced.address import Address
+from graced.errors import ListenError
+
+_FIRST_PASSED_FD = 3
+_TRIES_FOR_ONE_PORT = 20
+_NOT_ON_THIS_MACHINE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+"""A name may stand for an address family that this machine has switched off."""
+
+
+class Listener:
+    """One listening socket, and what becomes of it at the end."""
+
+    def __init__(self, sock: socket.socket, *, passed: bool = False) -> None:
+        self.sock = sock
+        self.passed = passed
+        """Whether it belongs to the service manager and stays open when we stop."""
+        self.name = display(sock.getsockname())
+        self._accept = sock._accept  # type: ignore[attr-defined]
+        # Plain numbers: the socket's own attributes are made into an enum at each look.
+        self._family, self._type = int(sock.family), int(sock.type)
+        self._path = ""
+        self._inode = 0
+        if sock.family == socket.AF_UNIX and not passed:
+            self._path = sock.getsockname()
+            self._inode = os.stat(self._path).st_ino
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As `socket.accept`, without what its Python wrapper costs for each client."""
+        fd, peer = self._accept()
+        return socket.socket(self._family, self._type, 0, fd), peer
+
+    def close(self) -> None:
+        """Close it, and remove the path of a Unix socket if it still is ours."""
+        self.sock.close()
+        if self._path:
+            try:
+                if os.stat(self._path).st_ino == self._inode:
+                    os.unlink(self._path)
+            except OSError:
+                # Gone already, or in a directory we may no longer write to: no harm is done.
+                self._path = ""
+
+
+def display(address: object) -> str:
+    """A socket address as people write it; any thread may call."""
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(address, bytes):
+        address = address.decode("utf-8", "backslashreplace")
+    return f"unix:{address}"
+
+
+def bind(addresses: Sequence[Address], backlog: int) -> list[Listener]:
+    """Listen on all of them, or on none and raise `ListenError`."""
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            if address.path:
+                listeners.append(Listener(_bind_path(address, backlog)))
+            else:
+                listeners += [Listener(sock) for sock in _bind_port(address, backlog)]
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _bind_path(address: Address, backlog: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(address)
+        sock.bind(address.path)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise _cannot(address, error) from None
+    sock.setblocking(False)
+    return sock
+
+
+def _remove_stale(address: Address) -> None:
+    """Remove the socket of a server that is gone; leave everything else alone."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(address.path)
+        except ConnectionRefusedError:
+            os.unlink(address.path)
+        except OSError:
+            return
+
+
+def _bind_port(address: Address, backlog: int) -> list[socket.socket]:
+    found = _resolve(address)
+    for attempt in range(_TRIES_FOR_ONE_PORT):
+        try:
+            return _bind_all(found, address.port, backlog)
+        except OSError as error:
+            # Port 0 is picked for the first family and may be taken in the second.
+            last = attempt == _TRIES_FOR_ONE_PORT - 1
+            if address.port or error.errno != errno.EADDRINUSE or last:
+                raise _cannot(address, error) from None
+    raise AssertionError
+
+
+def _resolve(address: Address) -> list[tuple[int, tuple[object, ...]]]:
+    if address.host == "*":
+        return [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0, 0, 0))]  # noqa: S104
+    try:
+        # As bytes: a str would load the IDNA codec, which costs a tenth of the start.
+        host = address.host.encode("ascii")
+    except UnicodeEncodeError:
+        host = address.host.encode("idna")
+    try:
+        answers = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ListenError(f"cannot listen on {address}: {reason}") from None
+    return list(dict.fromkeys((family, name) for family, _, _, _, name in answers))
+
+
+def _bind_all(
+    found: Iterable[tuple[int, tuple[object, ...]]], port: int, backlog: int
+) -> list[socket.socket]:
+    """One socket for each address, all with the same port."""
+    bound: list[socket.socket] = []
+    absent: OSError | None = None
+    try:
+        for family, (host, _, *scope) in found:
+            sock = None
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                # Accepted sockets inherit it: one system call for each client saved.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind((host, port, *scope))
+                sock.listen(backlog)
+            except OSError as error:
+                if sock is not None:
+                    sock.close()
+                if error.errno not in _NOT_ON_THIS_MACHINE:
+                    raise
+                absent = error
+                continue
+            bound.append(sock)
+            sock.setblocking(False)
+            port = sock.getsockname()[1]
+    except BaseException:
+        for sock in bound:
+            sock.close()
+        raise
+    if absent and not bound:
+        raise absent
+    return bound
+
+
+def _cannot(address: Address, error: OSError) -> ListenError:
+    return ListenError(f"cannot listen on {address}: {error.strerror or error}")
+
+
+def passed(environ: MutableMapping[str, str], pid: int) -> list[Listener]:
+    """The sockets that a service manager passed to this process, sd_listen_fds(3).
+
+    To be called before any fork, in the process that was started; takes the variables away so
+    that no child believes them.  Raises `ListenError` where they make no sense.
+    """
+    values = {name: environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS")}
+    environ.pop("LISTEN_FDNAMES", None)
+    if not values["LISTEN_FDS"] or values["LISTEN_PID"] != str(pid):
+        return []
+    number = values["LISTEN_FDS"]
+    if not (number.isascii() and number.isdigit() and len(number) <= len("65535")):
+        raise ListenError(f"LISTEN_FDS must be a number of descriptors, not {number[:40]!r}")
+    return [_adopt(fd) for fd in range(_FIRST_PASSED_FD, _FIRST_PASSED_FD + int(number))]
+
+
+def _adopt(fd: int) -> Listener:
+    try:
+        sock = socket.socket(fileno=fd)
+        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise ListenError(f"passed descriptor {fd} is no socket: {error.strerror}") from None
+    if not listening or sock.type != socket.SOCK_STREAM:
+        raise ListenError(f"passed descriptor {fd} is no listening stream socket")
+    os.set_inheritable(fd, False)
+    sock.setblocking(False)
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Listener(sock, passed=True)

@@ -1,0 +1,113 @@
+"""The words of sd_notify(3), over sdnotify.
+
+Without ``NOTIFY_SOCKET`` all of it is silent; a socket that cannot be used is one warning.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import MutableMapping
+
+from sdnotify import SystemdNotifier
+
+from graced import events
+
+SEND_TIMEOUT = 1.0
+"""Seconds that a message may wait for a service manager that does not read."""
+BARRIER_TIMEOUT = 5.0
+
+
+class Notifier:
+    """Tells the service manager how we are.  Main thread only."""
+
+    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
+        """Takes ``WATCHDOG_*`` out of `environ`: they name a process that a fork leaves behind.
+
+        The descriptor is opened here, so that it can be preserved over a fork.
+        """
+        self.watchdog = _watchdog(environ)
+        """Seconds within which the watchdog wants to be fed; 0: there is none."""
+        self._notifier: SystemdNotifier | None = None
+        if environ.get("NOTIFY_SOCKET"):
+            try:
+                self._notifier = SystemdNotifier(debug=True)
+                self._notifier.socket.settimeout(SEND_TIMEOUT)
+            except (OSError, ValueError) as error:
+                events.NOTIFY_BROKEN(reason=error)
+        else:
+            self.watchdog = 0.0
+
+    def __bool__(self) -> bool:
+        """Whether anybody listens."""
+        return self._notifier is not None
+
+    def close(self) -> None:
+        """Say nothing any more."""
+        if self._notifier:
+            self._notifier.socket.close()
+            self._notifier = None
+
+    def ready(self, status: str) -> None:
+        self._send("READY=1", f"STATUS={status}")
+
+    def status(self, status: str) -> None:
+        self._send(f"STATUS={status}")
+
+    def stopping(self, status: str, patience: float) -> None:
+        """We are going; do not lose patience within `patience` seconds."""
+        self._send(
+            "STOPPING=1",
+            f"STATUS={status}",
+            f"EXTEND_TIMEOUT_USEC={int(patience * 1_000_000)}",
+        )
+
+    def feed_watchdog(self) -> None:
+        self._send("WATCHDOG=1")
+
+    def main_pid(self, pid: int) -> None:
+        """`pid` is the main process of the service from now on."""
+        self._send(f"MAINPID={pid}")
+
+    def barrier(self) -> None:
+        """Return when the service manager has read all that was sent before."""
+        if self._notifier is None:
+            return
+        read, write = os.pipe()
+        try:
+            try:
+                socket.send_fds(self._notifier.socket, [b"BARRIER=1"], [write])
+            finally:
+                os.close(write)
+            poll = select.poll()
+            poll.register(read, 0)
+            poll.poll(BARRIER_TIMEOUT * 1000)
+        except OSError as error:
+            self._broken(error)
+        finally:
+            os.close(read)
+
+    def _send(self, *assignments: str) -> None:
+        if self._notifier is None:
+            return
+        try:
+            self._notifier.notify("\n".join(assignments))
+        except OSError as error:
+            self._broken(error)
+
+    def _broken(self, error: OSError) -> None:
+        events.NOTIFY_BROKEN(reason=error)
+        self.close()
+
+
+def _watchdog(environ: MutableMapping[str, str]) -> float:
+    """The seconds of ``WATCHDOG_USEC``, sd_watchdog_enabled(3)."""
+    usec = environ.pop("WATCHDOG_USEC", "")
+    pid = environ.pop("WATCHDOG_PID", "")
+    if not usec or (pid and pid != str(os.getpid())):
+        return 0.0
+    if not (usec.isascii() and usec.isdigit() and 0 < int(usec[:20]) < 2**63):
+        events.NOTIFY_BROKEN(reason=f"WATCHDOG_USEC is {usec[:40]!r}, not a number of microseconds")
+        return 0.0
+    return int(usec) / 1_000_000

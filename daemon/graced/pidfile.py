@@ -1,0 +1,98 @@
+"""The pidfile: a lock that says who runs.
+
+Running is holding the lock (flock(2)), whatever the file says: the kernel lets go of it when the
+process ends, however it ends, so a stale, recycled or foreign pid in the file is no obstacle and
+nobody ever asks whether a pid is alive.  The lock is taken before the fork, on the caller's
+terminal, and goes with the open file description to the daemon, which writes its pid.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from graced.errors import AlreadyRunningError, PidFileError
+
+
+class PidFile:
+    """A locked pidfile.  Main thread only."""
+
+    def __init__(self, path: str) -> None:
+        """Create and lock it.
+
+        Raises `AlreadyRunningError` where somebody holds the lock, `PidFileError` where the file
+        cannot be written or is something that we had better not write to.
+        """
+        self.path = Path(path).absolute()
+        self._fd = self._lock()
+
+    def _lock(self) -> int:
+        while True:
+            fd = self._open()
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_at_path(fd):
+                    return fd
+            except BlockingIOError:
+                owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+                os.close(fd)
+                who = f" with pid {owner}" if owner.isdigit() else ""
+                raise AlreadyRunningError(f"already running{who}: {self.path} is locked") from None
+            # Its owner has removed it between our opening and our locking.
+            os.close(fd)
+
+    def _open(self) -> int:
+        # O_NONBLOCK: a fifo in its place must not make us wait; O_NOFOLLOW: nor a link lead us.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            self._check_directory()
+            fd = os.open(self.path, flags, 0o644)
+        except OSError as error:
+            raise PidFileError(f"cannot write pidfile {self.path}: {error.strerror}") from None
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            problem = "it is no plain file"
+        elif status.st_uid not in {os.geteuid(), 0}:
+            problem = f"it belongs to user {status.st_uid}"
+        else:
+            return fd
+        os.close(fd)
+        raise PidFileError(f"cannot write pidfile {self.path}: {problem}")
+
+    def _check_directory(self) -> None:
+        mode = os.stat(self.path.parent).st_mode
+        if mode & stat.S_IWOTH:
+            raise PidFileError(
+                f"cannot write pidfile {self.path}: everybody may write to {self.path.parent}"
+            )
+
+    def _is_at_path(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def fileno(self) -> int:
+        """The descriptor that holds the lock, to be preserved over a fork."""
+        return self._fd
+
+    def write(self) -> None:
+        """Write the pid of this process.  Raises `PidFileError`."""
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise PidFileError(f"cannot write pidfile {self.path}: {error.strerror}") from None
+
+    def remove(self) -> None:
+        """Remove it and let go of the lock; what has been put in its place is left alone."""
+        try:
+            if self._is_at_path(self._fd):
+                self.path.unlink()
+        except OSError:
+            # The directory may be read-only to us by now; an unlocked pidfile stops nobody.
+            pass
+        finally:
+            os.close(self._fd)

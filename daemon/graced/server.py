@@ -1,0 +1,196 @@
+"""The server: I/O threads, and handler threads where the handler blocks, as one thing.
+
+It knows nothing of signals, configuration or systemd; `graced.service` and `graced.tcpserver`
+make a program and a library of it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from threading import Event
+from typing import NamedTuple
+
+from graced import events
+from graced.admission import Admission
+from graced.client import Client
+from graced.handler_pool import HandlerPool, Run
+from graced.io_thread import MOMENT, IOThread, Manners, Port
+
+
+class Blocking(NamedTuple):
+    """How blocking handlers are run."""
+
+    run: Run
+    greets: bool = False
+    """Whether a handler speaks first, and so must not wait for its client's first byte."""
+    max_threads: int = 256
+
+
+def default_io_threads() -> int:
+    """One while Python has a GIL, else one for each processor that we may use."""
+    has_gil: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return 1 if has_gil else len(os.sched_getaffinity(0))
+
+
+class Server:
+    """Serves clients from `start` to `stop`.  Methods are for one thread, the counts for any."""
+
+    def __init__(
+        self,
+        ports: Sequence[Port],
+        *,
+        admission: Admission,
+        manners: Manners,
+        blocking: Blocking | None = None,
+        io_threads: int = 1,
+    ) -> None:
+        self.changed_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """Readable when there is a reason to look at the server again (see `take_changes`)."""
+        self.server_address = ports[0].sock.getsockname()
+        """Of the first port; the name that `socketserver` gives it, for handlers."""
+        self.draining = Event()
+        """Set from the beginning of the drain on."""
+        self.deadline: float | None = None
+        """Monotonic time at which the drain ends."""
+        self._admission = admission
+        self._log_connections = manners.log_connections
+        self._echoed_by_handlers = 0
+        self._left_handlers = 0
+        self._closed_handlers = 0
+        self._probe = 0
+        self.pool: HandlerPool | None = None
+        if blocking:
+            self.pool = HandlerPool(
+                blocking.run,
+                max_threads=blocking.max_threads,
+                farewell=manners.farewell,
+                gap=manners.gap,
+                leave=self._leave,
+            )
+        self.io_threads = [
+            IOThread(
+                ports,
+                admission,
+                manners,
+                dispatch=self.pool.take if self.pool else None,
+                remind=self.pool.remind if self.pool and not number else None,
+                greets=bool(blocking and blocking.greets),
+                changed=self._changed,
+                shared=io_threads > 1,
+                name=f"io-{number}",
+            )
+            for number in range(io_threads)
+        ]
+
+    def start(self) -> None:
+        """Start to serve."""
+        for thread in self.io_threads:
+            thread.start()
+
+    # What main waits for.
+
+    def _changed(self) -> None:
+        os.eventfd_write(self.changed_fd, 1)
+
+    def take_changes(self) -> None:
+        """Make `changed_fd` unreadable until something changes again."""
+        try:
+            os.eventfd_read(self.changed_fd)
+        except BlockingIOError:
+            return
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What killed an I/O thread, if something did."""
+        return next((t.failure for t in self.io_threads if t.failure), None)
+
+    def probe(self) -> None:
+        """Ask every I/O thread for a sign of life."""
+        self._probe += 1
+        for thread in self.io_threads:
+            thread.probe(self._probe)
+
+    @property
+    def alive(self) -> bool:
+        """Whether every I/O thread has answered the last probe."""
+        return all(thread.answered == self._probe for thread in self.io_threads)
+
+    def report_next_move(self) -> None:
+        """Make `changed_fd` readable at the next byte or client."""
+        for thread in self.io_threads:
+            thread.report_next_move()
+
+    # The counts.
+
+    @property
+    def clients(self) -> int:
+        """Clients now."""
+        return self._admission.clients
+
+    @property
+    def admitted(self) -> int:
+        """Clients so far."""
+        return self._admission.admitted
+
+    @property
+    def echoed(self) -> int:
+        """Bytes sent back to clients so far."""
+        return self._echoed_by_handlers + sum(thread.echoed for thread in self.io_threads)
+
+    @property
+    def left(self) -> int:
+        """Clients that left by themselves during the drain."""
+        return self._left_handlers + sum(thread.left for thread in self.io_threads)
+
+    @property
+    def closed(self) -> int:
+        """Clients that were closed at the deadline."""
+        return self._closed_handlers + sum(thread.closed for thread in self.io_threads)
+
+    # The end.
+
+    def drain(self, deadline: float) -> None:
+        """Begin to say goodbye to everybody; `deadline` is monotonic and final."""
+        self.deadline = deadline
+        self.draining.set()
+        for thread in self.io_threads:
+            thread.drain()
+        if self.pool:
+            self.pool.drain()
+
+    def stop(self) -> int:
+        """Close who is left; return how many handlers did not return within a moment."""
+        until = time.monotonic() + 2 * MOMENT
+        for thread in self.io_threads:
+            thread.finish()
+        if self.pool:
+            self._closed_handlers = self.pool.hang_up()
+        for thread in self.io_threads:
+            if thread.ident:
+                thread.join(max(0.0, until - time.monotonic()))
+        return self.pool.join(max(0.0, until - time.monotonic())) if self.pool else 0
+
+    def close(self) -> None:
+        """Give up the descriptors; the threads must be over."""
+        for thread in self.io_threads:
+            thread.close()
+        os.close(self.changed_fd)
+
+    def _leave(self, client: Client, reason: str) -> None:
+        """A handler's client is gone (called by the handler's thread)."""
+        self._admission.leave(client.host)
+        self._echoed_by_handlers += client.echoed
+        if self._log_connections:
+            events.CLOSED(
+                client=client,
+                reason=reason,
+                bytes=client.echoed,
+                seconds=time.monotonic() - client.since,
+            )
+        if self.draining.is_set() and reason != "deadline":
+            self._left_handlers += 1
+            if not self._admission.clients:
+                self._changed()

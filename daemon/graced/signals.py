@@ -1,0 +1,81 @@
+"""Signals as messages: the handlers do nothing, the main thread reads what came.
+
+CPython's C-level handler writes the signal's number to a socket (`signal.set_wakeup_fd`), in the
+order of delivery and from whichever thread the kernel picked; no Python code runs in between, so
+nothing can be interrupted half done.  Blocking the signals instead (sigtimedwait) would be
+simpler still, but a subprocess that somebody's handler starts would inherit the mask and be deaf
+to SIGTERM.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from types import FrameType, TracebackType
+from typing import Any
+
+STOP = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+IMPATIENT = (signal.SIGINT, signal.SIGQUIT)
+"""Those that end the grace period when they come during the drain."""
+STATUS = signal.SIGUSR1
+WATCHED = (*STOP, STATUS)
+
+
+def hold() -> None:
+    """Let the watched signals wait until a `SignalInbox` is open.
+
+    Called before anything else is imported: from here on no signal can kill the process or raise
+    KeyboardInterrupt in the middle of its start.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+
+
+def _leave_it_to_the_inbox(_signum: int, _frame: FrameType | None) -> None:
+    """A handler has to exist, or the default action would be taken."""
+
+
+class SignalInbox:
+    """The signals that arrived, in order.  Main thread only.
+
+    A context manager: it catches the watched signals and ends their `hold`, and restores on exit
+    the mask, the handlers and the wake-up descriptor it found.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+
+    def __enter__(self) -> SignalInbox:
+        self._wakeup_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._handlers: dict[signal.Signals, Any] = {
+            signum: signal.signal(signum, _leave_it_to_the_inbox) for signum in WATCHED
+        }
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(self._wakeup_fd)
+        self._read.close()
+        self._write.close()
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when a signal has arrived."""
+        return self._read.fileno()
+
+    def take(self) -> list[signal.Signals]:
+        """The signals since the last call, oldest first.  Never blocks."""
+        try:
+            numbers = self._read.recv(4096)
+        except BlockingIOError:
+            return []
+        # A handler of somebody's own may share the wake-up descriptor; what it caught is not ours.
+        return [signal.Signals(number) for number in numbers if number in WATCHED]

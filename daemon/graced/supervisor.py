@@ -1,0 +1,155 @@
+"""The main thread: what moves the server through its life, and tells the world about it.
+
+It sleeps in the kernel until there is a signal, a change in the server, or something to be said;
+with nothing to do it makes no system call.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import signal
+import time
+
+from graced import events, signals
+from graced.lifecycle import Lifecycle, State
+from graced.notify import Notifier
+from graced.server import Server
+from graced.signals import SignalInbox
+from graced.watchdog import Watchdog
+
+STATUS_INTERVAL = 1.0
+"""Seconds between two STATUS lines, at least."""
+PATIENCE = 10.0
+"""Seconds that the service manager is asked to wait beyond the grace period."""
+
+
+class Supervisor:
+    """Takes a server from `start` to `stop`.  Main thread only; times are monotonic seconds."""
+
+    def __init__(
+        self, server: Server, inbox: SignalInbox, notifier: Notifier, *, grace: float
+    ) -> None:
+        """`grace`: seconds from the first stop signal to the deadline."""
+        self.lifecycle = Lifecycle()
+        self._server = server
+        self._inbox = inbox
+        self._notifier = notifier
+        self._grace = grace
+        self._watchdog = Watchdog(server, notifier)
+        self._began = 0.0
+        self._deadline = math.inf
+        self._said = ""
+        self._said_at = -math.inf
+        self._poll = select.poll()
+        self._poll.register(inbox, select.POLLIN)
+        self._poll.register(server.changed_fd, select.POLLIN)
+
+    def start(self) -> None:
+        """Serve, and say so."""
+        self._server.start()
+        self._watchdog.start()
+        self.lifecycle.to(State.SERVING)
+        self._remember(self._status())
+        self._notifier.ready(self._said)
+
+    def serve(self) -> signal.Signals:
+        """Return the first signal that asks to stop."""
+        while True:
+            for signum in self._wait(math.inf):
+                if signum in signals.STOP:
+                    return signum
+                events.STATUS(status=self._status())
+
+    def drain(self, signum: signal.Signals) -> None:
+        """Say goodbye, until the last client has left or the grace period is over."""
+        self.lifecycle.to(State.DRAINING)
+        self._began = time.monotonic()
+        self._deadline = self._began + self._grace
+        clients = self._server.clients
+        events.SIGNAL(signal=signum.name, seconds=self._grace, clients_left=clients)
+        self._remember(self._status())
+        self._notifier.stopping(self._said, self._grace + PATIENCE)
+        if clients:
+            events.NOTIFYING(clients_left=clients)
+        self._server.drain(self._deadline)
+        tick = self._deadline - math.ceil(self._grace) + 1.0
+        while self._server.clients and time.monotonic() < self._deadline:
+            if self._told_to_hurry(self._wait(min(tick, self._deadline))):
+                return
+            if tick <= time.monotonic() < self._deadline:
+                tick += 1.0
+                events.COUNTDOWN(seconds=self._seconds_left(), clients_left=self._server.clients)
+
+    def stop(self) -> None:
+        """Close who is left.  No handler can hold this up."""
+        self.lifecycle.to(State.CLOSING)
+        stuck = self._server.stop()
+        if self._server.failure:
+            raise self._server.failure
+        self.lifecycle.to(State.STOPPED)
+        if stuck:
+            events.HANDLERS_STUCK(handlers=stuck)
+        events.STOPPED(
+            seconds=time.monotonic() - self._began,
+            clients_gone=self._server.left,
+            clients_closed=self._server.closed,
+        )
+
+    def _told_to_hurry(self, received: list[signal.Signals]) -> bool:
+        for signum in received:
+            if signum in signals.IMPATIENT:
+                events.SIGNAL_IMPATIENT(signal=signum.name)
+                return True
+            if signum in signals.STOP:
+                events.SIGNAL_AGAIN(signal=signum.name)
+            else:
+                events.STATUS(status=self._status())
+        return False
+
+    def _wait(self, until: float) -> list[signal.Signals]:
+        """Sleep until a signal, a change, or `until`; meanwhile keep the service manager informed.
+
+        Raises what killed an I/O thread.
+        """
+        timeout = min(until, self._watchdog.due, self._status_due()) - time.monotonic()
+        self._poll.poll(None if timeout == math.inf else max(0.0, timeout * 1000))
+        self._server.take_changes()
+        if self._server.failure:
+            raise self._server.failure
+        self._watchdog.look()
+        self._tell_status()
+        return self._inbox.take()
+
+    def _status(self) -> str:
+        server = self._server
+        if self.lifecycle.state is State.DRAINING:
+            return f"draining: {server.clients} clients left, {self._seconds_left()} s to go"
+        return (
+            f"serving: {server.clients} clients now, {server.admitted} so far,"
+            f" {server.echoed} bytes echoed"
+        )
+
+    def _seconds_left(self) -> int:
+        return max(0, round(self._deadline - time.monotonic()))
+
+    def _status_due(self) -> float:
+        """When to say how we are: as soon as that has changed, but not too often."""
+        if not self._notifier:
+            return math.inf
+        if self._status() == self._said:
+            self._server.report_next_move()
+            if self._status() == self._said:
+                return math.inf
+        return self._said_at + STATUS_INTERVAL
+
+    def _tell_status(self) -> None:
+        if self._notifier and time.monotonic() >= self._said_at + STATUS_INTERVAL:
+            status = self._status()
+            if status != self._said:
+                self._remember(status)
+                self._notifier.status(status)
+
+    def _remember(self, status: str) -> None:
+        self._said = status
+        self._said_at = time.monotonic()

@@ -1,0 +1,156 @@
+"""Drop-in replacements for the threading servers of `socketserver`, with graced's goodbye.
+
+Everything that `socketserver` lets a subclass override is called when and as it is there; only
+the loop of `serve_forever` and what `shutdown` does are ours.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import socketserver
+import time
+from threading import Event
+from typing import Any
+
+from graced.admission import Admission
+from graced.handler_pool import linger
+from graced.io_thread import Manners
+from graced.listener import display
+from graced.server import Blocking, Server
+
+UNLIMITED = 1_000_000
+
+
+class _Door:
+    """A listening socket whose clients come in by the overridable methods of its server."""
+
+    passed = False
+
+    def __init__(self, server: socketserver.TCPServer) -> None:
+        self._server = server
+        self.sock = server.socket
+        self.name = display(server.server_address)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        server = self._server
+        while True:
+            request: Any
+            request, address = server.get_request()
+            if server.verify_request(request, address):
+                return request, address
+            server.shutdown_request(request)
+
+
+class GracefulTCPServer(socketserver.ThreadingTCPServer):
+    """A `socketserver.ThreadingTCPServer` whose `shutdown` says goodbye.
+
+    Every client, idle ones too, is told `farewell` and has `grace_period` seconds to leave.
+    A handler finds the `draining` event and the `deadline` at its ``self.server``; after the
+    deadline its socket is at end of file.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 1024
+
+    grace_period = 5.0
+    """Seconds that `shutdown` gives the clients."""
+    farewell = b"SHUTDOWN"
+    """What they are told; empty: nothing."""
+    farewell_gap = 0.1
+    """Seconds of silence around the farewell, which make it a message of its own."""
+    max_handler_threads = 4096
+    """Clients beyond wait for a thread, with their data unread."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.draining = Event()
+        """Set by `shutdown`."""
+        self.deadline: float | None = None
+        """Monotonic time at which the clients are closed; None before `shutdown`."""
+        self._engine: Server | None = None
+        self._over = Event()
+        self._over.set()
+        super().__init__(*args, **kwargs)
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve until `shutdown`.
+
+        `poll_interval`: seconds between two calls of `service_actions`, where a subclass has one.
+        Nothing else is polled for.
+        """
+        self._over.clear()
+        self.socket.setblocking(False)
+        engine = self._engine = self._build()
+        try:
+            if not self.draining.is_set():
+                engine.start()
+                self._watch(engine, poll_interval)
+        finally:
+            engine.stop()
+            self._engine = None
+            engine.close()
+            self.socket.setblocking(True)
+            self.draining.clear()
+            self._over.set()
+
+    def shutdown(self) -> None:
+        """Say goodbye, and return when `serve_forever` is over.
+
+        Any thread may call but the one in `serve_forever`.  If nobody is in it the next call
+        of it returns at once.
+        """
+        self.deadline = time.monotonic() + self.grace_period
+        self.draining.set()
+        if engine := self._engine:
+            engine.drain(self.deadline)
+        self._over.wait()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Handle one request.  In `serve_forever` it already has a thread of its own."""
+        if self._engine:
+            self.process_request_thread(request, client_address)
+        else:
+            super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End one request; in the drain, when the client has had time to read its farewell."""
+        if self.draining.is_set():
+            linger(request)
+        super().shutdown_request(request)
+
+    def _build(self) -> Server:
+        return Server(
+            [_Door(self)],
+            admission=Admission(UNLIMITED, 0),
+            manners=Manners(self.farewell, self.farewell_gap, log_connections=False),
+            blocking=Blocking(
+                self.process_request,
+                getattr(self.RequestHandlerClass, "greets", True),
+                self.max_handler_threads,
+            ),
+        )
+
+    def _watch(self, engine: Server, poll_interval: float) -> None:
+        theirs = type(self).service_actions is not socketserver.BaseServer.service_actions
+        interval = poll_interval if theirs else math.inf
+        poll = select.poll()
+        poll.register(engine.changed_fd, select.POLLIN)
+        while not engine.draining.is_set() or engine.clients:
+            left = math.inf if engine.deadline is None else engine.deadline - time.monotonic()
+            if left <= 0:
+                return
+            timeout = min(left, interval)
+            poll.poll(None if timeout == math.inf else timeout * 1000)
+            engine.take_changes()
+            if engine.failure:
+                raise engine.failure
+            if theirs:
+                self.service_actions()
+
+
+class GracefulUnixStreamServer(GracefulTCPServer):
+    """The same for Unix stream sockets, as `socketserver.ThreadingUnixStreamServer`."""
+
+    address_family = socket.AF_UNIX
