@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from graced import __version__, events, handlers, journal, service, settings
@@ -33,9 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Signals: TERM, HUP, INT and QUIT stop it gracefully, USR1 logs its status.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "-c", "--config", metavar="FILE", type=Path, help=f"default: {settings.CONFIG_FILE}"
-    )
+    parser.add_argument("-c", "--config", metavar="FILE", help=f"default: {settings.CONFIG_FILE}")
     parser.add_argument(
         "-l",
         "--listen",

@@ -23,7 +23,6 @@ import termios
 import threading
 import time
 from fcntl import ioctl
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -189,11 +188,10 @@ def sink_for(*, detached: bool) -> Sink:
     """The best place for the log of this process; `detached` when nobody reads its stderr."""
     if detached or stderr_is_journal():
         for kind, path in ((Journal, JOURNAL_SOCKET), (Syslog, SYSLOG_SOCKET)):
-            if Path(path).is_socket():
-                try:
-                    return kind(path)
-                except OSError:
-                    continue
+            try:
+                return kind(path)
+            except OSError:
+                continue
     return Stderr(for_people=os.isatty(2))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from pathlib import Path
 
 from graced.errors import AlreadyRunningError, PidFileError
 
@@ -25,7 +24,7 @@ class PidFile:
         Raises `AlreadyRunningError` where somebody holds the lock, `PidFileError` where the file
         cannot be written or is something that we had better not write to.
         """
-        self.path = Path(path).absolute()
+        self.path = os.path.abspath(path)
         self._fd = self._lock()
 
     def _lock(self) -> int:
@@ -62,10 +61,11 @@ class PidFile:
         raise PidFileError(f"cannot write pidfile {self.path}: {problem}")
 
     def _check_directory(self) -> None:
-        mode = os.stat(self.path.parent).st_mode
+        directory = os.path.dirname(self.path)
+        mode = os.stat(directory).st_mode
         if mode & stat.S_IWOTH:
             raise PidFileError(
-                f"cannot write pidfile {self.path}: everybody may write to {self.path.parent}"
+                f"cannot write pidfile {self.path}: everybody may write to {directory}"
             )
 
     def _is_at_path(self, fd: int) -> bool:
@@ -90,7 +90,7 @@ class PidFile:
         """Remove it and let go of the lock; what has been put in its place is left alone."""
         try:
             if self._is_at_path(self._fd):
-                self.path.unlink()
+                os.unlink(self.path)
         except OSError:
             # The directory may be read-only to us by now; an unlocked pidfile stops nobody.
             pass

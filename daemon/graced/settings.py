@@ -9,14 +9,15 @@ what is allowed.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from graced.address import Address
 from graced.errors import ConfigError, UsageError
 
-CONFIG_FILE = Path("/etc/graced/graced.toml")
+CONFIG_FILE = "/etc/graced/graced.toml"
+DROP_INS = "/etc/graced/conf.d"
 PID_FILE = "/run/graced/graced.pid"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -220,7 +221,7 @@ _BY_KEY = {setting.key: setting for setting in SETTINGS}
 _SECTIONS = {setting.key.split(".")[0] for setting in SETTINGS}
 
 
-def _checked(key: str, value: Any, path: Path) -> Any:
+def _checked(key: str, value: Any, path: str) -> Any:
     try:
         return _BY_KEY[key].check(value)
     except ValueError as error:
@@ -232,12 +233,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _read(path: Path) -> Iterable[tuple[str, Any]]:
+def _read(path: str) -> Iterable[tuple[str, Any]]:
     # An installation without a configuration file does not pay for the parser.
     import tomllib  # noqa: PLC0415
 
     try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+        with open(path, "rb") as file:
+            document = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -260,18 +262,21 @@ def _read(path: Path) -> Iterable[tuple[str, Any]]:
             yield key, value
 
 
-def _files(named: Path | None) -> list[Path]:
+def _files(named: str | None) -> list[str]:
     """The files to read.  The drop-ins belong to the default file: a named one stands alone."""
     if named is not None and named != CONFIG_FILE:
         return [named]
+    present = [CONFIG_FILE] if named or os.path.exists(CONFIG_FILE) else []
     try:
-        present = [CONFIG_FILE] if named or CONFIG_FILE.exists() else []
-        return present + sorted((CONFIG_FILE.parent / "conf.d").glob("*.toml"))
+        drop_ins = sorted(name for name in os.listdir(DROP_INS) if name.endswith(".toml"))
+    except FileNotFoundError:
+        drop_ins = []
     except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+        raise ConfigError(f"{DROP_INS}: {error.strerror}") from None
+    return present + [os.path.join(DROP_INS, name) for name in drop_ins]
 
 
-def load(config: Path | None, options: Mapping[str, tuple[str, Any]]) -> Settings:
+def load(config: str | None, options: Mapping[str, tuple[str, Any]]) -> Settings:
     """Read everything.  `options` maps keys to command-line options, by name and value.
 
     Raises `ConfigError`, or `UsageError` for an option.
