@@ -9,10 +9,15 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from graced import __version__, events, handlers, journal, service, settings
-from graced.errors import GracedError, UsageError
+from graced.errors import FailedError, GracedError, UsageError
 
-LOG_PATIENCE = 0.25
-"""Seconds that the end waits for a log that does not keep up."""
+
+class _Help(argparse.HelpFormatter):
+    """With a width: asking for that of the terminal would import shutil and its compressors,
+    a megabyte, at every start."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=98)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         description="An echo server (RFC 862) that says goodbye properly.",
         epilog="Signals: TERM, HUP, INT and QUIT stop it gracefully, USR1 logs its status.",
         allow_abbrev=False,
+        formatter_class=_Help,
     )
     parser.add_argument("-c", "--config", metavar="FILE", help=f"default: {settings.CONFIG_FILE}")
     parser.add_argument(
@@ -104,12 +110,8 @@ def _run(argv: Sequence[str] | None) -> int:
         handlers.find(values.handler, values.farewell)
         print(f"graced: configuration is valid, would serve {', '.join(map(str, values.listen))}")
         return 0
-    log = journal.open_log(values.level, journal.sink_for(detached=False))
     pid_file = values.pid_file if arguments.daemon else arguments.pid_file
-    try:
-        service.run(values, log, pid_file=pid_file, daemon=arguments.daemon)
-    finally:
-        log.stop(LOG_PATIENCE)
+    service.run(values, pid_file=pid_file, daemon=arguments.daemon)
     return 0
 
 
@@ -117,14 +119,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run graced(8) and exit."""
     try:
         status = _run(argv)
+    except FailedError as error:
+        status = error.status
     except GracedError as error:
         _explain(error)
         status = error.status
     except SystemExit as leave:
+        # Of argparse, for --help and --version.
         status = leave.code if isinstance(leave.code, int) else 1
-    except Exception:
-        # Whatever it was has been logged, with its traceback, where it happened.
-        status = 1
     _leave(status)
 
 
@@ -133,7 +135,7 @@ def _explain(error: GracedError) -> None:
     if journal.stderr_is_journal():
         log = journal.open_log("info", journal.sink_for(detached=False))
         events.NOT_STARTED(reason=error, status=error.status)
-        log.stop(LOG_PATIENCE)
+        log.stop()
     else:
         print(f"graced: {error}", file=sys.stderr)
 

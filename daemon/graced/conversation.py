@@ -36,28 +36,26 @@ class Conversation(socket.socket):
 
     __slots__ = ("_farewell", "_gap", "_last", "_rest", "_stage", "_writing", "moved")
 
-    def __init__(self, sock: socket.socket, farewell: bytes, gap: float) -> None:
-        """Take over the descriptor of `sock`.  `gap` in seconds."""
+    def __init__(self, sock: socket.socket, farewell: bytes, gap: float, *, told: bool) -> None:
+        """Take over the descriptor of `sock`.  `gap` in seconds.  `told`: the client has had its
+        farewell already, before there was a handler."""
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self.moved = 0
         """Bytes that the handler has written."""
         self._farewell = farewell
         self._rest = farewell
         self._gap = gap
-        self._stage = SERVED
+        self._stage = HEARD if told else SERVED
         self._last = 0.0
         self._writing = threading.RLock()
 
     # The server's side.
 
-    def tell(self, *, insist: bool = False, heard: bool = False) -> None:
+    def tell(self, *, insist: bool) -> None:
         """Send the farewell once, now or soon; never blocks.
 
-        `insist`: even where the handler has written a moment ago.  `heard`: the client has been
-        told already, before there was a handler.
+        `insist`: even where the handler has written a moment ago.
         """
-        if heard:
-            self._stage = HEARD
         if self._stage >= TOLD or not self._farewell:
             return
         self._stage = OVERDUE if insist else max(self._stage, DUE)
@@ -92,10 +90,10 @@ class Conversation(socket.socket):
             self._stage = HEARD
             time.sleep(self._gap)
 
-    def _read(self, call: Callable[..., Any], *args: Any) -> Any:
+    def _read(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._stage:
             self._before_reading()
-        result = call(*args)
+        result = call(*args, **kwargs)
         if self._stage and result:
             self._after_reading()
         return result
@@ -113,8 +111,8 @@ class Conversation(socket.socket):
     def recv(self, *args: Any) -> bytes:
         return bytes(self._read(super().recv, *args))
 
-    def recv_into(self, *args: Any) -> int:
-        return int(self._read(super().recv_into, *args))
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        return int(self._read(super().recv_into, *args, **kwargs))
 
     def recvmsg(self, *args: Any) -> Any:
         return self._read(super().recvmsg, *args)

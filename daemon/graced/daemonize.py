@@ -118,6 +118,25 @@ def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
         prevent_core=False,
         stderr=sys.stderr if keep_stderr else None,
     ).open()
+    _wait_for_adoption()
+
+
+def _wait_for_adoption() -> None:
+    """Return when the session leader, which python-daemon forks us from, has ended.
+
+    Only then is PID 1 our parent.  A service manager that hears of us before says that it will
+    not notice when we exit, and it is right.
+    """
+    try:
+        leader = os.pidfd_open(os.getsid(0))
+    except ProcessLookupError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(leader, select.POLLIN)
+        poll.poll()
+    finally:
+        os.close(leader)
 
 
 def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:

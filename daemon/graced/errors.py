@@ -41,6 +41,10 @@ class ConfigError(GracedError):
     status = os.EX_CONFIG
 
 
+class FailedError(GracedError):
+    """Something unexpected happened; the log has the traceback."""
+
+
 class StartError(GracedError):
     """The daemon failed after the fork; it says with which status."""
 

@@ -63,7 +63,7 @@ class HandlerPool:
         """Have a handler talk to `client`, whose socket is given away."""
         request = client.sock
         if type(request) is socket.socket:
-            request = Conversation(request, self._farewell, self._gap)
+            request = Conversation(request, self._farewell, self._gap, told=client.told != UNTOLD)
         request.setblocking(True)
         visit = _Visit(client, request)
         with self._lock:
@@ -75,7 +75,7 @@ class HandlerPool:
                 self._threads.add(thread)
             draining, closing = self._draining, self._closing
         if draining and isinstance(request, Conversation):
-            request.tell(heard=client.told != UNTOLD)
+            request.tell(insist=False)
         if closing:
             _hang_up(request)
         if thread:

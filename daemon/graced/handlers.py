@@ -72,7 +72,7 @@ def _import(name: str) -> Any:
         found: Any = import_module(module_name)
         for attribute in attributes.split("."):
             found = getattr(found, attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Somebody else's code: whatever it raises at import is a reason not to start.
         raise ConfigError(f"handler {name!r} cannot be imported: {_brief(error)}") from error
     return found

@@ -125,6 +125,8 @@ class Port(Protocol):
     name: str
     passed: bool
     sock: socket
+    fallible: bool
+    """Whether `accept` may raise any `OSError` that concerns but one client."""
 
     def accept(self) -> tuple[socket, Any]: ...
 
@@ -411,7 +413,7 @@ class IOThread(Thread):
                 if error.errno in NO_CAPACITY:
                     self._pause(door, error)
                     return
-                if error.errno in CLIENT_LOST:
+                if error.errno in CLIENT_LOST or door.port.fallible:
                     continue
                 raise
             self._welcome(door, sock, address)

@@ -40,6 +40,8 @@ _PRIORITY = {
     logging.CRITICAL: 2,
 }
 FLUSH_TIMEOUT = 0.1
+PATIENCE = 0.25
+"""Seconds that the end of the program waits for a log that does not keep up."""
 _DAEMON_FACILITY = 3 << 3
 _LONGEST = 48 * 1024
 """Bytes of a message; a datagram to journald or syslog must fit its socket's buffer."""
@@ -258,11 +260,13 @@ class BackgroundHandler(logging.Handler):
         else:
             self._queue.put(record)
 
-    def stop(self, timeout: float) -> None:
-        """Write what is queued and end the thread, within `timeout` seconds or not at all."""
-        if self._thread:
+    def stop(self) -> None:
+        """Write what is queued and end the thread, within `PATIENCE` seconds or not at all."""
+        if self._thread is None:
+            self.sink.flush(FLUSH_TIMEOUT)
+        else:
             self._queue.put(None)
-            self._thread.join(timeout)
+            self._thread.join(PATIENCE)
 
     def _write_all(self) -> None:
         while record := self._queue.get():

@@ -21,6 +21,8 @@ _NOT_ON_THIS_MACHINE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 class Listener:
     """One listening socket, and what becomes of it at the end."""
 
+    fallible = False
+
     def __init__(self, sock: socket.socket, *, passed: bool = False) -> None:
         self.sock = sock
         self.passed = passed

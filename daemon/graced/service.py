@@ -11,7 +11,7 @@ from typing import Any
 from graced import daemonize, events, handlers, journal, listener
 from graced.admission import Admission
 from graced.daemonize import Parent
-from graced.errors import ConfigError, GracedError
+from graced.errors import ConfigError, FailedError, GracedError
 from graced.handlers import Handler
 from graced.io_thread import Manners
 from graced.journal import BackgroundHandler
@@ -27,37 +27,63 @@ OWN_DESCRIPTORS = 64
 """Those that are no client's: standard streams, listeners, epoll, the log, and some to spare."""
 
 
-def run(settings: Settings, log: BackgroundHandler, *, pid_file: str | None, daemon: bool) -> None:
+def run(settings: Settings, *, pid_file: str | None, daemon: bool) -> None:
     """Serve until told to stop; with `daemon`, return in the parent when the daemon serves.
 
-    Whatever can be found wrong is found before the fork.  Raises `GracedError`; any other
-    exception is a failure that has been logged.
+    Whatever can be found wrong is found before the fork.  Raises `GracedError`; where it is a
+    `FailedError` it has been logged.
     """
+    # First of all: whatever is opened from here on is ours, and survives the fork.
     inherited = daemonize.open_descriptors() if daemon else frozenset()
+    log = journal.open_log(settings.level, journal.sink_for(detached=False))
+    with ExitStack() as belongings:
+        belongings.callback(log.stop)
+        try:
+            start(settings, log, belongings, inherited, pid_file, daemon=daemon)
+        except GracedError:
+            raise
+        except BaseException as error:
+            events.FAILED(reason=repr(error), exc_info=error)
+            raise FailedError(repr(error)) from error
+
+
+def start(
+    settings: Settings,
+    log: BackgroundHandler,
+    belongings: ExitStack,
+    inherited: frozenset[int],
+    pid_file: str | None,
+    *,
+    daemon: bool,
+) -> None:
+    """Take hold of what the service needs, on the caller's terminal, and go on in the daemon."""
     handler = handlers.find(settings.handler, settings.farewell)
     honour_limits(settings)
     notifier = Notifier()
-    with ExitStack() as belongings:
-        lock = PidFile(pid_file) if pid_file else None
-        if lock:
-            belongings.callback(lock.remove)
-        doors = listener.passed(os.environ, os.getpid())
-        doors = doors or listener.bind(settings.listen, settings.backlog)
-        for door in doors:
-            belongings.callback(door.close)
-        parent = None
-        if daemon:
-            ours = daemonize.open_descriptors() - inherited
-            keep_stderr = journal.stderr_outlives_us()
-            parent = daemonize.daemonize(
-                notifier, ours | {door.sock.fileno() for door in doors}, keep_stderr=keep_stderr
-            )
-            if parent is None:
-                belongings.pop_all()
-                return
-            if not keep_stderr:
-                log.sink = journal.sink_for(detached=True)
+    lock = None
+    if pid_file:
+        lock = PidFile(pid_file)
+        belongings.callback(lock.remove)
+    doors = listener.passed(os.environ, os.getpid())
+    doors = doors or listener.bind(settings.listen, settings.backlog)
+    for door in doors:
+        belongings.callback(door.close)
+    if not daemon:
+        serve(settings, log, handler, doors, notifier, lock, parent=None)
+        return
+    preserve = daemonize.open_descriptors() - inherited | {door.sock.fileno() for door in doors}
+    keep_stderr = journal.stderr_outlives_us()
+    parent = daemonize.daemonize(notifier, preserve, keep_stderr=keep_stderr)
+    if parent:
+        if not keep_stderr:
+            log.sink = journal.sink_for(detached=True)
         serve(settings, log, handler, doors, notifier, lock, parent)
+    else:
+        # The pidfile and the path of a Unix socket are the daemon's now.
+        belongings.pop_all()
+        for door in doors:
+            door.sock.close()
+        notifier.close()
 
 
 def serve(
@@ -87,8 +113,6 @@ def serve(
     except BaseException as error:
         if parent:
             parent.failed(error)
-        if not isinstance(error, GracedError):
-            events.FAILED(reason=repr(error), exc_info=error)
         raise
 
 
@@ -120,15 +144,16 @@ def build(settings: Settings, handler: Handler | None, doors: Sequence[Listener]
 def honour_limits(settings: Settings) -> None:
     """Raise the limit of descriptors to what the settings need.
 
-    Raises `ConfigError` where the hard limit, which is the administrator's, contradicts them:
-    better now than by the client that is one too many.
+    Raises `ConfigError` where that is not permitted: better now than by the client that is one
+    too many.
     """
     need = settings.max_clients + OWN_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if need > hard != resource.RLIM_INFINITY:
+    try:
+        if need > soft != resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+    except (OSError, ValueError):
         raise ConfigError(
             f"limits.max_clients = {settings.max_clients} needs {need} descriptors,"
-            f" but the limit (RLIMIT_NOFILE) is {hard}"
-        )
-    if need > soft != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+            f" but the limit (RLIMIT_NOFILE) is {soft}"
+        ) from None

@@ -1,6 +1,6 @@
 """Signals as messages: the handlers do nothing, the main thread reads what came.
 
-CPython's C-level handler writes the signal's number to a socket (`signal.set_wakeup_fd`), in the
+CPython's C-level handler writes the signal's number to a pipe (`signal.set_wakeup_fd`), in the
 order of delivery and from whichever thread the kernel picked; no Python code runs in between, so
 nothing can be interrupted half done.  Blocking the signals instead (sigtimedwait) would be
 simpler still, but a subprocess that somebody's handler starts would inherit the mask and be deaf
@@ -9,8 +9,8 @@ to SIGTERM.
 
 from __future__ import annotations
 
+import os
 import signal
-import socket
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -42,12 +42,10 @@ class SignalInbox:
     """
 
     def __init__(self) -> None:
-        self._read, self._write = socket.socketpair()
-        self._read.setblocking(False)
-        self._write.setblocking(False)
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def __enter__(self) -> SignalInbox:
-        self._wakeup_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._wakeup_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._handlers: dict[signal.Signals, Any] = {
             signum: signal.signal(signum, _leave_it_to_the_inbox) for signum in WATCHED
         }
@@ -64,17 +62,17 @@ class SignalInbox:
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._wakeup_fd)
-        self._read.close()
-        self._write.close()
+        os.close(self._read)
+        os.close(self._write)
 
     def fileno(self) -> int:
         """The descriptor that is readable when a signal has arrived."""
-        return self._read.fileno()
+        return self._read
 
     def take(self) -> list[signal.Signals]:
         """The signals since the last call, oldest first.  Never blocks."""
         try:
-            numbers = self._read.recv(4096)
+            numbers = os.read(self._read, 4096)
         except BlockingIOError:
             return []
         # A handler of somebody's own may share the wake-up descriptor; what it caught is not ours.

@@ -6,6 +6,7 @@ the loop of `serve_forever` and what `shutdown` does are ours.
 
 from __future__ import annotations
 
+import errno
 import math
 import select
 import socket
@@ -27,6 +28,7 @@ class _Door:
     """A listening socket whose clients come in by the overridable methods of its server."""
 
     passed = False
+    fallible = True
 
     def __init__(self, server: socketserver.TCPServer) -> None:
         self._server = server
@@ -35,12 +37,15 @@ class _Door:
 
     def accept(self) -> tuple[socket.socket, Any]:
         server = self._server
-        while True:
-            request: Any
-            request, address = server.get_request()
+        request: Any
+        request, address = server.get_request()
+        try:
             if server.verify_request(request, address):
                 return request, address
-            server.shutdown_request(request)
+        except Exception:
+            server.handle_error(request, address)
+        server.shutdown_request(request)
+        raise ConnectionAbortedError(errno.ECONNABORTED, "turned down by verify_request")
 
 
 class GracefulTCPServer(socketserver.ThreadingTCPServer):
