@@ -1,19 +1,18 @@
 """``python -m graced``, and what /usr/sbin/graced calls."""
 
-from __future__ import annotations
+# Before anything else is imported: from here on no signal can kill the process or raise
+# KeyboardInterrupt in the middle of its start; they wait for the `SignalInbox`.  The `signal`
+# module itself would take five milliseconds.
+import _signal  # type: ignore[import-not-found]
 
-from typing import NoReturn
+_signal.pthread_sigmask(
+    _signal.SIG_BLOCK,
+    (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGUSR1),
+)
 
-from graced import signals
+from graced.cli import main  # noqa: E402
 
-
-def main() -> NoReturn:
-    """graced(8)."""
-    signals.hold()
-    from graced import cli  # noqa: PLC0415  (only now no signal can interrupt the imports)
-
-    cli.main()
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     main()

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from graced import __version__, events, handlers, journal, service, settings
@@ -117,6 +118,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run graced(8) and exit."""
+    journal.open_standard_streams()
     try:
         status = _run(argv)
     except FailedError as error:
@@ -124,6 +126,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except GracedError as error:
         _explain(error)
         status = error.status
+    except Exception as error:
+        _explain(GracedError(f"failed: {error!r}"))
+        status = 1
     except SystemExit as leave:
         # Of argparse, for --help and --version.
         status = leave.code if isinstance(leave.code, int) else 1
@@ -137,7 +142,9 @@ def _explain(error: GracedError) -> None:
         events.NOT_STARTED(reason=error, status=error.status)
         log.stop()
     else:
-        print(f"graced: {error}", file=sys.stderr)
+        line = str(error).translate({**journal.CONTROL, ord("\n"): "\\n"})
+        with suppress(OSError):
+            print(f"graced: {line}", file=sys.stderr, flush=True)
 
 
 def _leave(status: int) -> NoReturn:

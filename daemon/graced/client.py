@@ -87,7 +87,7 @@ class Client(Subject):
         self.told = UNTOLD
         self.since = self.last = now
         self.echoed = 0
-        self.owed: memoryview | None = None
+        self.owed = b""
         """What was read and could not be sent yet."""
         self.address: Any = None
         """As accept(2) gave it, where a handler will ask for it."""

@@ -34,7 +34,7 @@ class Conversation(socket.socket):
     `tell` may be called by any thread; the rest is the handler's.
     """
 
-    __slots__ = ("_farewell", "_gap", "_last", "_rest", "_stage", "_writing", "moved")
+    __slots__ = ("_farewell", "_gap", "_rest", "_stage", "_writing", "last", "moved")
 
     def __init__(self, sock: socket.socket, farewell: bytes, gap: float, *, told: bool) -> None:
         """Take over the descriptor of `sock`.  `gap` in seconds.  `told`: the client has had its
@@ -46,7 +46,8 @@ class Conversation(socket.socket):
         self._rest = farewell
         self._gap = gap
         self._stage = HEARD if told else SERVED
-        self._last = 0.0
+        self.last = time.monotonic()
+        """When something was said, by either side (monotonic)."""
         self._writing = threading.RLock()
 
     # The server's side.
@@ -59,7 +60,7 @@ class Conversation(socket.socket):
         if self._stage >= TOLD or not self._farewell:
             return
         self._stage = OVERDUE if insist else max(self._stage, DUE)
-        quiet = time.monotonic() - self._last >= self._gap
+        quiet = time.monotonic() - self.last >= self._gap
         if (quiet or insist) and self._writing.acquire(blocking=False):
             try:
                 self._say_farewell(socket.MSG_DONTWAIT)
@@ -94,6 +95,7 @@ class Conversation(socket.socket):
         if self._stage:
             self._before_reading()
         result = call(*args, **kwargs)
+        self.last = time.monotonic()
         if self._stage and result:
             self._after_reading()
         return result
@@ -103,7 +105,7 @@ class Conversation(socket.socket):
             if len(self._rest) != len(self._farewell):
                 self._say_farewell()
             result = call(*args)
-            self._last = time.monotonic()
+            self.last = time.monotonic()
             if self._stage == OVERDUE:
                 self._say_farewell()
         return result

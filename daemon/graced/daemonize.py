@@ -25,6 +25,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable
+from types import TracebackType
 
 from graced import signals
 from graced.errors import GracedError, StartError
@@ -53,6 +54,19 @@ class Parent:
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
+
+    def __enter__(self) -> Parent:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Let the command that still waits fail as we do."""
+        if error and self._line.fileno() >= 0:
+            self.failed(error)
 
     def serving(self) -> None:
         """Let the command return with 0."""
@@ -88,7 +102,10 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError as error:
+        raise StartError(f"cannot fork: {error.strerror}", 1) from None
     if child:
         theirs.close()
         _wait(ours, child, notifier)
@@ -142,16 +159,17 @@ def _wait_for_adoption() -> None:
 def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
     """The parent's side of the handover.  Raises `StartError` where the daemon does not serve."""
     pid = 0
+    received: list[signal.Signals] = []
     with signals.SignalInbox() as inbox, line:
         poll = select.poll()
         poll.register(line, select.POLLIN)
         poll.register(inbox, select.POLLIN)
         while True:
+            # Whoever stops the start stops the daemon; it says how that went.
+            received += inbox.take()
+            while pid and received:
+                _send(pid, received.pop(0))
             poll.poll()
-            for signum in inbox.take():
-                # Whoever stops the start stops the daemon; it says how that went.
-                if pid:
-                    _send(pid, signum)
             try:
                 message = line.recv(_LONGEST, socket.MSG_DONTWAIT)
             except BlockingIOError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 
 class GracedError(Exception):
@@ -46,8 +47,16 @@ class FailedError(GracedError):
 
 
 class StartError(GracedError):
-    """The daemon failed after the fork; it says with which status."""
+    """The start failed: the system has no process or thread for us, or the daemon says so."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread that graced cannot be without.  Raises `StartError`."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise StartError(f"cannot start a thread: {error}") from None

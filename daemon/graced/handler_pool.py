@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from threading import Lock, Thread, current_thread
+from traceback import format_exception_only
 from typing import Any
 
 from graced import events
@@ -37,19 +38,23 @@ class HandlerPool:
         self,
         run: Run,
         *,
+        greet: bool,
         max_threads: int,
         farewell: bytes,
         gap: float,
+        stall_timeout: float,
         leave: Callable[[Client, str], None],
     ) -> None:
         """`leave` is told, in the handler's thread, of each client that is gone, and why.
 
         Clients beyond `max_threads` wait until a thread is free, with their data unread.
         """
+        self.greet = greet
         self._run = run
         self._max_threads = max_threads
         self._farewell = farewell
         self._gap = gap
+        self._stall_timeout = stall_timeout
         self._leave = leave
         self._lock = Lock()
         self._waiting: deque[_Visit] = deque()
@@ -65,6 +70,10 @@ class HandlerPool:
         if type(request) is socket.socket:
             request = Conversation(request, self._farewell, self._gap, told=client.told != UNTOLD)
         request.setblocking(True)
+        if self._stall_timeout and request.family in {socket.AF_INET, socket.AF_INET6}:
+            # The handler may be in a write for ever; the kernel ends it, tcp(7).
+            limit = int(self._stall_timeout * 1000)
+            request.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit)
         visit = _Visit(client, request)
         with self._lock:
             self._visits.add(visit)
@@ -116,6 +125,14 @@ class HandlerPool:
             if isinstance(request, Conversation):
                 request.tell(insist=insist)
 
+    def close_idle(self, since: float) -> None:
+        """End the conversations in which nothing was said since a monotonic time."""
+        with self._lock:
+            requests = [visit.request for visit in self._visits]
+        for request in requests:
+            if isinstance(request, Conversation) and request.last < since:
+                _hang_up(request)
+
     def hang_up(self) -> int:
         """End all conversations and return how many there were."""
         self._tell(insist=True)
@@ -155,7 +172,9 @@ class HandlerPool:
             reason = "reset by the client"
         except BaseException as error:
             reason = "handler failed"
-            events.HANDLER_FAILED(client=client, reason=repr(error), exc_info=error)
+            # Not repr(), which is somebody else's code and may raise as well.
+            what = format_exception_only(error)[-1].strip()
+            events.HANDLER_FAILED(client=client, reason=what, exc_info=error)
         finally:
             self._end(visit, reason)
 

@@ -86,9 +86,13 @@ ACCEPTS_PER_TURN = 32
 """So that a storm of connects cannot starve those who are served."""
 LONGEST_BACKLOG = 65535
 
+LONGEST_SLEEP = 86400.0
+"""Seconds; epoll_wait(2) counts milliseconds in an int."""
 LINGER = 1.0
 """Seconds that a client has to close after everything was said."""
 LINGER_BYTES = 4 * BUFFER_SIZE
+MOST_READS_AT_THE_END = 4
+"""Of each client: the deadline is final also for one that sends as fast as it can."""
 MAX_LINGERING = 256
 """Refused clients that may linger at once; those beyond are closed without."""
 MOMENT = 0.25
@@ -129,6 +133,23 @@ class Port(Protocol):
     """Whether `accept` may raise any `OSError` that concerns but one client."""
 
     def accept(self) -> tuple[socket, Any]: ...
+
+
+class Handlers(Protocol):
+    """Who talks to clients whose handler blocks (see `graced.handler_pool.HandlerPool`)."""
+
+    greet: bool
+    """Whether they speak first: they then take a client when it is accepted, else when its first
+    byte has come."""
+
+    def take(self, client: Client) -> None:
+        """Talk to the client from now on."""
+
+    def remind(self) -> None:
+        """Tell the clients that could not be told when the drain began."""
+
+    def close_idle(self, since: float) -> None:
+        """End the conversations in which nothing was said since a monotonic time."""
 
 
 class Manners(NamedTuple):
@@ -173,20 +194,14 @@ class IOThread(Thread):
         admission: Admission,
         manners: Manners,
         *,
-        dispatch: Callable[[Client], None] | None = None,
-        remind: Callable[[], None] | None = None,
-        greets: bool = False,
+        handlers: Handlers | None = None,
         changed: Callable[[], None] = lambda: None,
         shared: bool = False,
         name: str = "io",
     ) -> None:
-        """`dispatch` takes over a client whose handler blocks, at its first byte or, where the
-        handler `greets`, when it is accepted; without one clients are echoed.  `remind` is called
-        in the drain, after the gap and then every second, for the clients of handlers that could
-        not be told at once.  `changed` is
-        called when the last client has left a drain, when a probe was answered, when the thread
-        failed, and when bytes move after `report_next_move`.  `shared`: other I/O threads accept
-        from the same ports.
+        """Without `handlers` clients are echoed.  `changed` is called when the last client has
+        left a drain, when a probe was answered, when the thread is over, and when bytes move
+        after `report_next_move`.  `shared`: other I/O threads accept from the same ports.
         """
         super().__init__(name=name, daemon=True)
         self.echoed = 0
@@ -201,12 +216,10 @@ class IOThread(Thread):
 
         self._admission = admission
         self._manners = manners
-        self._dispatch = dispatch
-        self._greets = greets
-        self._remind = remind
+        self._handlers = handlers
         self._changed = changed
         self._exclusive = EPOLLEXCLUSIVE if shared else 0
-        self._resting = WAITING if dispatch else SERVED
+        self._resting = WAITING if handlers else SERVED
         self._debug = events.RECEIVED.enabled()
 
         self._buffer = memoryview(bytearray(BUFFER_SIZE))
@@ -355,7 +368,7 @@ class IOThread(Thread):
     def _timeout(self) -> float | None:
         if not self._timers:
             return None
-        return max(0.0, self._timers[0][0] - monotonic())
+        return min(max(0.0, self._timers[0][0] - monotonic()), LONGEST_SLEEP)
 
     def _moved(self) -> None:
         if self._report_move:
@@ -453,12 +466,17 @@ class IOThread(Thread):
             return
         if self._manners.idle_timeout and not self._sweep.due:
             self._at(self._sweep, self._now + self._manners.idle_timeout)
-        if self._dispatch:
+        if self._handlers:
             client.address = address
-            if self._greets:
-                self._dispatch(client)
+            if self._handlers.greet:
+                self._handlers.take(client)
                 return
-        self._watch(sock.fileno(), client, EPOLLIN)
+        try:
+            self._watch(sock.fileno(), client, EPOLLIN)
+        except OSError as error:
+            # The kernel has no room for one more in the set (epoll_ctl(2): ENOMEM, ENOSPC).
+            self._close(client, str(error.strerror))
+            self._pause(door, error)
 
     def _refuse(self, client: Client, reason: str) -> None:
         self._refused += 1
@@ -496,16 +514,16 @@ class IOThread(Thread):
     # Clients stay.
 
     def _hand_over(self, client: Client, _event: int) -> None:
-        assert self._dispatch is not None
+        assert self._handlers is not None
         fd = client.sock.fileno()
         self._epoll.unregister(fd)
         self._clients[fd] = _gone
         client.phase = GONE
-        self._dispatch(client)
+        self._handlers.take(client)
 
     def _owe(self, client: Client, rest: memoryview) -> None:
         """Keep what the client does not take, and do not read it until it has."""
-        client.owed = memoryview(bytes(rest))
+        client.owed = bytes(rest)
         self._account_owed(len(rest))
         client.phase = STALLED
         self._epoll.modify(client.sock.fileno(), EPOLLOUT)
@@ -520,7 +538,6 @@ class IOThread(Thread):
             self._at(client, self._now + self._manners.stall_timeout)
 
     def _send_owed(self, client: Client, event: int) -> None:
-        assert client.owed is not None
         try:
             sent = client.sock.send(client.owed)
         except OSError as error:
@@ -534,7 +551,6 @@ class IOThread(Thread):
         if client.owed:
             self._await_progress(client)
             return
-        client.owed = None
         client.due = 0.0
         if client.told == TELLING:
             self._resume(client, TOLD)
@@ -562,6 +578,8 @@ class IOThread(Thread):
                     self._close(client, "idle")
                 else:
                     oldest = min(oldest, client.last)
+        if self._handlers:
+            self._handlers.close_idle(self._now - timeout)
         if self._admission.clients:
             # A sixteenth later at most, so that many clients do not mean many sweeps.
             self._at(sweep, max(oldest + timeout, self._now + timeout / 16))
@@ -589,13 +607,13 @@ class IOThread(Thread):
                     else:
                         client.phase = HUSHED
                         self._at(client, client.last + self._manners.gap)
-        if self._remind:
+        if self._handlers:
             self._at(self._reminder, self._now + self._manners.gap)
         self._changed()
 
     def _insist(self, reminder: Subject) -> None:
-        assert self._remind is not None
-        self._remind()
+        assert self._handlers is not None
+        self._handlers.remind()
         self._at(reminder, self._now + REMIND_INTERVAL)
 
     def _abandon(self, door: _Door) -> None:
@@ -683,9 +701,8 @@ class IOThread(Thread):
             client.echoed = 0
         elif self._draining:
             self.left += 1
-        if client.owed:
-            self._account_owed(-len(client.owed))
-            client.owed = None
+        self._account_owed(-len(client.owed))
+        client.owed = b""
         client.phase = GONE
         client.due = 0.0
         self._clients[client.sock.fileno()] = _gone
@@ -722,20 +739,38 @@ class IOThread(Thread):
             self._finished = True
 
     def _part(self, client: Client) -> None:
-        """Close a client at the deadline: the farewell if it has not had it, then FIN, not RST."""
+        """Close a client at the deadline: the last echo, the farewell if it is not told, FIN."""
         try:
-            if not client.told and not client.owed and self._manners.farewell:
+            if self._echo_rest(client) and not client.told and self._manners.farewell:
                 client.sock.send(self._manners.farewell)
             client.sock.shutdown(SHUT_WR)
-            for _ in range(LINGER_BYTES // BUFFER_SIZE):
+            for _ in range(MOST_READS_AT_THE_END):
                 if not client.sock.recv_into(self._buffer):
                     break
         except OSError:
-            # It is closed anyway; that it took its leave first, or takes nothing, changes nothing.
-            client.told = True
+            # It left first, or takes nothing, or has nothing more for us: it is closed anyway.
+            pass
         self.closed += 1
         self.left -= 1
         self._close(client, "deadline")
+
+    def _echo_rest(self, client: Client) -> bool:
+        """Echo what had arrived by the deadline; return whether nothing is owed now."""
+        if client.owed or self._resting != SERVED:
+            return not client.owed
+        try:
+            for _ in range(MOST_READS_AT_THE_END):
+                received = client.sock.recv_into(self._buffer)
+                if not received:
+                    break
+                sent = client.sock.send(self._buffer[:received])
+                client.echoed += sent
+                self.echoed += sent
+                if sent < received:
+                    return False
+        except BlockingIOError:
+            return True
+        return True
 
     def _end(self, _subject: Subject) -> None:
         self._finished = True

@@ -27,6 +27,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from graced import events
+from graced.errors import start_thread
 
 IDENTIFIER = "graced"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
@@ -45,8 +46,8 @@ PATIENCE = 0.25
 _DAEMON_FACILITY = 3 << 3
 _LONGEST = 48 * 1024
 """Bytes of a message; a datagram to journald or syslog must fit its socket's buffer."""
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-del _CONTROL[ord("\n")]
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+del CONTROL[ord("\n")]
 
 
 def priority(level: int) -> int:
@@ -61,7 +62,7 @@ def message(record: logging.LogRecord) -> str:
         text = f"{text}\n{record.exc_text}"
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]}\n[...]\n{text[-_LONGEST // 2 :]}"
-    return text.translate(_CONTROL)
+    return text.translate(CONTROL)
 
 
 class Sink(Protocol):
@@ -143,7 +144,7 @@ class Journal:
             datagram.append(_field("LOGGER", record.name))
         elif isinstance(record.args, dict):
             datagram += [
-                _field(f"GRACED_{name.upper()}", str(value).translate(_CONTROL))
+                _field(f"GRACED_{name.upper()}", str(value).translate(CONTROL))
                 for name, value in record.args.items()
             ]
         self._socket.send(b"".join(datagram))
@@ -176,6 +177,15 @@ def stderr_is_journal() -> bool:
     """Whether systemd connected stderr to the journal (``$JOURNAL_STREAM``, systemd.exec(5))."""
     status = os.fstat(2)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def open_standard_streams() -> None:
+    """Open those that the caller has closed, so that no client gets descriptor 2 and the log."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def stderr_outlives_us() -> bool:
@@ -242,9 +252,13 @@ class BackgroundHandler(logging.Handler):
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the writer thread: after the fork, threads do not survive one."""
-        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
-        self._thread.start()
+        """Start the writer thread: after the fork, threads do not survive one.
+
+        Raises `StartError`.
+        """
+        thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        start_thread(thread)
+        self._thread = thread
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info and record.exc_info[0]:

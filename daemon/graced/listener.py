@@ -128,10 +128,7 @@ def _resolve(address: Address) -> list[tuple[int, tuple[object, ...]]]:
         return [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0, 0, 0))]  # noqa: S104
     try:
         # As bytes: a str would load the IDNA codec, which costs a tenth of the start.
-        host = address.host.encode("ascii")
-    except UnicodeEncodeError:
-        host = address.host.encode("idna")
-    try:
+        host = address.host.encode("ascii" if address.host.isascii() else "idna")
         answers = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -103,11 +103,11 @@ class Notifier:
 
 def _watchdog(environ: MutableMapping[str, str]) -> float:
     """The seconds of ``WATCHDOG_USEC``, sd_watchdog_enabled(3)."""
-    usec = environ.pop("WATCHDOG_USEC", "")
+    usec = environ.pop("WATCHDOG_USEC", "").lstrip("0")
     pid = environ.pop("WATCHDOG_PID", "")
     if not usec or (pid and pid != str(os.getpid())):
         return 0.0
-    if not (usec.isascii() and usec.isdigit() and 0 < int(usec[:20]) < 2**63):
+    if not (usec.isascii() and usec.isdigit() and len(usec) < 20 and int(usec)):
         events.NOTIFY_BROKEN(reason=f"WATCHDOG_USEC is {usec[:40]!r}, not a number of microseconds")
         return 0.0
     return int(usec) / 1_000_000

@@ -39,6 +39,9 @@ class PidFile:
                 os.close(fd)
                 who = f" with pid {owner}" if owner.isdigit() else ""
                 raise AlreadyRunningError(f"already running{who}: {self.path} is locked") from None
+            except OSError as error:
+                os.close(fd)
+                raise self._cannot(error) from None
             # Its owner has removed it between our opening and our locking.
             os.close(fd)
 
@@ -49,7 +52,7 @@ class PidFile:
             self._check_directory()
             fd = os.open(self.path, flags, 0o644)
         except OSError as error:
-            raise PidFileError(f"cannot write pidfile {self.path}: {error.strerror}") from None
+            raise self._cannot(error) from None
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             problem = "it is no plain file"
@@ -84,7 +87,10 @@ class PidFile:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            raise PidFileError(f"cannot write pidfile {self.path}: {error.strerror}") from None
+            raise self._cannot(error) from None
+
+    def _cannot(self, error: OSError) -> PidFileError:
+        return PidFileError(f"cannot write pidfile {self.path}: {error.strerror}")
 
     def remove(self) -> None:
         """Remove it and let go of the lock; what has been put in its place is left alone."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from graced import events
 from graced.admission import Admission
 from graced.client import Client
+from graced.errors import start_thread
 from graced.handler_pool import HandlerPool, Run
 from graced.io_thread import MOMENT, IOThread, Manners, Port
 
@@ -24,7 +25,7 @@ class Blocking(NamedTuple):
     """How blocking handlers are run."""
 
     run: Run
-    greets: bool = False
+    greet: bool = False
     """Whether a handler speaks first, and so must not wait for its client's first byte."""
     max_threads: int = 256
 
@@ -65,9 +66,11 @@ class Server:
         if blocking:
             self.pool = HandlerPool(
                 blocking.run,
+                greet=blocking.greet,
                 max_threads=blocking.max_threads,
                 farewell=manners.farewell,
                 gap=manners.gap,
+                stall_timeout=manners.stall_timeout,
                 leave=self._leave,
             )
         self.io_threads = [
@@ -75,9 +78,7 @@ class Server:
                 ports,
                 admission,
                 manners,
-                dispatch=self.pool.take if self.pool else None,
-                remind=self.pool.remind if self.pool and not number else None,
-                greets=bool(blocking and blocking.greets),
+                handlers=self.pool,
                 changed=self._changed,
                 shared=io_threads > 1,
                 name=f"io-{number}",
@@ -86,9 +87,9 @@ class Server:
         ]
 
     def start(self) -> None:
-        """Start to serve."""
+        """Start to serve.  Raises `StartError`."""
         for thread in self.io_threads:
-            thread.start()
+            start_thread(thread)
 
     # What main waits for.
 

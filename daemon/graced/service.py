@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from graced import daemonize, events, handlers, journal, listener
+from graced import daemonize, events, handlers, journal, limits, listener
 from graced.admission import Admission
 from graced.daemonize import Parent
-from graced.errors import ConfigError, FailedError, GracedError
+from graced.errors import FailedError, GracedError
 from graced.handlers import Handler
-from graced.io_thread import Manners
+from graced.io_thread import MAX_LINGERING, Manners
 from graced.journal import BackgroundHandler
 from graced.listener import Listener
 from graced.notify import Notifier
@@ -23,23 +22,24 @@ from graced.settings import Settings
 from graced.signals import SignalInbox
 from graced.supervisor import Supervisor
 
-OWN_DESCRIPTORS = 64
-"""Those that are no client's: standard streams, listeners, epoll, the log, and some to spare."""
-
 
 def run(settings: Settings, *, pid_file: str | None, daemon: bool) -> None:
     """Serve until told to stop; with `daemon`, return in the parent when the daemon serves.
 
-    Whatever can be found wrong is found before the fork.  Raises `GracedError`; where it is a
-    `FailedError` it has been logged.
+    Raises `GracedError`; where it is a `FailedError` it has been logged.
     """
-    # First of all: whatever is opened from here on is ours, and survives the fork.
-    inherited = daemonize.open_descriptors() if daemon else frozenset()
-    log = journal.open_log(settings.level, journal.sink_for(detached=False))
     with ExitStack() as belongings:
+        # First of all: whatever is opened from here on is ours, and survives the fork.
+        inherited = daemonize.open_descriptors() if daemon else frozenset()
+        log = journal.open_log(settings.level, journal.sink_for(detached=False))
         belongings.callback(log.stop)
         try:
-            start(settings, log, belongings, inherited, pid_file, daemon=daemon)
+            service = Service(settings, pid_file, log, belongings)
+            if not daemon:
+                service.serve()
+            elif parent := service.detach(inherited):
+                with parent:
+                    service.serve(parent)
         except GracedError:
             raise
         except BaseException as error:
@@ -47,73 +47,69 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool) -> None:
             raise FailedError(repr(error)) from error
 
 
-def start(
-    settings: Settings,
-    log: BackgroundHandler,
-    belongings: ExitStack,
-    inherited: frozenset[int],
-    pid_file: str | None,
-    *,
-    daemon: bool,
-) -> None:
-    """Take hold of what the service needs, on the caller's terminal, and go on in the daemon."""
-    handler = handlers.find(settings.handler, settings.farewell)
-    honour_limits(settings)
-    notifier = Notifier()
-    lock = None
-    if pid_file:
-        lock = PidFile(pid_file)
-        belongings.callback(lock.remove)
-    doors = listener.passed(os.environ, os.getpid())
-    doors = doors or listener.bind(settings.listen, settings.backlog)
-    for door in doors:
-        belongings.callback(door.close)
-    if not daemon:
-        serve(settings, log, handler, doors, notifier, lock, parent=None)
-        return
-    preserve = daemonize.open_descriptors() - inherited | {door.sock.fileno() for door in doors}
-    keep_stderr = journal.stderr_outlives_us()
-    parent = daemonize.daemonize(notifier, preserve, keep_stderr=keep_stderr)
-    if parent:
-        if not keep_stderr:
-            log.sink = journal.sink_for(detached=True)
-        serve(settings, log, handler, doors, notifier, lock, parent)
-    else:
-        # The pidfile and the path of a Unix socket are the daemon's now.
-        belongings.pop_all()
-        for door in doors:
-            door.sock.close()
-        notifier.close()
+class Service:
+    """What a running service holds, from the doors to the log.  Main thread only."""
 
+    def __init__(
+        self,
+        settings: Settings,
+        pid_file: str | None,
+        log: BackgroundHandler,
+        belongings: ExitStack,
+    ) -> None:
+        """Take hold of everything that can be refused, on the terminal of who starts us.
 
-def serve(
-    settings: Settings,
-    log: BackgroundHandler,
-    handler: Handler | None,
-    doors: Sequence[Listener],
-    notifier: Notifier,
-    lock: PidFile | None,
-    parent: Parent | None,
-) -> None:
-    """The life of the service: start, serve, drain, stop."""
-    try:
+        `belongings` gives it up at the end.  Raises `GracedError`.
+        """
+        self._settings = settings
+        self._log = log
+        self._belongings = belongings
+        self._handler = handlers.find(settings.handler, settings.farewell)
+        limits.honour_descriptors(settings.max_clients + MAX_LINGERING)
+        if self._handler:
+            limits.check_threads(settings.max_handler_threads)
+        self._notifier = Notifier()
+        self._lock = PidFile(pid_file) if pid_file else None
+        if self._lock:
+            belongings.callback(self._lock.remove)
+        passed = listener.passed(os.environ, os.getpid())
+        self._doors = passed or listener.bind(settings.listen, settings.backlog)
+        for door in self._doors:
+            belongings.callback(door.close)
+
+    def detach(self, inherited: frozenset[int]) -> Parent | None:
+        """Fork.  In the daemon, return its parent; in the parent None, when the daemon serves."""
+        doors = {door.sock.fileno() for door in self._doors}
+        ours = daemonize.open_descriptors() - inherited
+        keep_stderr = journal.stderr_outlives_us()
+        parent = daemonize.daemonize(self._notifier, ours | doors, keep_stderr=keep_stderr)
+        if parent is None:
+            # The pidfile and the path of a Unix socket are the daemon's now.
+            self._belongings.pop_all()
+            for door in self._doors:
+                door.sock.close()
+            self._notifier.close()
+        elif not keep_stderr:
+            self._log.sink = journal.sink_for(detached=True)
+        return parent
+
+    def serve(self, parent: Parent | None = None) -> None:
+        """The life of the service: start, serve, drain, stop."""
         with SignalInbox() as inbox:
-            log.start()
-            server = build(settings, handler, doors)
-            supervisor = Supervisor(server, inbox, notifier, grace=settings.grace_period)
-            if lock:
-                lock.write()
-            events.STARTED(addresses=", ".join(door.name for door in doors), pid=os.getpid())
+            self._log.start()
+            server = build(self._settings, self._handler, self._doors)
+            grace = self._settings.grace_period
+            supervisor = Supervisor(server, inbox, self._notifier, grace=grace)
+            if self._lock:
+                self._lock.write()
+            events.STARTED(addresses=", ".join(d.name for d in self._doors), pid=os.getpid())
             supervisor.start()
             if parent:
-                notifier.barrier()
+                self._notifier.barrier()
                 parent.serving()
-            supervisor.drain(supervisor.serve())
+            first = supervisor.serve()
+            supervisor.drain(first)
             supervisor.stop()
-    except BaseException as error:
-        if parent:
-            parent.failed(error)
-        raise
 
 
 def build(settings: Settings, handler: Handler | None, doors: Sequence[Listener]) -> Server:
@@ -139,21 +135,3 @@ def build(settings: Settings, handler: Handler | None, doors: Sequence[Listener]
         io_threads=settings.io_threads or default_io_threads(),
     )
     return server
-
-
-def honour_limits(settings: Settings) -> None:
-    """Raise the limit of descriptors to what the settings need.
-
-    Raises `ConfigError` where that is not permitted: better now than by the client that is one
-    too many.
-    """
-    need = settings.max_clients + OWN_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        if need > soft != resource.RLIM_INFINITY:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
-    except (OSError, ValueError):
-        raise ConfigError(
-            f"limits.max_clients = {settings.max_clients} needs {need} descriptors,"
-            f" but the limit (RLIMIT_NOFILE) is {soft}"
-        ) from None

@@ -8,7 +8,6 @@ what is allowed.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ def _seconds(low: float, high: float) -> Check:
     def check(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError("must be a number of seconds")
-        if not (math.isfinite(value) and low <= value <= high):
+        if not low <= value <= high:
             raise ValueError(f"must be from {low:g} to {high:g} seconds")
         return float(value)
 
@@ -229,7 +228,10 @@ def _checked(key: str, value: Any, path: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -244,7 +246,8 @@ def _read(path: str) -> Iterable[tuple[str, Any]]:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # TOMLDecodeError is a ValueError, and so is what int() says to a number without end.
         raise ConfigError(f"{path}: not TOML: {error}") from None
     for section, table in document.items():
         if section not in _SECTIONS:

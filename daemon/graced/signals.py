@@ -21,15 +21,6 @@ STATUS = signal.SIGUSR1
 WATCHED = (*STOP, STATUS)
 
 
-def hold() -> None:
-    """Let the watched signals wait until a `SignalInbox` is open.
-
-    Called before anything else is imported: from here on no signal can kill the process or raise
-    KeyboardInterrupt in the middle of its start.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-
-
 def _leave_it_to_the_inbox(_signum: int, _frame: FrameType | None) -> None:
     """A handler has to exist, or the default action would be taken."""
 
@@ -37,8 +28,8 @@ def _leave_it_to_the_inbox(_signum: int, _frame: FrameType | None) -> None:
 class SignalInbox:
     """The signals that arrived, in order.  Main thread only.
 
-    A context manager: it catches the watched signals and ends their `hold`, and restores on exit
-    the mask, the handlers and the wake-up descriptor it found.
+    A context manager: it catches the watched signals, also those that `graced.__main__` has
+    blocked until now, and restores on exit the mask and the handlers it found.
     """
 
     def __init__(self) -> None:
@@ -60,7 +51,10 @@ class SignalInbox:
     ) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
+            # What was held before we came is to be held for good: a thread that still runs does
+            # not block it, and the default action would kill us a moment before the end.
+            if signum not in self._mask:
+                signal.signal(signum, handler)
         signal.set_wakeup_fd(self._wakeup_fd)
         os.close(self._read)
         os.close(self._write)

@@ -10,6 +10,7 @@ import math
 import select
 import signal
 import time
+from collections import deque
 
 from graced import events, signals
 from graced.lifecycle import Lifecycle, State
@@ -20,6 +21,8 @@ from graced.watchdog import Watchdog
 
 STATUS_INTERVAL = 1.0
 """Seconds between two STATUS lines, at least."""
+LONGEST_SLEEP = 86400.0
+"""Seconds; poll(2) counts milliseconds in an int."""
 PATIENCE = 10.0
 """Seconds that the service manager is asked to wait beyond the grace period."""
 
@@ -37,6 +40,7 @@ class Supervisor:
         self._notifier = notifier
         self._grace = grace
         self._watchdog = Watchdog(server, notifier)
+        self._received: deque[signal.Signals] = deque()
         self._began = 0.0
         self._deadline = math.inf
         self._said = ""
@@ -55,19 +59,18 @@ class Supervisor:
 
     def serve(self) -> signal.Signals:
         """Return the first signal that asks to stop."""
-        while True:
-            for signum in self._wait(math.inf):
-                if signum in signals.STOP:
-                    return signum
+        while (signum := self._next_signal(math.inf)) not in signals.STOP:
+            if signum:
                 events.STATUS(status=self._status())
+        return signum
 
-    def drain(self, signum: signal.Signals) -> None:
+    def drain(self, first: signal.Signals) -> None:
         """Say goodbye, until the last client has left or the grace period is over."""
         self.lifecycle.to(State.DRAINING)
         self._began = time.monotonic()
         self._deadline = self._began + self._grace
         clients = self._server.clients
-        events.SIGNAL(signal=signum.name, seconds=self._grace, clients_left=clients)
+        events.SIGNAL(signal=first.name, seconds=self._grace, clients_left=clients)
         self._remember(self._status())
         self._notifier.stopping(self._said, self._grace + PATIENCE)
         if clients:
@@ -75,11 +78,14 @@ class Supervisor:
         self._server.drain(self._deadline)
         tick = self._deadline - math.ceil(self._grace) + 1.0
         while self._server.clients and time.monotonic() < self._deadline:
-            if self._told_to_hurry(self._wait(min(tick, self._deadline))):
-                return
+            signum = self._next_signal(min(tick, self._deadline))
+            if signum:
+                self._acknowledge(signum)
             if tick <= time.monotonic() < self._deadline:
                 tick += 1.0
                 events.COUNTDOWN(seconds=self._seconds_left(), clients_left=self._server.clients)
+        for signum in self._received:
+            self._acknowledge(signum)
 
     def stop(self) -> None:
         """Close who is left.  No handler can hold this up."""
@@ -96,30 +102,34 @@ class Supervisor:
             clients_closed=self._server.closed,
         )
 
-    def _told_to_hurry(self, received: list[signal.Signals]) -> bool:
-        for signum in received:
-            if signum in signals.IMPATIENT:
-                events.SIGNAL_IMPATIENT(signal=signum.name)
-                return True
-            if signum in signals.STOP:
-                events.SIGNAL_AGAIN(signal=signum.name)
-            else:
-                events.STATUS(status=self._status())
-        return False
+    def _acknowledge(self, signum: signal.Signals) -> None:
+        """Say that a signal of the drain has arrived, and do what it asks for."""
+        if signum in signals.IMPATIENT:
+            events.SIGNAL_IMPATIENT(signal=signum.name)
+            self._deadline = -math.inf
+        elif signum in signals.STOP:
+            events.SIGNAL_AGAIN(signal=signum.name)
+        else:
+            events.STATUS(status=self._status())
 
-    def _wait(self, until: float) -> list[signal.Signals]:
-        """Sleep until a signal, a change, or `until`; meanwhile keep the service manager informed.
+    def _next_signal(self, until: float) -> signal.Signals | None:
+        """Sleep until a signal, which is returned, or a change, or `until`.
 
-        Raises what killed an I/O thread.
+        Keeps the service manager informed.  Raises what killed an I/O thread.
         """
+        if not self._received:
+            self._sleep(until)
+            self._received.extend(self._inbox.take())
+        return self._received.popleft() if self._received else None
+
+    def _sleep(self, until: float) -> None:
         timeout = min(until, self._watchdog.due, self._status_due()) - time.monotonic()
-        self._poll.poll(None if timeout == math.inf else max(0.0, timeout * 1000))
+        self._poll.poll(None if timeout == math.inf else 1000 * min(max(0, timeout), LONGEST_SLEEP))
         self._server.take_changes()
         if self._server.failure:
             raise self._server.failure
         self._watchdog.look()
         self._tell_status()
-        return self._inbox.take()
 
     def _status(self) -> str:
         server = self._server
@@ -131,7 +141,8 @@ class Supervisor:
         )
 
     def _seconds_left(self) -> int:
-        return max(0, round(self._deadline - time.monotonic()))
+        left = self._deadline - time.monotonic()
+        return max(0, round(left)) if left > 0 else 0
 
     def _status_due(self) -> float:
         """When to say how we are: as soon as that has changed, but not too often."""

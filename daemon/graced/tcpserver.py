@@ -22,6 +22,8 @@ from graced.listener import display
 from graced.server import Blocking, Server
 
 UNLIMITED = 1_000_000
+LONGEST_SLEEP = 86400.0
+"""Seconds; poll(2) counts milliseconds in an int."""
 
 
 class _Door:
@@ -129,7 +131,9 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         return Server(
             [_Door(self)],
             admission=Admission(UNLIMITED, 0),
-            manners=Manners(self.farewell, self.farewell_gap, log_connections=False),
+            manners=Manners(
+                self.farewell, self.farewell_gap, stall_timeout=0.0, log_connections=False
+            ),
             blocking=Blocking(
                 self.process_request,
                 getattr(self.RequestHandlerClass, "greets", True),
@@ -146,8 +150,8 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
             left = math.inf if engine.deadline is None else engine.deadline - time.monotonic()
             if left <= 0:
                 return
-            timeout = min(left, interval)
-            poll.poll(None if timeout == math.inf else timeout * 1000)
+            timeout = min(left, interval, LONGEST_SLEEP)
+            poll.poll(timeout * 1000)
             engine.take_changes()
             if engine.failure:
                 raise engine.failure
