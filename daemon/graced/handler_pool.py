@@ -154,13 +154,16 @@ class HandlerPool:
             return len(self._threads)
 
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._threads.discard(current_thread())
-                    return
-                visit = self._waiting.popleft()
+        while visit := self._next():
             self._visit(visit)
+
+    def _next(self) -> _Visit | None:
+        """The client that has waited longest; where there is none the thread is over."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._threads.discard(current_thread())
+            return None
 
     def _visit(self, visit: _Visit) -> None:
         client, request = visit.client, visit.request
