@@ -42,7 +42,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
 from socket import MSG_PEEK, SHUT_WR, socket
@@ -90,7 +90,6 @@ LONGEST_SLEEP = 86400.0
 """Seconds; epoll_wait(2) counts milliseconds in an int."""
 LINGER = 1.0
 """Seconds that a client has to close after everything was said."""
-LINGER_BYTES = 4 * BUFFER_SIZE
 MOST_READS_AT_THE_END = 4
 """Of each client: the deadline is final also for one that sends as fast as it can."""
 MAX_LINGERING = 256
@@ -121,6 +120,9 @@ CLIENT_LOST = frozenset(
     }
 )
 """accept(2) failed for this one client; the next may be fine."""
+
+
+RESTING = frozenset({SERVED, WAITING})
 
 
 class Port(Protocol):
@@ -228,6 +230,7 @@ class IOThread(Thread):
         self._clients: list[Subject] = []
         self._doors = [_Door(port) for port in ports]
         self._timers: list[tuple[float, int, Subject]] = []
+        self._stale = 0
         self._number = count()
         self._unix_clients = count(1)
         self._now = monotonic()
@@ -361,9 +364,8 @@ class IOThread(Thread):
             self.echoed += moved
             if self._report_move:
                 self._moved()
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            self._expire(*heappop(timers))
+        while self._timers and self._timers[0][0] <= now:
+            self._expire(*heappop(self._timers))
 
     def _timeout(self) -> float | None:
         if not self._timers:
@@ -400,6 +402,14 @@ class IOThread(Thread):
         if not subject.timer or when < subject.timer:
             subject.timer = when
             heappush(self._timers, (when, next(self._number), subject))
+
+    def _forget_timer(self) -> None:
+        """Count an entry whose client is gone, and clear the heap of them before they outweigh."""
+        self._stale += 1
+        if self._stale > 64 and self._stale * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].phase != GONE]
+            heapify(self._timers)
+            self._stale = 0
 
     def _expire(self, when: float, _number: int, subject: Subject) -> None:
         if subject.timer != when:
@@ -501,8 +511,8 @@ class IOThread(Thread):
         client.told = TELLING
         self._lingering += 1
         client.phase = LINGERING
-        self._watch(client.sock.fileno(), client, EPOLLIN)
         try:
+            self._watch(client.sock.fileno(), client, EPOLLIN)
             if self._manners.farewell:
                 client.sock.send(self._manners.farewell)
             client.sock.shutdown(SHUT_WR)
@@ -573,7 +583,7 @@ class IOThread(Thread):
         timeout = self._manners.idle_timeout
         oldest = self._now
         for client in self._present():
-            if client.phase in {SERVED, WAITING}:
+            if client.phase in RESTING:
                 if client.last + timeout <= self._now:
                     self._close(client, "idle")
                 else:
@@ -601,7 +611,7 @@ class IOThread(Thread):
                 self._abandon(door)
         if self._manners.farewell:
             for client in self._present():
-                if client.phase in {SERVED, WAITING}:
+                if client.phase in RESTING:
                     if self._now - client.last >= self._manners.gap:
                         self._tell(client)
                     else:
@@ -688,8 +698,7 @@ class IOThread(Thread):
         except OSError as error:
             self._lost(client, error)
             return
-        client.echoed -= received
-        if not received or client.echoed < -LINGER_BYTES:
+        if not received:
             self._end_lingering(client)
 
     def _end_lingering(self, client: Client) -> None:
@@ -698,13 +707,16 @@ class IOThread(Thread):
     def _close(self, client: Client, reason: str) -> None:
         if client.phase == LINGERING:
             self._lingering -= 1
-            client.echoed = 0
+        elif self._ending.due:
+            self.closed += 1
         elif self._draining:
             self.left += 1
         self._account_owed(-len(client.owed))
         client.owed = b""
         client.phase = GONE
         client.due = 0.0
+        if client.timer:
+            self._forget_timer()
         self._clients[client.sock.fileno()] = _gone
         client.sock.close()
         if client.counted:
@@ -750,8 +762,6 @@ class IOThread(Thread):
         except OSError:
             # It left first, or takes nothing, or has nothing more for us: it is closed anyway.
             pass
-        self.closed += 1
-        self.left -= 1
         self._close(client, "deadline")
 
     def _echo_rest(self, client: Client) -> bool:
