@@ -190,17 +190,27 @@ def passed(environ: MutableMapping[str, str], pid: int) -> list[Listener]:
     number = values["LISTEN_FDS"]
     if not (number.isascii() and number.isdigit() and len(number) <= len("65535")):
         raise ListenError(f"LISTEN_FDS must be a number of descriptors, not {number[:40]!r}")
-    return [_adopt(fd) for fd in range(_FIRST_PASSED_FD, _FIRST_PASSED_FD + int(number))]
+    descriptors = range(_FIRST_PASSED_FD, _FIRST_PASSED_FD + int(number))
+    for fd in descriptors:
+        _check_passed(fd)
+    return [_adopt(fd) for fd in descriptors]
+
+
+def _check_passed(fd: int) -> None:
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise ListenError(f"passed descriptor {fd} is no socket: {error.strerror}") from None
+    try:
+        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if not listening or sock.type != socket.SOCK_STREAM:
+            raise ListenError(f"passed descriptor {fd} is no listening stream socket")
+    finally:
+        sock.detach()
 
 
 def _adopt(fd: int) -> Listener:
-    try:
-        sock = socket.socket(fileno=fd)
-        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    except OSError as error:
-        raise ListenError(f"passed descriptor {fd} is no socket: {error.strerror}") from None
-    if not listening or sock.type != socket.SOCK_STREAM:
-        raise ListenError(f"passed descriptor {fd} is no listening stream socket")
+    sock = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
     sock.setblocking(False)
     if sock.family in {socket.AF_INET, socket.AF_INET6}:
