@@ -83,10 +83,10 @@ class HandlerPool:
                 thread = Thread(target=self._work, name=f"handler {client}", daemon=True)
                 self._threads.add(thread)
             draining, closing = self._draining, self._closing
-        if draining and isinstance(request, Conversation):
-            request.tell(insist=False)
         if closing:
             _hang_up(request)
+        elif draining and isinstance(request, Conversation):
+            request.tell(insist=False)
         if thread:
             self._start(thread, visit)
 
@@ -131,11 +131,10 @@ class HandlerPool:
             requests = [visit.request for visit in self._visits]
         for request in requests:
             if isinstance(request, Conversation) and request.last < since:
-                _hang_up(request)
+                _end_both_ways(request)
 
     def hang_up(self) -> int:
         """End all conversations and return how many there were."""
-        self._tell(insist=True)
         with self._lock:
             self._closing = True
             requests = [visit.request for visit in self._visits]
@@ -198,6 +197,13 @@ class HandlerPool:
 
 
 def _hang_up(request: socket.socket) -> None:
+    """Tell the client, if it is not told; the handler's next call finds the end of file."""
+    if isinstance(request, Conversation):
+        request.tell(insist=True)
+    _end_both_ways(request)
+
+
+def _end_both_ways(request: socket.socket) -> None:
     try:
         request.shutdown(socket.SHUT_RDWR)
     except OSError:

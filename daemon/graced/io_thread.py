@@ -37,18 +37,17 @@ The farewell stands alone
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
-from socket import MSG_PEEK, SHUT_WR, socket
+from socket import AF_UNIX, MSG_PEEK, SHUT_WR, socket
 from threading import Thread
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from graced import events
 from graced.admission import Admission
@@ -74,6 +73,9 @@ from graced.client import (
     Client,
     Subject,
 )
+from graced.door import Door, NoCapacityError, Port
+from graced.manners import Manners
+from graced.timers import Timers
 
 BUFFER_SIZE = 256 * 1024
 SMALL_READ = 16 * 1024
@@ -103,38 +105,7 @@ REMIND_INTERVAL = 1.0
 REPORT_INTERVAL = 1.0
 """Seconds between two records about refused clients."""
 
-NO_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""accept(2) failed for want of something that others will give back."""
-CLIENT_LOST = frozenset(
-    {
-        errno.ECONNABORTED,
-        errno.EPERM,
-        errno.EPROTO,
-        errno.ENETDOWN,
-        errno.ENOPROTOOPT,
-        errno.EHOSTDOWN,
-        errno.ENONET,
-        errno.EHOSTUNREACH,
-        errno.EOPNOTSUPP,
-        errno.ENETUNREACH,
-    }
-)
-"""accept(2) failed for this one client; the next may be fine."""
-
-
 RESTING = frozenset({SERVED, WAITING})
-
-
-class Port(Protocol):
-    """What clients come in by (see `graced.listener.Listener`)."""
-
-    name: str
-    passed: bool
-    sock: socket
-    fallible: bool
-    """Whether `accept` may raise any `OSError` that concerns but one client."""
-
-    def accept(self) -> tuple[socket, Any]: ...
 
 
 class Handlers(Protocol):
@@ -152,31 +123,6 @@ class Handlers(Protocol):
 
     def close_idle(self, since: float) -> None:
         """End the conversations in which nothing was said since a monotonic time."""
-
-
-class Manners(NamedTuple):
-    """How clients are treated."""
-
-    farewell: bytes = b"SHUTDOWN"
-    """Empty: nothing is said."""
-    gap: float = 0.1
-    """Seconds of silence around the farewell."""
-    idle_timeout: float = 0.0
-    """Seconds without a byte until a client is closed; 0: never."""
-    stall_timeout: float = 60.0
-    """Seconds in which a client may take none of what is owed to it; 0: for ever."""
-    log_connections: bool = True
-
-
-class _Door(Subject):
-    """A listening socket in the epoll set."""
-
-    __slots__ = ("paused", "port")
-
-    def __init__(self, port: Port) -> None:
-        super().__init__(LISTENING)
-        self.port = port
-        self.paused = False
 
 
 _gone = Subject(GONE)
@@ -228,10 +174,8 @@ class IOThread(Thread):
         self._view = self._buffer
         self._owed = 0
         self._clients: list[Subject] = []
-        self._doors = [_Door(port) for port in ports]
-        self._timers: list[tuple[float, int, Subject]] = []
-        self._stale = 0
-        self._number = count()
+        self._doors = [Door(port) for port in ports]
+        self._timers = Timers()
         self._unix_clients = count(1)
         self._now = monotonic()
         self._posted: deque[Callable[[], None]] = deque()
@@ -364,13 +308,14 @@ class IOThread(Thread):
             self.echoed += moved
             if self._report_move:
                 self._moved()
-        while self._timers and self._timers[0][0] <= now:
-            self._expire(*heappop(self._timers))
+        if self._timers.next <= now:
+            for subject in self._timers.expired(now):
+                self._on_due[subject.phase](subject)
 
     def _timeout(self) -> float | None:
-        if not self._timers:
+        if self._timers.next == inf:
             return None
-        return min(max(0.0, self._timers[0][0] - monotonic()), LONGEST_SLEEP)
+        return min(max(0.0, self._timers.next - monotonic()), LONGEST_SLEEP)
 
     def _moved(self) -> None:
         if self._report_move:
@@ -393,69 +338,33 @@ class IOThread(Thread):
         self._clients[fd] = subject
         self._epoll.register(fd, interest)
 
-    def _at(self, subject: Subject, when: float) -> None:
-        """Have `subject` expire at `when`, instead of when it otherwise would have.
-
-        There is no entry of the heap to move: one that comes up too early is put back.
-        """
-        subject.due = when
-        if not subject.timer or when < subject.timer:
-            subject.timer = when
-            heappush(self._timers, (when, next(self._number), subject))
-
-    def _forget_timer(self) -> None:
-        """Count an entry whose client is gone, and clear the heap of them before they outweigh."""
-        self._stale += 1
-        if self._stale > 64 and self._stale * 2 > len(self._timers):
-            self._timers = [entry for entry in self._timers if entry[2].phase != GONE]
-            heapify(self._timers)
-            self._stale = 0
-
-    def _expire(self, when: float, _number: int, subject: Subject) -> None:
-        if subject.timer != when:
-            return
-        subject.timer = 0.0
-        if subject.due > self._now:
-            self._at(subject, subject.due)
-        elif subject.due:
-            subject.due = 0.0
-            self._on_due[subject.phase](subject)
-
     # Clients come.
 
-    def _open(self, door: _Door) -> None:
-        self._watch(door.port.sock.fileno(), door, EPOLLIN | self._exclusive)
+    def _open(self, door: Door) -> None:
+        self._watch(door.fileno(), door, EPOLLIN | self._exclusive)
 
-    def _accept(self, door: _Door, _event: int, most: int = ACCEPTS_PER_TURN) -> None:
-        for _ in range(most):
-            try:
-                sock, address = door.port.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in NO_CAPACITY:
-                    self._pause(door, error)
-                    return
-                if error.errno in CLIENT_LOST or door.port.fallible:
-                    continue
-                raise
-            self._welcome(door, sock, address)
+    def _accept(self, door: Door, _event: int, most: int = ACCEPTS_PER_TURN) -> None:
+        try:
+            for sock, address in door.arrivals(most):
+                self._welcome(door, sock, address)
+        except NoCapacityError as error:
+            self._pause(door, str(error))
 
-    def _pause(self, door: _Door, error: OSError) -> None:
+    def _pause(self, door: Door, reason: str) -> None:
         if not door.paused:
             door.paused = True
-            self._epoll.unregister(door.port.sock.fileno())
-            events.ACCEPT_PAUSED(reason=error.strerror, seconds=ACCEPT_PAUSE)
-        self._at(door, self._now + ACCEPT_PAUSE)
+            self._epoll.unregister(door.fileno())
+            events.ACCEPT_PAUSED(reason=reason, seconds=ACCEPT_PAUSE)
+        self._timers.at(door, self._now + ACCEPT_PAUSE)
 
-    def _retry(self, door: _Door) -> None:
+    def _retry(self, door: Door) -> None:
         self._accept(door, 0)
         if not door.due:
             door.paused = False
             self._open(door)
             events.ACCEPT_RESUMED()
 
-    def _welcome(self, door: _Door, sock: socket, address: Any) -> None:
+    def _welcome(self, door: Door, sock: socket, address: Any) -> None:
         sock.setblocking(False)
         if isinstance(address, tuple):
             host, port = sys.intern(address[0]), address[1]
@@ -475,7 +384,7 @@ class IOThread(Thread):
             self._turn_away(client)
             return
         if self._manners.idle_timeout and not self._sweep.due:
-            self._at(self._sweep, self._now + self._manners.idle_timeout)
+            self._timers.at(self._sweep, self._now + self._manners.idle_timeout)
         if self._handlers:
             client.address = address
             if self._handlers.greet:
@@ -486,7 +395,7 @@ class IOThread(Thread):
         except OSError as error:
             # The kernel has no room for one more in the set (epoll_ctl(2): ENOMEM, ENOSPC).
             self._close(client, str(error.strerror))
-            self._pause(door, error)
+            raise NoCapacityError(error.strerror) from error
 
     def _refuse(self, client: Client, reason: str) -> None:
         self._refused += 1
@@ -504,7 +413,7 @@ class IOThread(Thread):
             events.REFUSED(refused=self._refused, client=client, reason=reason)
             self._refused = 0
             self._refused_last = None
-            self._at(self._refusals, self._now + REPORT_INTERVAL)
+            self._timers.at(self._refusals, self._now + REPORT_INTERVAL)
 
     def _turn_away(self, client: Client) -> None:
         """Tell a client that came too late or is too many, without a RST that destroys it."""
@@ -519,7 +428,7 @@ class IOThread(Thread):
         except OSError as error:
             self._lost(client, error)
             return
-        self._at(client, self._now + LINGER)
+        self._timers.at(client, self._now + LINGER)
 
     # Clients stay.
 
@@ -545,7 +454,7 @@ class IOThread(Thread):
 
     def _await_progress(self, client: Client) -> None:
         if self._manners.stall_timeout:
-            self._at(client, self._now + self._manners.stall_timeout)
+            self._timers.at(client, self._now + self._manners.stall_timeout)
 
     def _send_owed(self, client: Client, event: int) -> None:
         try:
@@ -592,7 +501,7 @@ class IOThread(Thread):
             self._handlers.close_idle(self._now - timeout)
         if self._admission.clients:
             # A sixteenth later at most, so that many clients do not mean many sweeps.
-            self._at(sweep, max(oldest + timeout, self._now + timeout / 16))
+            self._timers.at(sweep, max(oldest + timeout, self._now + timeout / 16))
 
     def _present(self) -> list[Client]:
         return [c for c in self._clients if isinstance(c, Client) and c.phase < CLIENT_PHASES]
@@ -616,19 +525,19 @@ class IOThread(Thread):
                         self._tell(client)
                     else:
                         client.phase = HUSHED
-                        self._at(client, client.last + self._manners.gap)
+                        self._timers.at(client, client.last + self._manners.gap)
         if self._handlers:
-            self._at(self._reminder, self._now + self._manners.gap)
+            self._timers.at(self._reminder, self._now + self._manners.gap)
         self._changed()
 
     def _insist(self, reminder: Subject) -> None:
         assert self._handlers is not None
         self._handlers.remind()
-        self._at(reminder, self._now + REMIND_INTERVAL)
+        self._timers.at(reminder, self._now + REMIND_INTERVAL)
 
-    def _abandon(self, door: _Door) -> None:
+    def _abandon(self, door: Door) -> None:
         """Leave a socket of the service manager alone: the next start serves what queues there."""
-        fd = door.port.sock.fileno()
+        fd = door.fileno()
         door.due = 0.0
         door.phase = GONE
         self._clients[fd] = _gone
@@ -638,7 +547,7 @@ class IOThread(Thread):
     def _hush(self, client: Client) -> None:
         client.phase = HUSHED
         self._epoll.modify(client.sock.fileno(), 0)
-        self._at(client, self._now + self._manners.gap)
+        self._timers.at(client, self._now + self._manners.gap)
 
     def _do_not_read(self, client: Client, event: int) -> None:
         if event & EPOLLERR:
@@ -676,7 +585,7 @@ class IOThread(Thread):
         if here:
             client.phase = HELD
             self._epoll.modify(client.sock.fileno(), 0)
-            self._at(client, self._now + self._manners.gap)
+            self._timers.at(client, self._now + self._manners.gap)
         else:
             self._close(client, "closed by the client")
 
@@ -714,9 +623,7 @@ class IOThread(Thread):
         self._account_owed(-len(client.owed))
         client.owed = b""
         client.phase = GONE
-        client.due = 0.0
-        if client.timer:
-            self._forget_timer()
+        self._timers.forget(client)
         self._clients[client.sock.fileno()] = _gone
         client.sock.close()
         if client.counted:
@@ -740,10 +647,13 @@ class IOThread(Thread):
         self._draining = True
         for door in self._doors:
             if door.phase == LISTENING:
+                door.port.shut()
                 self._accept(door, 0, LONGEST_BACKLOG)
-                self._abandon(door)
+                if door.port.sock.family == AF_UNIX:
+                    # It has nothing more to say, and would say so again and again.
+                    self._abandon(door)
         self._now = monotonic()
-        self._at(self._ending, self._now + MOMENT)
+        self._timers.at(self._ending, self._now + MOMENT)
         for client in self._present():
             if client.phase != LINGERING:
                 self._part(client)

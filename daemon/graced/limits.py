@@ -13,13 +13,13 @@ OWN_THREADS = 8
 _CGROUPS = ("/sys/fs/cgroup/{path}/pids.max", "/sys/fs/cgroup/pids/{path}/pids.max")
 
 
-def honour_descriptors(clients: int) -> None:
-    """Raise the limit of descriptors to what so many clients need.
+def honour_descriptors(max_clients: int, others: int) -> None:
+    """Raise the limit of descriptors to what so many clients, and those turned away, need.
 
     Raises `ConfigError` where that is not permitted: better now than by the client that is one
     too many.
     """
-    need = clients + OWN_DESCRIPTORS
+    need = max_clients + others + OWN_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or need <= soft:
         return
@@ -27,7 +27,7 @@ def honour_descriptors(clients: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
     except (OSError, ValueError):
         raise ConfigError(
-            f"limits.max_clients needs {need} descriptors,"
+            f"limits.max_clients = {max_clients} needs {need} descriptors,"
             f" but the limit (RLIMIT_NOFILE) is {min(soft, hard)}"
         ) from None
 

@@ -6,7 +6,10 @@ import errno
 import os
 import socket
 import stat
+import struct
+from array import array
 from collections.abc import Iterable, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from graced.address import Address
@@ -16,6 +19,22 @@ _FIRST_PASSED_FD = 3
 _TRIES_FOR_ONE_PORT = 20
 _NOT_ON_THIS_MACHINE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 """A name may stand for an address family that this machine has switched off."""
+
+
+_SO_ATTACH_FILTER = 26
+"""asm-generic/socket.h; Python has no name for it."""
+_INSTRUCTION = 8
+_DROP_SYN = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # ldb [13]: the flags of the TCP header
+        (0x45, 0, 1, 0x02),  # jset #SYN, next, skip
+        (0x06, 0, 0, 0),  # ret #0: drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # ret #-1: keep
+    )
+)
+"""Classic BPF (the kernel's networking/filter.rst).  What comes back to a SYN-ACK that has been
+sent is no SYN, so a connection that is being made is not lost."""
 
 
 class Listener:
@@ -41,6 +60,22 @@ class Listener:
         """As `socket.accept`, without what its Python wrapper costs for each client."""
         fd, peer = self._accept()
         return socket.socket(self._family, self._type, 0, fd), peer
+
+    def shut(self) -> None:
+        """Let nobody come any more; who is in the queue already can still be accepted.
+
+        Closing resets whoever is in the queue, so there must be nobody when it happens.  New
+        connections to a port are dropped by a filter, as if it were busy: their kernel tries
+        again a second later, when this server is gone or the next one there.
+        """
+        with suppress(OSError):
+            if self.sock.family == socket.AF_UNIX:
+                self.sock.shutdown(socket.SHUT_RD)
+            else:
+                program = array("B", _DROP_SYN)
+                address, length = program.buffer_info()
+                filter_program = struct.pack("HP", length // _INSTRUCTION, address)
+                self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
 
     def close(self) -> None:
         """Close it, and remove the path of a Unix socket if it still is ours."""

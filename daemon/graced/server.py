@@ -16,9 +16,11 @@ from typing import NamedTuple
 from graced import events
 from graced.admission import Admission
 from graced.client import Client
+from graced.door import Port
 from graced.errors import start_thread
 from graced.handler_pool import HandlerPool, Run
-from graced.io_thread import MOMENT, IOThread, Manners, Port
+from graced.io_thread import MOMENT, IOThread
+from graced.manners import Manners
 
 
 class Blocking(NamedTuple):

@@ -12,9 +12,10 @@ from graced.admission import Admission
 from graced.daemonize import Parent
 from graced.errors import FailedError, GracedError
 from graced.handlers import Handler
-from graced.io_thread import MAX_LINGERING, Manners
+from graced.io_thread import MAX_LINGERING
 from graced.journal import BackgroundHandler
 from graced.listener import Listener
+from graced.manners import Manners
 from graced.notify import Notifier
 from graced.pidfile import PidFile
 from graced.server import Blocking, Server, default_io_threads
@@ -65,7 +66,7 @@ class Service:
         self._log = log
         self._belongings = belongings
         self._handler = handlers.find(settings.handler, settings.farewell)
-        limits.honour_descriptors(settings.max_clients + MAX_LINGERING)
+        limits.honour_descriptors(settings.max_clients, others=MAX_LINGERING)
         if self._handler:
             limits.check_threads(settings.max_handler_threads)
         self._notifier = Notifier()

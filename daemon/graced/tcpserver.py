@@ -17,8 +17,8 @@ from typing import Any
 
 from graced.admission import Admission
 from graced.handler_pool import linger
-from graced.io_thread import Manners
 from graced.listener import display
+from graced.manners import Manners
 from graced.server import Blocking, Server
 
 UNLIMITED = 1_000_000
@@ -36,6 +36,9 @@ class _Door:
         self._server = server
         self.sock = server.socket
         self.name = display(server.server_address)
+
+    def shut(self) -> None:
+        """Nothing: the socket is its owner's, who may serve again."""
 
     def accept(self) -> tuple[socket.socket, Any]:
         server = self._server

@@ -1,0 +1,82 @@
+"""What clients come in by, and what accept(2) may say."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from socket import socket
+from typing import Any, Protocol
+
+from graced.client import LISTENING, Subject
+
+NO_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""It failed for want of something that others will give back."""
+CLIENT_LOST = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+    }
+)
+"""It failed for this one client; the next may be fine."""
+
+
+class Port(Protocol):
+    """A listening socket (see `graced.listener.Listener`)."""
+
+    name: str
+    passed: bool
+    """Whether it belongs to the service manager, and is left alone in the drain."""
+    sock: socket
+    fallible: bool
+    """Whether `accept` may raise any `OSError` that concerns but one client."""
+
+    def accept(self) -> tuple[socket, Any]: ...
+
+    def shut(self) -> None:
+        """Let nobody come any more; those who wait can still be accepted."""
+
+
+class NoCapacityError(Exception):
+    """Nobody can be accepted for now; the reason is its cause's `strerror`."""
+
+
+class Door(Subject):
+    """A port in the epoll set of an I/O thread."""
+
+    __slots__ = ("paused", "port")
+
+    def __init__(self, port: Port) -> None:
+        super().__init__(LISTENING)
+        self.port = port
+        self.paused = False
+        """Whether it is out of the epoll set for want of capacity."""
+
+    def fileno(self) -> int:
+        return self.port.sock.fileno()
+
+    def arrivals(self, most: int) -> Iterator[tuple[socket, Any]]:
+        """Those who wait, `most` at once, with their addresses.
+
+        Raises `NoCapacityError`, and `OSError` for what cannot happen.
+        """
+        for _ in range(most):
+            try:
+                yield self.port.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    # A Unix socket that is shut, and nobody is left in its queue.
+                    return
+                if error.errno in NO_CAPACITY:
+                    raise NoCapacityError(error.strerror) from error
+                if error.errno not in CLIENT_LOST and not self.port.fallible:
+                    raise
