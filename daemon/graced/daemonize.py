@@ -14,7 +14,9 @@ status and reason::
 
 The handover of the main pid is the parent's to make, because systemd with `NotifyAccess=main`
 believes only it; the barriers make sure that systemd has read each message while its sender is
-still there.  A daemon that dies closes its end, which the parent takes for a failure.
+still there.  A daemon that dies closes its end, which the parent takes for a failure; after a
+failure that was said the parent waits for that end, so that nothing is left of the daemon when the
+command returns.
 """
 
 from __future__ import annotations
@@ -71,6 +73,7 @@ class Parent:
     def serving(self) -> None:
         """Let the command return with 0."""
         self._tell(b"ok")
+        self._line.close()
 
     def failed(self, error: BaseException) -> None:
         """Let the command fail as we do."""
@@ -83,9 +86,7 @@ class Parent:
             self._line.send(message)
         except OSError:
             # The command was killed while it waited; the daemon goes on.
-            pass
-        finally:
-            self._line.close()
+            return
 
     def hand_over(self) -> None:
         """Tell our pid and wait until the service manager knows it."""
@@ -186,6 +187,7 @@ def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
             elif word == "ok":
                 return
             elif word:
+                line.recv(_LONGEST)
                 raise StartError(rest, int(word))
             else:
                 raise StartError("the daemon died before it served", 1)

@@ -160,6 +160,8 @@ class IOThread(Thread):
         """Clients that were closed at the deadline."""
         self.answered = 0
         """The number of the last `probe` that was answered."""
+        self.draining = False
+        """Whether the drain has begun: all who came before it are counted as clients."""
         self.failure: BaseException | None = None
 
         self._admission = admission
@@ -181,7 +183,6 @@ class IOThread(Thread):
         self._posted: deque[Callable[[], None]] = deque()
         self._report_move = False
 
-        self._draining = False
         self._finished = False
         self._ending = Subject(ENDING)
         self._sweep = Subject(SWEEPING)
@@ -380,7 +381,7 @@ class IOThread(Thread):
             events.CONNECTED(client=client)
         if self._report_move:
             self._moved()
-        if self._draining:
+        if self.draining:
             self._turn_away(client)
             return
         if self._manners.idle_timeout and not self._sweep.due:
@@ -475,7 +476,7 @@ class IOThread(Thread):
             self._resume(client, TOLD)
         elif client.told == HEARD:
             self._resume(client, self._resting)
-        elif self._draining and self._manners.farewell:
+        elif self.draining and self._manners.farewell:
             self._hush(client)
         else:
             self._resume(client, self._resting)
@@ -509,15 +510,17 @@ class IOThread(Thread):
     # Clients are told.
 
     def _drain(self) -> None:
-        if self._draining:
+        if self.draining:
             return
-        # Whatever had arrived when the signal came is answered before the farewell.
-        ready = self._epoll.poll(0, max(1, len(self._clients)))
-        self._turn([(fd, event) for fd, event in ready if fd != self._wake_fd])
-        self._draining = True
+        # Whoever and whatever had arrived when the signal came is served before the farewell.
         for door in self._doors:
             if door.port.passed:
                 self._abandon(door)
+            else:
+                self._accept(door, 0, LONGEST_BACKLOG)
+        ready = self._epoll.poll(0, len(self._clients))
+        self._turn([(fd, event) for fd, event in ready if fd != self._wake_fd])
+        self.draining = True
         if self._manners.farewell:
             for client in self._present():
                 if client.phase in RESTING:
@@ -618,7 +621,7 @@ class IOThread(Thread):
             self._lingering -= 1
         elif self._ending.due:
             self.closed += 1
-        elif self._draining:
+        elif self.draining:
             self.left += 1
         self._account_owed(-len(client.owed))
         client.owed = b""
@@ -637,14 +640,14 @@ class IOThread(Thread):
                 )
             if self._report_move:
                 self._moved()
-            if self._draining and not self._admission.clients:
+            if self.draining and not self._admission.clients:
                 self._changed()
         if self._ending.due and not self._lingering:
             self._finished = True
 
     def _finish(self) -> None:
         """Take in and tell who is in the queue, close everybody, and end."""
-        self._draining = True
+        self.draining = True
         for door in self._doors:
             if door.phase == LISTENING:
                 door.port.shut()

@@ -164,6 +164,11 @@ class Server:
         if self.pool:
             self.pool.drain()
 
+    @property
+    def drained(self) -> bool:
+        """Whether the drain has begun everywhere and nobody is left."""
+        return all(thread.draining for thread in self.io_threads) and not self.clients
+
     def stop(self) -> int:
         """Close who is left; return how many handlers did not return within a moment."""
         until = time.monotonic() + 2 * MOMENT

@@ -70,6 +70,7 @@ class Service:
         if self._handler:
             limits.check_threads(settings.max_handler_threads)
         self._notifier = Notifier()
+        belongings.callback(self._notifier.close)
         self._lock = PidFile(pid_file) if pid_file else None
         if self._lock:
             belongings.callback(self._lock.remove)

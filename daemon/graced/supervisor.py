@@ -77,7 +77,7 @@ class Supervisor:
             events.NOTIFYING(clients_left=clients)
         self._server.drain(self._deadline)
         tick = self._deadline - math.ceil(self._grace) + 1.0
-        while self._server.clients and time.monotonic() < self._deadline:
+        while not self._server.drained and time.monotonic() < self._deadline:
             signum = self._next_signal(min(tick, self._deadline))
             if signum:
                 self._acknowledge(signum)

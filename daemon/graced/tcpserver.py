@@ -149,7 +149,7 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         interval = poll_interval if theirs else math.inf
         poll = select.poll()
         poll.register(engine.changed_fd, select.POLLIN)
-        while not engine.draining.is_set() or engine.clients:
+        while not engine.drained:
             left = math.inf if engine.deadline is None else engine.deadline - time.monotonic()
             if left <= 0:
                 return
