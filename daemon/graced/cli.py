@@ -151,7 +151,9 @@ def _leave(status: int) -> NoReturn:
     """Exit at once: a thread that somebody's handler left behind could hold up the interpreter."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            # There is none where the caller has closed the descriptor.
+            if stream:
+                stream.flush()
         except OSError:
             status = status or 1
     os._exit(status)

@@ -104,8 +104,8 @@ class Service:
             supervisor = Supervisor(server, inbox, self._notifier, grace=grace)
             if self._lock:
                 self._lock.write()
-            events.STARTED(addresses=", ".join(d.name for d in self._doors), pid=os.getpid())
             supervisor.start()
+            events.STARTED(addresses=", ".join(d.name for d in self._doors), pid=os.getpid())
             if parent:
                 self._notifier.barrier()
                 parent.serving()
