@@ -155,7 +155,8 @@ class Supervisor:
         return self._said_at + STATUS_INTERVAL
 
     def _tell_status(self) -> None:
-        if self._notifier and time.monotonic() >= self._said_at + STATUS_INTERVAL:
+        due = self._said_at + STATUS_INTERVAL
+        if self._notifier and due <= time.monotonic() < self._deadline:
             status = self._status()
             if status != self._said:
                 self._remember(status)
