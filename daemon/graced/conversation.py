@@ -52,16 +52,17 @@ class Conversation(socket.socket):
 
     # The server's side.
 
-    def tell(self, *, insist: bool) -> None:
-        """Send the farewell once, now or soon; never blocks.
+    def tell(self, *, insist: bool, patience: float = 0.0) -> None:
+        """Send the farewell once, now or soon.
 
-        `insist`: even where the handler has written a moment ago.
+        `insist`: even where the handler has written a moment ago.  `patience`: seconds that a
+        write of the handler which is under way may take to end; 0: never block.
         """
         if self._stage >= TOLD or not self._farewell:
             return
         self._stage = OVERDUE if insist else max(self._stage, DUE)
         quiet = time.monotonic() - self.last >= self._gap
-        if (quiet or insist) and self._writing.acquire(blocking=False):
+        if (quiet or insist) and self._writing.acquire(timeout=patience):
             try:
                 self._say_farewell(socket.MSG_DONTWAIT)
             finally:

@@ -17,6 +17,9 @@ from graced.conversation import Conversation
 LINGER = 1.0
 """Seconds that a client which was told has to close before its descriptor goes."""
 
+LAST_WRITES = 0.05
+"""Seconds that the writes of all handlers together may take to end at the deadline."""
+
 Run = Callable[[Any, Any], None]
 """Runs a handler to its end: takes the request and the client's address, as `socketserver`."""
 
@@ -84,7 +87,7 @@ class HandlerPool:
                 self._threads.add(thread)
             draining, closing = self._draining, self._closing
         if closing:
-            _hang_up(request)
+            _hang_up(request, 0.0)
         elif draining and isinstance(request, Conversation):
             request.tell(insist=False)
         if thread:
@@ -138,8 +141,9 @@ class HandlerPool:
         with self._lock:
             self._closing = True
             requests = [visit.request for visit in self._visits]
+        until = time.monotonic() + LAST_WRITES
         for request in requests:
-            _hang_up(request)
+            _hang_up(request, max(0.0, until - time.monotonic()))
         return len(requests)
 
     def join(self, timeout: float) -> int:
@@ -196,10 +200,10 @@ class HandlerPool:
             self._leave(client, reason)
 
 
-def _hang_up(request: socket.socket) -> None:
+def _hang_up(request: socket.socket, patience: float) -> None:
     """Tell the client, if it is not told; the handler's next call finds the end of file."""
     if isinstance(request, Conversation):
-        request.tell(insist=True)
+        request.tell(insist=True, patience=patience)
     _end_both_ways(request)
 
 

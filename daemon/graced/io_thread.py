@@ -255,7 +255,8 @@ class IOThread(Thread):
         self.post(self._finish)
 
     def close(self) -> None:
-        """Give up the descriptor that `post` uses: when the thread is over and nobody will."""
+        """Give up what is open: when the thread is over, or was never started."""
+        self._epoll.close()
         os.close(self._wake_fd)
 
     # The loop.
@@ -701,7 +702,6 @@ class IOThread(Thread):
     def _shut(self) -> None:
         for client in self._present():
             client.sock.close()
-        self._epoll.close()
         self._changed()
 
 

@@ -40,6 +40,9 @@ class PidFile:
                 who = f" with pid {owner}" if owner.isdigit() else ""
                 raise AlreadyRunningError(f"already running{who}: {self.path} is locked") from None
             except OSError as error:
+                if not os.fstat(fd).st_size:
+                    # Made by us a moment ago, or nobody's.
+                    os.unlink(self.path)
                 os.close(fd)
                 raise self._cannot(error) from None
             # Its owner has removed it between our opening and our locking.
