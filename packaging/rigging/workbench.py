@@ -1,0 +1,102 @@
+"""A release's own tools at work on a copy of the checkout: its Python, its debhelper, its lintian.
+
+Not booted: a container with a private network, in which only the loopback exists, and a minimal
+init that reaps, so that what a tool leaves running does not outlive it.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rigging import rootfs
+from rigging.errors import CommandError
+from rigging.workspace import Workspace
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+# Where the copy lies for what runs.
+SOURCE = "/src"
+
+
+class Workbench:
+    """A container with the tools of a release and a copy of the checkout; a context manager.
+
+    ``source`` is the copy as seen from here; what the tools make of it stays until the context
+    is left.
+    """
+
+    def __init__(self, release: str) -> None:
+        self.release = release
+        self._workspace = Workspace(rootfs.root(release, "dev"), f"{release}-dev")
+        self.source = self.path(SOURCE)
+        _copy_checkout(self.source)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._workspace.close()
+
+    def path(self, path: str) -> Path:
+        """Where a file that was put here or made here is found, while nothing runs."""
+        return self._workspace.stage / path.removeprefix("/")
+
+    def stream(self, argv: Sequence[str], env: dict[str, str] | None = None) -> int:
+        """Run a command in the copy, its output going through; returns its exit status."""
+        return self._launch(argv, env or {}, (), None).wait()
+
+    def run(
+        self, *argv: str, env: dict[str, str] | None = None, mounts: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the copy; returns its output, that on stderr included.
+
+        mounts are HERE:THERE pairs to mount read-only. Raises CommandError on a non-zero exit
+        status.
+        """
+        process = self._launch(argv, env or {}, mounts, subprocess.PIPE)
+        output, _ = process.communicate()
+        text = output.decode(errors="replace")
+        result = subprocess.CompletedProcess(argv, process.returncode, text, "")
+        if result.returncode != 0:
+            raise CommandError(argv, result)
+        return result
+
+    def _launch(
+        self, command: Sequence[str], env: dict[str, str], mounts: Sequence[str], output: int | None
+    ) -> subprocess.Popen[bytes]:
+        argv = ["systemd-nspawn", "--quiet", f"--directory={self._workspace.root}", "--as-pid2"]
+        argv += [f"--machine={self._workspace.name}", "--hostname=device", "--register=no"]
+        argv += ["--private-network", "--console=pipe", f"--chdir={SOURCE}"]
+        argv += [f"--setenv={key}={value}" for key, value in {"LANG": "C.UTF-8", **env}.items()]
+        argv += [f"--bind-ro={mount}" for mount in mounts]
+        if not Path("/run/systemd/system").is_dir():
+            argv.append("--keep-unit")
+        unified = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+        return self._workspace.launch([*argv, *command], unified, output)
+
+
+def run_tests(release: str, pytest_arguments: Sequence[str] = ()) -> int:
+    """Run the unit and functional tests, or what pytest is told; returns pytest's exit status."""
+    arguments = pytest_arguments or ("tests/unit", "tests/functional")
+    with Workbench(release) as bench:
+        return bench.stream(["python3", "-m", "pytest", *arguments], {"PYTHONPATH": "daemon"})
+
+
+def _copy_checkout(target: Path) -> None:
+    """Copy what git tracks or would track; build products of another Python stay out."""
+    argv = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others"]
+    argv += ["--exclude-standard"]
+    listing = subprocess.run(argv, stdout=subprocess.PIPE, check=True, text=True)
+    for name in filter(None, listing.stdout.split("\0")):
+        source = CHECKOUT / name
+        if source.is_symlink() or source.exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name, follow_symlinks=False)
