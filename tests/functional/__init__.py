@@ -1,0 +1,1 @@
+"""A running server, driven from outside: what it promises, point by point."""

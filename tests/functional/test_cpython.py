@@ -1,0 +1,21 @@
+"""CPython's own tests, where they are installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from support import PATIENCE, environment
+
+
+def test_the_cases_of_cpython_pass_with_our_classes() -> None:
+    # Its tests warn of what they do on purpose: threads are left to be reaped.
+    found = subprocess.run(
+        [sys.executable, "-m", "functional.cpython_socketserver"],
+        env=environment({"PYTHONWARNINGS": "default"}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr

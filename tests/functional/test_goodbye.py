@@ -1,0 +1,537 @@
+"""The shutdown contract: every client hears the farewell once, alone, and nothing is lost."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from signal import SIGINT, SIGTERM, Signals
+from socket import MSG_PEEK
+
+import pytest
+
+from support import FAREWELL, Client, Graced
+
+STOP = ["SIGHUP", "SIGINT", "SIGTERM", "SIGQUIT"]
+SLOW_GAP = "[shutdown]\nfarewell_gap = 1.0"
+"""Long enough for a client to read within it on a busy machine."""
+MOMENT = 0.5
+"""Seconds after the deadline in which the server is gone."""
+
+
+@pytest.fixture
+def graced(handler: str, address: str) -> Iterator[Graced]:
+    with Graced("--handler", handler, listen=address) as graced:
+        yield graced
+
+
+@pytest.mark.parametrize("signame", STOP)
+def test_each_stop_signal_is_acknowledged_and_tells_the_clients(signame: str) -> None:
+    with Graced("--grace", "30") as graced, graced.served() as one, graced.served() as two:
+        graced.signal(Signals[signame])
+        for client in (one, two):
+            client.expect_farewell_alone()
+            client.close()
+        assert graced.wait() == 0
+        lines = graced.log.lines
+        start = lines.index(f"<6>{signame} received, closing in 30 s, 2 clients to tell")
+        assert lines[start + 1] == "<6>telling 2 clients that the server is going offline"
+        assert lines[-1].startswith("<6>stopped after ")
+        assert graced.stopped.left == 2
+        assert graced.stopped.seconds < 30
+
+
+def test_with_no_client_the_end_comes_at_once(graced: Graced) -> None:
+    assert graced.stop() == 0
+    assert graced.stopped.seconds < 4
+    assert graced.stopped[1:] == (0, 0)
+    assert not graced.log.count("telling")
+
+
+def test_who_has_never_said_a_word_is_told(graced: Graced) -> None:
+    with graced.served() as client:
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (1, 0)
+
+
+def test_who_is_quiet_now_is_told(graced: Graced) -> None:
+    with graced.connect() as client:
+        client.echo(b"hello")
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (1, 0)
+
+
+def test_the_clients_are_served_on_after_the_farewell(graced: Graced) -> None:
+    with graced.connect() as client:
+        client.echo(b"before")
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        for number in range(100):
+            client.echo(b"after %d" % number)
+        client.finish()
+        client.expect_end()
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (1, 0)
+
+
+def test_a_client_that_comes_back_to_an_idle_handler_is_served(graced: Graced) -> None:
+    with graced.served() as silent:
+        graced.signal(SIGTERM)
+        silent.expect_farewell_alone()
+        silent.echo(b"my first words")
+        silent.finish()
+        silent.expect_end()
+        assert graced.wait() == 0
+
+
+def test_who_sends_before_reading_finds_the_farewell_alone(handler: str, address: str) -> None:
+    """The bytes that come after the farewell are answered a gap after they came."""
+    options = ("--grace", "30", "--handler", handler)
+    with (
+        Graced(*options, listen=address, config=SLOW_GAP) as graced,
+        graced.served() as silent,
+        graced.connect() as quiet,
+    ):
+        quiet.echo(b"hello")
+        graced.signal(SIGTERM)
+        for client in (silent, quiet):
+            assert client.sock.recv(100, MSG_PEEK) == FAREWELL
+            client.send(b"still there?")
+            client.expect_farewell_alone()
+        for client in (silent, quiet):
+            assert client.recv() == b"still there?"
+            client.echo(b"yes")
+            client.finish()
+            client.expect_end()
+        assert graced.wait() == 0
+
+
+def test_who_is_talking_finds_the_farewell_alone(handler: str, address: str) -> None:
+    """A client that answers whatever comes, as fast as it can."""
+    options = ("--grace", "30", "--handler", handler)
+    config = "[shutdown]\nfarewell_gap = 0.5"
+    with (
+        Graced(*options, listen=address, config=config) as graced,
+        graced.connect() as client,
+    ):
+        heard = []
+        for number in range(100_000):
+            message = b"message %6d" % number
+            client.send(message)
+            if number == 100:
+                graced.signal(SIGTERM)
+            received = client.recv()
+            if received != message:
+                heard.append(received)
+                assert client.recv_exactly(len(message)) == message
+                break
+        assert heard == [FAREWELL]
+        client.echo(b"goodbye")
+        client.finish()
+        client.expect_end()
+        assert graced.wait() == 0
+
+
+def test_all_that_came_before_the_signal_is_echoed_before_the_farewell(
+    handler: str, address: str
+) -> None:
+    with (
+        Graced("--grace", "30", "--handler", handler, listen=address) as graced,
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(graced.connect()) for _ in range(10)]
+        for client in clients:
+            client.echo(b"hello")
+            client.send(b"one last word")
+        graced.log.wait_for("<6>connection from", len(clients))
+        graced.signal(SIGTERM)
+        for client in clients:
+            received = client.recv_until(FAREWELL)
+            # Unless it came while nobody was read: then it is echoed now.
+            rest = b"" if len(received) > len(FAREWELL) else client.recv_exactly(13)
+            assert received + rest in {b"one last word" + FAREWELL, FAREWELL + b"one last word"}
+            client.close()
+        assert graced.wait() == 0
+
+
+def test_a_client_that_leaves_at_the_farewell_ends_the_wait(graced: Graced) -> None:
+    with graced.served() as one, graced.served() as two:
+        graced.signal(SIGTERM)
+        for client in (one, two):
+            client.expect_farewell_alone()
+            client.close()
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (2, 0)
+        assert graced.stopped.seconds < 4
+
+
+def test_a_client_that_stays_is_closed_at_the_deadline(handler: str, address: str) -> None:
+    with (
+        Graced("--grace", "1.5", "--handler", handler, listen=address) as graced,
+        graced.served() as silent,
+        graced.connect() as quiet,
+        graced.connect() as leaves,
+    ):
+        for client in (quiet, leaves):
+            client.echo(b"hello")
+        graced.signal(SIGTERM)
+        for client in (silent, quiet, leaves):
+            client.expect_farewell_alone()
+        quiet.echo(b"I stay")
+        leaves.close()
+        for client in (silent, quiet):
+            assert client.recv_to_end() == b""
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (1, 2)
+        assert 1.5 <= graced.stopped.seconds < 1.5 + MOMENT
+        assert graced.log.count("closing connection from .*: deadline, ") == 2
+
+
+def test_the_end_counts_down_each_second(handler: str) -> None:
+    with Graced("--grace", "3", "--handler", handler) as graced, graced.served() as client:
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        assert graced.wait() == 0
+        assert [match[0] for match in graced.log.matches("closing in . s, . clients left")] == [
+            "closing in 2 s, 1 clients left",
+            "closing in 1 s, 1 clients left",
+        ]
+        assert 3 <= graced.stopped.seconds < 3 + MOMENT
+
+
+def test_many_that_stay_have_one_deadline_together(handler: str) -> None:
+    """And none for each: ten clients that stay do not take ten times as long."""
+    with Graced("--grace", "1", "--handler", handler) as graced, ExitStack() as stack:
+        clients = [stack.enter_context(graced.connect()) for _ in range(10)]
+        for client in clients[::2]:
+            client.send_until_full()
+        for client in clients[1::2]:
+            client.echo(b"hello")
+        graced.signal(SIGTERM)
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (0, 10)
+        assert 1 <= graced.stopped.seconds < 1 + MOMENT
+
+
+def test_one_that_does_not_read_does_not_delay_the_farewell(graced: Graced) -> None:
+    with graced.connect() as deaf, graced.served() as silent, graced.connect() as quiet:
+        deaf.send_until_full()
+        quiet.echo(b"hello")
+        graced.signal(SIGTERM)
+        for client in (silent, quiet):
+            client.expect_farewell_alone()
+        deaf.reset()
+        for client in (silent, quiet):
+            client.close()
+        assert graced.wait() == 0
+        assert graced.stopped.seconds < 4
+
+
+def test_who_reads_late_gets_all_and_the_farewell(handler: str, address: str) -> None:
+    """One that had not taken its bytes when the drain began: first those, then the farewell."""
+    with (
+        Graced("--grace", "60", "--handler", handler, listen=address) as graced,
+        graced.connect() as client,
+    ):
+        sent = client.send_until_full()
+        graced.signal(SIGTERM)
+        graced.log.wait_for("closing in 59 s")
+        received = 0
+        tail = b""
+        while received < sent + len(FAREWELL):
+            chunk = client.recv()
+            received += len(chunk)
+            tail += chunk.replace(b"x", b"")
+        assert tail == FAREWELL
+        client.echo(b"thank you")
+        client.finish()
+        client.expect_end()
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (1, 0)
+
+
+@pytest.mark.parametrize("sends_first", [False, True], ids=["silent", "sends-first"])
+def test_a_new_client_in_the_drain_hears_the_farewell_and_the_end(
+    graced: Graced, sends_first: bool
+) -> None:
+    with graced.served() as stays:
+        graced.signal(SIGTERM)
+        stays.expect_farewell_alone()
+        for number in range(20):
+            with graced.connect() as late:
+                if sends_first:
+                    late.send(b"x" * 100 * number + b"hello")
+                # A RST, which would destroy the farewell, is an exception here.
+                assert late.recv_to_end() == FAREWELL
+        stays.close()
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (1, 0)
+        assert graced.log.count("closing connection from .*: turned away, 0 bytes") == 20
+
+
+def test_a_new_client_in_the_drain_that_does_not_close_is_closed(graced: Graced) -> None:
+    with graced.served() as stays, ExitStack() as stack:
+        graced.signal(SIGTERM)
+        stays.expect_farewell_alone()
+        late = [stack.enter_context(graced.connect()) for _ in range(5)]
+        for client in late:
+            assert client.recv_to_end() == FAREWELL
+        graced.log.wait_for("closing connection from .*: turned away", len(late))
+        stays.close()
+        assert graced.wait() == 0
+
+
+def test_who_is_in_the_queue_at_the_deadline_is_told() -> None:
+    """Nobody who got through connect(2) is left without an answer."""
+    with Graced("--grace", "1") as graced, graced.served() as stays, ExitStack() as stack:
+        graced.signal(SIGTERM)
+        stays.expect_farewell_alone()
+        stop = threading.Event()
+        answers: list[bytes] = []
+
+        def come() -> None:
+            while not stop.is_set():
+                try:
+                    client = stack.enter_context(graced.connect())
+                except ConnectionRefusedError:
+                    return
+                except ConnectionResetError:
+                    # connect(2) did not succeed: the socket went while it was being set up.
+                    return
+                client.finish()
+                answers.append(client.recv_to_end())
+
+        thread = threading.Thread(target=come)
+        thread.start()
+        try:
+            assert graced.wait() == 0
+        finally:
+            stop.set()
+            thread.join()
+        assert len(answers) > 10
+        assert set(answers) == {FAREWELL}
+
+
+def test_with_no_grace_the_farewell_is_said_all_the_same(handler: str, address: str) -> None:
+    with (
+        Graced("--grace", "0", "--handler", handler, listen=address) as graced,
+        graced.served() as silent,
+        graced.connect() as talking,
+    ):
+        talking.echo(b"hello")
+        graced.signal(SIGTERM)
+        for client in (silent, talking):
+            assert client.recv_to_end() == FAREWELL
+        assert graced.wait() == 0
+        assert graced.stopped.seconds < MOMENT
+
+
+def test_an_empty_farewell_is_not_said(handler: str, address: str) -> None:
+    config = '[shutdown]\nfarewell = ""'
+    with (
+        Graced("--grace", "1", "--handler", handler, listen=address, config=config) as graced,
+        graced.served() as silent,
+        graced.connect() as talking,
+    ):
+        talking.echo(b"hello")
+        graced.signal(SIGTERM)
+        graced.log.wait_for("telling 2 clients")
+        talking.echo(b"hello")
+        with graced.connect() as late:
+            assert late.recv_to_end() == b""
+        for client in (silent, talking):
+            assert client.recv_to_end() == b""
+        assert graced.wait() == 0
+
+
+def test_the_farewell_may_be_any_text(handler: str, address: str) -> None:
+    farewell = "auf Wiedersehen, \u00e4ndere nichts!\n"
+    config = f"[shutdown]\nfarewell = '''{farewell}'''"
+    with (
+        Graced("--handler", handler, listen=address, config=config) as graced,
+        graced.served() as client,
+    ):
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone(farewell.encode())
+        client.close()
+        assert graced.wait() == 0
+
+
+@pytest.mark.parametrize("when", ["told", "held", "stalled"])
+def test_a_reset_in_the_drain_is_one_line(graced: Graced, when: str) -> None:
+    with graced.served() as stays, graced.connect() as client:
+        client.echo(b"hello")
+        if when == "stalled":
+            client.send_until_full()
+        graced.signal(SIGTERM)
+        stays.expect_farewell_alone()
+        if when == "held":
+            client.recv()
+            client.send(b"are you there?")
+        client.reset()
+        graced.log.wait_for("closing connection from")
+        stays.close()
+        assert graced.wait() == 0
+        assert graced.log.count("closing connection from") == 2
+
+
+def test_more_than_one_io_thread_says_goodbye_as_well(handler: str, address: str) -> None:
+    config = "[server]\nio_threads = 3"
+    with (
+        Graced("--grace", "30", "--handler", handler, listen=address, config=config) as graced,
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(graced.connect()) for _ in range(60)]
+        for client in clients:
+            client.echo(b"hello")
+        graced.signal(SIGTERM)
+        for client in clients:
+            client.expect_farewell_alone()
+            client.send(b"and now")
+        for client in clients:
+            assert client.recv_exactly(7) == b"and now"
+            client.close()
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (60, 0)
+
+
+def test_the_end_of_a_stream_in_the_drain_is_seen(graced: Graced) -> None:
+    """Who has said all it had to say may half-close before it hears the farewell."""
+    with graced.served() as stays, graced.connect() as client:
+        client.echo(b"hello")
+        graced.signal(SIGTERM)
+        client.send(b"last words")
+        client.finish()
+        received = client.recv_to_end()
+        assert re.fullmatch(rb"(last words)?SHUTDOWN(last words)?|last words", received)
+        assert received.count(b"last words") == 1
+        stays.close()
+        assert graced.wait() == 0
+
+
+@pytest.mark.parametrize("signame", ["SIGINT", "SIGQUIT"])
+def test_an_impatient_signal_ends_the_grace_period(signame: str, handler: str) -> None:
+    with Graced("--grace", "600", "--handler", handler) as graced, graced.served() as client:
+        graced.signal(Signals[signame])
+        client.expect_farewell_alone()
+        graced.signal(Signals[signame])
+        client.expect_end()
+        assert graced.wait() == 0
+        graced.log.wait_for(f"{signame} received again, ending the grace period now")
+        assert graced.stopped.seconds < 60
+        assert graced.stopped[1:] == (0, 1)
+
+
+@pytest.mark.parametrize("first", ["SIGTERM", "SIGHUP"])
+def test_int_ends_the_grace_period_whatever_began_it(first: str) -> None:
+    with Graced("--grace", "600") as graced, graced.served() as client:
+        graced.signal(Signals[first])
+        client.expect_farewell_alone()
+        assert graced.stop(SIGINT) == 0
+
+
+@pytest.mark.parametrize(("first", "second"), [("TERM", "TERM"), ("HUP", "HUP"), ("INT", "TERM")])
+def test_a_patient_signal_changes_nothing(first: str, second: str) -> None:
+    with Graced("--grace", "2") as graced, graced.served() as client:
+        graced.signal(Signals[f"SIG{first}"])
+        client.expect_farewell_alone()
+        for number in (1, 2):
+            graced.signal(Signals[f"SIG{second}"])
+            graced.log.wait_for(f"^<6>SIG{second} received, already closing$", number)
+        client.echo(b"still here")
+        assert graced.wait() == 0
+        assert 2 <= graced.stopped.seconds < 2 + MOMENT
+
+
+@pytest.mark.parametrize("order", [("HUP", "TERM"), ("TERM", "HUP")], ids="-".join)
+def test_the_two_signals_of_systemd_at_once_keep_the_grace(order: tuple[str, str]) -> None:
+    """SendSIGHUP=yes: HUP right behind TERM, of which Python may see either first."""
+    with Graced("--grace", "1") as graced, graced.served() as client:
+        for name in order:
+            graced.signal(Signals[f"SIG{name}"])
+        client.expect_farewell_alone()
+        client.echo(b"still here")
+        assert graced.wait() == 0
+        assert graced.stopped.seconds >= 1
+        assert graced.stopped[1:] == (0, 1)
+        assert graced.log.count("SIG(HUP|TERM) received, closing in 1 s") == 1
+        assert graced.log.count("SIG(HUP|TERM) received, already closing") == 1
+
+
+def test_usr1_in_the_drain_logs_the_status() -> None:
+    with Graced("--grace", "30") as graced, graced.served() as client:
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        graced.signal(Signals.SIGUSR1)
+        graced.log.wait_for(r"^<6>draining: 1 clients left, (30|29) s to go$")
+        client.close()
+        assert graced.wait() == 0
+
+
+def test_a_signal_during_the_start_is_not_lost() -> None:
+    """It waits until the server can keep the contract, and stops it then."""
+    before = (
+        "import os, signal\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    with Graced(before=before) as graced:
+        assert graced.wait() == 0
+        assert graced.log.count("SIGTERM received, closing in 5 s, 0 clients to tell") == 1
+
+
+def test_the_deadline_does_not_move_when_signals_keep_coming() -> None:
+    with Graced("--grace", "1") as graced, graced.served() as client:
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        number = 0
+        while graced.process.poll() is None and number < 1000:
+            number += 1
+            graced.signal(SIGTERM)
+        assert graced.wait() == 0
+        assert 1 <= graced.stopped.seconds < 1 + MOMENT
+
+
+def test_who_keeps_coming_does_not_keep_the_server(handler: str) -> None:
+    """Late clients, one after the other, are no reason to stay beyond the deadline."""
+    with Graced("--grace", "1", "--handler", handler) as graced, graced.served() as stays:
+        graced.signal(SIGTERM)
+        stays.expect_farewell_alone()
+        try:
+            while True:
+                with Client.connect(graced.addresses[0]) as late:
+                    late.send(b"hello")
+                    late.recv()
+        except (ConnectionError, OSError):
+            assert graced.wait() == 0
+        assert 1 <= graced.stopped.seconds < 1 + MOMENT
+
+
+def test_the_log_is_in_order(graced: Graced) -> None:
+    with graced.served() as client:
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 0
+    events = [
+        "serving on",
+        "<6>connection from",
+        "SIGTERM received",
+        "telling 1 clients",
+        "closing connection from",
+        "stopped after",
+    ]
+    places = [
+        next(index for index, line in enumerate(graced.log.lines) if event in line)
+        for event in events
+    ]
+    assert all(one < other for one, other in pairwise(places))
+    assert len(graced.log.lines) == len(events)

@@ -1,0 +1,38 @@
+"""What the tests share: a running graced, clients of it, a service manager, and leak checks.
+
+Nothing here sleeps or polls: whatever is waited for is waited for on a condition, with `PATIENCE`
+as the limit that only a failing test reaches.
+"""
+
+from support.client import FAREWELL, Client
+from support.leaks import Leaks, own_orphans
+from support.log import PATIENCE, Log
+from support.notify import NotifySocket
+from support.process import (
+    CHECKOUT,
+    COMMAND,
+    Daemon,
+    Graced,
+    Stopped,
+    environment,
+    launch,
+    run_graced,
+)
+
+__all__ = [
+    "CHECKOUT",
+    "COMMAND",
+    "FAREWELL",
+    "PATIENCE",
+    "Client",
+    "Daemon",
+    "Graced",
+    "Leaks",
+    "Log",
+    "NotifySocket",
+    "Stopped",
+    "environment",
+    "launch",
+    "own_orphans",
+    "run_graced",
+]

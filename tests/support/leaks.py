@@ -1,0 +1,108 @@
+"""What a test may not leave behind: threads, descriptors, processes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ENOUGH_TO_END = 10.0
+"""Seconds that a process may need to end that has nothing more to do."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+_CHILD = 4
+"""The parent's place among the fields of /proc/PID/stat, counted from 1."""
+
+
+@contextmanager
+def own_orphans() -> Iterator[None]:
+    """Become the parent of what daemons leave, so that nothing escapes (prctl(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+class Leaks:
+    """What there is now, to be compared with what there is later."""
+
+    def __init__(self) -> None:
+        self._threads = set(threading.enumerate())
+        self._descriptors = _descriptors()
+        self._processes = _children()
+
+    def found(self) -> list[str]:
+        """What has come since and has not gone."""
+        found = [f"thread {t.name}" for t in set(threading.enumerate()) - self._threads]
+        now = _descriptors()
+        found += [
+            f"descriptor {fd}: {what}"
+            for fd, what in now.items()
+            if self._descriptors.get(fd) != what
+        ]
+        for pid in _children() - self._processes:
+            _await(pid)
+        _reap_orphans()
+        found += [f"process {pid}: {_command(pid)}" for pid in _children() - self._processes]
+        return found
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            found[int(path.name)] = os.readlink(path)
+        except FileNotFoundError:
+            # The one that the listing itself was read through.
+            continue
+    return found
+
+
+def _children() -> set[int]:
+    """Whose parent we are."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name of a command, in parentheses, may have blanks and parentheses in it.
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[_CHILD - 3]) == os.getpid() and fields[0] != "Z":
+            found.add(int(path.parent.name))
+    return found
+
+
+def _await(pid: int) -> None:
+    """Let a process end that is about to: a daemon that failed outlives its command by a bit."""
+    try:
+        ended = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        poll.poll(ENOUGH_TO_END * 1000)
+    finally:
+        os.close(ended)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone by now"
+
+
+def _reap_orphans() -> None:
+    """Bury what ended without a parent; whoever had a parent in a test is buried already."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
