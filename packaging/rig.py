@@ -6,6 +6,7 @@ systemd-container and mmdebstrap.
 """
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
@@ -83,7 +84,7 @@ def _act(arguments: argparse.Namespace, rest: list[str]) -> int:
     with Machine(arguments.release) as machine:
         if arguments.deb is not None:
             machine.install(arguments.deb.resolve(strict=True))
-        argv = rest or ["bash", "-i"]
+        argv = rest or ["env", f"TERM={os.environ.get('TERM', 'dumb')}", "bash", "-i"]
         return subprocess.run(machine.command(argv), check=False).returncode
 
 

@@ -161,6 +161,9 @@ def _bind_port(address: Address, backlog: int) -> list[socket.socket]:
 def _resolve(address: Address) -> list[tuple[int, tuple[object, ...]]]:
     if address.host == "*":
         return [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0, 0, 0))]  # noqa: S104
+    if address.host == "localhost":
+        # As RFC 6761 asks for; a device may have no /etc/hosts, and the resolver takes a while.
+        return [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_INET6, ("::1", 0, 0, 0))]
     try:
         # As bytes: a str would load the IDNA codec, which costs a tenth of the start.
         host = address.host.encode("ascii" if address.host.isascii() else "idna")

@@ -33,6 +33,7 @@ class PidFile:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_at_path(fd):
+                    self._check_owner(fd)
                     return fd
             except BlockingIOError:
                 owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
@@ -57,14 +58,16 @@ class PidFile:
         except OSError as error:
             raise self._cannot(error) from None
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            problem = "it is no plain file"
-        elif status.st_uid not in {os.geteuid(), 0}:
-            problem = f"it belongs to user {status.st_uid}"
-        else:
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
             return fd
         os.close(fd)
-        raise PidFileError(f"cannot write pidfile {self.path}: {problem}")
+        raise PidFileError(f"cannot write pidfile {self.path}: it is no plain file")
+
+    def _check_owner(self, fd: int) -> None:
+        owner = os.fstat(fd).st_uid
+        if owner not in {os.geteuid(), 0}:
+            os.close(fd)
+            raise PidFileError(f"cannot write pidfile {self.path}: it belongs to user {owner}")
 
     def _check_directory(self) -> None:
         directory = os.path.dirname(self.path)

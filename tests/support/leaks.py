@@ -14,8 +14,6 @@ ENOUGH_TO_END = 10.0
 """Seconds that a process may need to end that has nothing more to do."""
 
 _PR_SET_CHILD_SUBREAPER = 36
-_CHILD = 4
-"""The parent's place among the fields of /proc/PID/stat, counted from 1."""
 
 
 @contextmanager
@@ -66,16 +64,22 @@ def _descriptors() -> dict[int, str]:
 
 def _children() -> set[int]:
     """Whose parent we are."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
         try:
-            # The name of a command, in parentheses, may have blanks and parentheses in it.
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+            found.update(map(int, (task / "children").read_text().split()))
+        except FileNotFoundError:
+            # That thread has just ended.
             continue
-        if int(fields[_CHILD - 3]) == os.getpid() and fields[0] != "Z":
-            found.add(int(path.parent.name))
-    return found
+    return {pid for pid in found if not _is_zombie(pid)}
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        # The name of a command, in parentheses, may have blanks and parentheses in it.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _await(pid: int) -> None:
