@@ -18,14 +18,24 @@ LOGGER = logging.getLogger("graced")
 class Event:
     """A kind of log record; calling it logs one.  Any thread may."""
 
-    __slots__ = ("level", "message_id", "per_client", "text")
+    __slots__ = ("final", "level", "message_id", "per_client", "text")
 
-    def __init__(self, message_id: str, level: int, text: str, *, per_client: bool = False) -> None:
+    def __init__(
+        self,
+        message_id: str,
+        level: int,
+        text: str,
+        *,
+        per_client: bool = False,
+        final: bool = False,
+    ) -> None:
         self.message_id = message_id
         self.level = level
         self.text = text
         self.per_client = per_client
         """How often it is logged is up to the clients: the journal is protected from a flood."""
+        self.final = final
+        """Nothing comes after it: what is still to be said is said before."""
 
     def __str__(self) -> str:
         return self.text
@@ -94,6 +104,7 @@ STOPPED = Event(
     INFO,
     "stopped after %(seconds).3f s: %(clients_gone)d clients left by themselves,"
     " %(clients_closed)d closed at the deadline",
+    final=True,
 )
 STATUS = Event(
     "98beb9f390814837b6f2a35140a6abba",
@@ -135,6 +146,7 @@ FAILED = Event(
     "f2a788d9c74745ac985aa686487381bc",
     CRITICAL,
     "failed: %(reason)s",
+    final=True,
 )
 NOTIFY_BROKEN = Event(
     "5cedba4daebe451b9cc59237a89bf712",

@@ -63,6 +63,7 @@ class HandlerPool:
         self._waiting: deque[_Visit] = deque()
         self._visits: set[_Visit] = set()
         self._threads: set[Thread] = set()
+        self._starting = 0
         self._draining = False
         self._reminded = False
         self._closing = False
@@ -81,16 +82,20 @@ class HandlerPool:
         with self._lock:
             self._visits.add(visit)
             self._waiting.append(visit)
-            thread = None
-            if len(self._threads) < self._max_threads:
-                thread = Thread(target=self._work, name=f"handler {client}", daemon=True)
-                self._threads.add(thread)
+            missing = len(self._waiting) - self._starting
+            free = self._max_threads - len(self._threads)
+            threads = [
+                Thread(target=self._work, name=f"handler {client}", daemon=True)
+                for _ in range(min(missing, free))
+            ]
+            self._threads.update(threads)
+            self._starting += len(threads)
             draining, closing = self._draining, self._closing
         if closing:
             _hang_up(request, 0.0)
         elif draining and isinstance(request, Conversation):
             request.tell(insist=False)
-        if thread:
+        for thread in threads:
             self._start(thread, visit)
 
     def _start(self, thread: Thread, visit: _Visit) -> None:
@@ -100,6 +105,7 @@ class HandlerPool:
             # The limit of tasks is reached; a running thread will take the client on, if any is.
             with self._lock:
                 self._threads.discard(thread)
+                self._starting -= 1
                 stranded = not self._threads and visit in self._waiting
                 if stranded:
                     self._waiting.remove(visit)
@@ -157,6 +163,8 @@ class HandlerPool:
             return len(self._threads)
 
     def _work(self) -> None:
+        with self._lock:
+            self._starting -= 1
         while visit := self._next():
             self._visit(visit)
 

@@ -23,7 +23,7 @@ import termios
 import threading
 import time
 from fcntl import ioctl
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from graced import events
@@ -41,6 +41,8 @@ _PRIORITY = {
     logging.CRITICAL: 2,
 }
 FLUSH_TIMEOUT = 0.1
+ACCOUNT_INTERVAL = 1.0
+"""Seconds between two records about what was not logged, at least."""
 PATIENCE = 0.25
 """Seconds that the end of the program waits for a log that does not keep up."""
 _DAEMON_FACILITY = 3 << 3
@@ -102,12 +104,21 @@ class Stderr:
         """Nothing to wait for: a pipe keeps what was written."""
 
 
+def _connect(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 class Syslog:
     """The traditional socket, RFC 3164, for a daemon on a machine without a journal."""
 
     def __init__(self, path: str = SYSLOG_SOCKET) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.connect(path)
+        self._socket = _connect(path)
 
     def write(self, record: logging.LogRecord) -> None:
         for line in message(record).splitlines():
@@ -129,8 +140,7 @@ class Journal:
     """journald's native socket: every field of an event is a field of the journal."""
 
     def __init__(self, path: str = JOURNAL_SOCKET) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.connect(path)
+        self._socket = _connect(path)
 
     def write(self, record: logging.LogRecord) -> None:
         event = record.msg if isinstance(record.msg, events.Event) else None
@@ -249,6 +259,7 @@ class BackgroundHandler(logging.Handler):
         self._dropped = 0
         self._suppressed = 0
         self._unwritten = 0
+        self._accounted = time.monotonic()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -283,14 +294,18 @@ class BackgroundHandler(logging.Handler):
             self._thread.join(PATIENCE)
 
     def _write_all(self) -> None:
-        while record := self._queue.get():
-            self._write(record)
-            if self._queue.empty():
+        while True:
+            try:
+                record = self._queue.get(timeout=self._until_account())
+            except Empty:
                 self._account()
+                continue
+            if record is None:
+                break
+            if self._until_account() == 0.0 or getattr(record.msg, "final", False):
+                self._account()
+            self._write(record)
         self._account()
-        while not self._queue.empty():
-            if record := self._queue.get():
-                self._write(record)
         self.sink.flush(FLUSH_TIMEOUT)
 
     def _write(self, record: logging.LogRecord) -> None:
@@ -303,13 +318,23 @@ class BackgroundHandler(logging.Handler):
             self._dropped += self._unwritten
             self._unwritten = 0
 
+    def _until_account(self) -> float | None:
+        """Seconds until it may be said what was not logged; None: there is nothing to say."""
+        if not (self._dropped or self._suppressed):
+            return None
+        return max(0.0, self._accounted + ACCOUNT_INTERVAL - time.monotonic())
+
     def _account(self) -> None:
+        """Say what was not logged."""
+        self._accounted = time.monotonic()
         dropped, self._dropped = self._dropped, 0
         suppressed, self._suppressed = self._suppressed, 0
-        if dropped:
-            events.LOG_DROPPED(records=dropped)
-        if suppressed:
-            events.LOG_SUPPRESSED(records=suppressed)
+        for event, count in ((events.LOG_DROPPED, dropped), (events.LOG_SUPPRESSED, suppressed)):
+            if count:
+                fields = {"records": count}
+                self._write(
+                    events.LOGGER.makeRecord(IDENTIFIER, event.level, "", 0, event, (fields,), None)
+                )
 
 
 def open_log(level: str, sink: Sink) -> BackgroundHandler:

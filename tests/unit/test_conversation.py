@@ -1,0 +1,230 @@
+"""A socket that leaves room for the farewell."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from graced.conversation import Conversation
+from support import FAREWELL, PATIENCE, Client
+
+GAP = 0.2
+
+
+class Pair(NamedTuple):
+    handler: Conversation
+    client: Client
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Pair]]:
+    pairs: list[Pair] = []
+
+    def make(farewell: bytes = FAREWELL, gap: float = GAP, *, told: bool = False) -> Pair:
+        ours, theirs = socket.socketpair()
+        pairs.append(Pair(Conversation(ours, farewell, gap, told=told), Client(theirs)))
+        return pairs[-1]
+
+    yield make
+    for pair in pairs:
+        pair.handler.close()
+        pair.client.close()
+
+
+def wait_for_the_gap(pair: Pair) -> None:
+    """As the I/O thread does before it reminds."""
+    time.sleep(max(0.0, pair.handler.last + GAP - time.monotonic()))
+
+
+def nothing_to_read(client: Client) -> bool:
+    client.sock.setblocking(False)
+    try:
+        client.recv()
+    except BlockingIOError:
+        return True
+    finally:
+        client.sock.settimeout(PATIENCE)
+    return False
+
+
+def test_who_is_quiet_is_told_at_once_and_once(make: Callable[..., Pair]) -> None:
+    pair = make()
+    wait_for_the_gap(pair)
+    for insist in (False, False, True):
+        pair.handler.tell(insist=insist)
+    pair.client.expect_farewell_alone()
+    assert nothing_to_read(pair.client)
+
+
+def test_who_has_just_written_is_told_after_the_gap(make: Callable[..., Pair]) -> None:
+    pair = make()
+    pair.handler.sendall(b"hello")
+    pair.handler.tell(insist=False)
+    assert pair.client.recv() == b"hello"
+    assert nothing_to_read(pair.client)
+    wait_for_the_gap(pair)
+    pair.handler.tell(insist=False)
+    pair.client.expect_farewell_alone()
+
+
+def test_who_is_never_quiet_is_told_all_the_same(make: Callable[..., Pair]) -> None:
+    pair = make()
+    pair.handler.sendall(b"hello")
+    pair.handler.tell(insist=True)
+    assert pair.client.recv_exactly(5 + len(FAREWELL)) == b"hello" + FAREWELL
+
+
+def test_a_read_waits_for_the_gap_and_says_it_first(make: Callable[..., Pair]) -> None:
+    pair = make()
+    pair.handler.sendall(b"hello")
+    pair.handler.tell(insist=False)
+    pair.client.send(b"more")
+    assert pair.client.recv() == b"hello"
+    assert pair.handler.recv(100) == b"more"
+    pair.client.expect_farewell_alone()
+
+
+def test_the_answer_to_the_first_word_after_it_waits_for_the_gap(
+    make: Callable[..., Pair],
+) -> None:
+    pair = make()
+    wait_for_the_gap(pair)
+    pair.handler.tell(insist=False)
+    for pause in (GAP, 0.0):
+        pair.client.send(b"hello?")
+        began = time.monotonic()
+        assert pair.handler.recv(100) == b"hello?"
+        assert time.monotonic() - began >= pause
+    pair.client.expect_farewell_alone()
+
+
+def test_one_that_was_told_before_is_not_told_again(make: Callable[..., Pair]) -> None:
+    pair = make(told=True)
+    wait_for_the_gap(pair)
+    for insist in (False, True):
+        pair.handler.tell(insist=insist)
+    pair.handler.sendall(b"hello")
+    assert pair.client.recv() == b"hello"
+    assert nothing_to_read(pair.client)
+
+
+def test_an_empty_farewell_is_not_said_and_nobody_waits(make: Callable[..., Pair]) -> None:
+    pair = make(farewell=b"", gap=3600.0)
+    for insist in (False, True):
+        pair.handler.tell(insist=insist)
+    pair.client.send(b"hello")
+    assert pair.handler.recv(100) == b"hello"
+    pair.handler.sendall(b"hello")
+    assert pair.client.recv() == b"hello"
+
+
+def test_it_is_never_inside_of_a_write(make: Callable[..., Pair]) -> None:
+    """A write that blocks holds it up; it follows when that is done."""
+    pair = make()
+    big = b"x" * 5_000_000
+    writer = threading.Thread(target=pair.handler.sendall, args=(big,))
+    writer.start()
+    head = pair.client.recv_exactly(1000)
+    pair.handler.tell(insist=True)
+    rest = pair.client.recv_exactly(len(big) + len(FAREWELL) - 1000)
+    writer.join()
+    assert head + rest == big + FAREWELL
+
+
+def test_telling_never_blocks(make: Callable[..., Pair]) -> None:
+    """Whatever does not fit follows before the handler's next word, all of it."""
+    farewell = b"long farewell " * 200_000
+    pair = make(farewell)
+    wait_for_the_gap(pair)
+    pair.handler.tell(insist=False)
+    writer = threading.Thread(target=pair.handler.sendall, args=(b"hello",))
+    writer.start()
+    received = pair.client.recv_exactly(len(farewell) + 5)
+    writer.join()
+    assert received == farewell + b"hello"
+
+
+def test_many_may_tell_at_the_same_time(make: Callable[..., Pair]) -> None:
+    for _ in range(20):
+        pair = make(gap=0.0)
+        start = threading.Barrier(4)
+
+        def tell(pair: Pair = pair, start: threading.Barrier = start) -> None:
+            start.wait()
+            pair.handler.tell(insist=True)
+
+        threads = [threading.Thread(target=tell) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        pair.handler.sendall(b"hello")
+        pair.handler.close()
+        assert pair.client.recv_to_end() == FAREWELL + b"hello"
+
+
+def test_a_client_that_has_gone_is_no_error(make: Callable[..., Pair]) -> None:
+    pair = make()
+    pair.client.close()
+    pair.handler.tell(insist=True)
+    with pytest.raises(BrokenPipeError):
+        pair.handler.sendall(b"hello")
+
+
+def test_a_socket_that_the_handler_has_given_away_is_no_error(make: Callable[..., Pair]) -> None:
+    pair = make()
+    with socket.socket(fileno=pair.handler.detach()) as elsewhere:
+        pair.handler.tell(insist=True)
+        elsewhere.sendall(b"hello")
+    assert pair.client.recv_to_end() == b"hello"
+
+
+# The calls of a socket.
+
+
+def test_each_call_that_reads(make: Callable[..., Pair]) -> None:
+    pair = make()
+    buffer = bytearray(4)
+    pair.client.send(b"abcdefghijklmnop")
+    assert pair.handler.recv(1, socket.MSG_PEEK) == b"a"
+    assert pair.handler.recv(4) == b"abcd"
+    assert pair.handler.recv_into(buffer) == 4
+    assert buffer == b"efgh"
+    assert pair.handler.recv_into(buffer, nbytes=2, flags=0) == 2
+    assert buffer == b"ijgh"
+    data, *_ = pair.handler.recvmsg(4)
+    assert data == b"klmn"
+    with pair.handler.makefile("rb") as file:
+        assert file.read(2) == b"op"
+
+
+def test_each_call_that_writes_is_counted(make: Callable[..., Pair], tmp_path: Path) -> None:
+    pair = make()
+    (tmp_path / "file").write_bytes(b"klmno")
+    assert pair.handler.send(b"ab") == 2
+    pair.handler.sendall(memoryview(b"cd"))
+    assert pair.handler.sendmsg([b"ef", b"gh"]) == 4
+    with pair.handler.makefile("wb", buffering=0) as stream:
+        stream.write(b"ij")
+    with (tmp_path / "file").open("rb") as file:
+        assert pair.handler.sendfile(file) == 5
+    assert pair.handler.moved == 15
+    with pair.handler.dup() as double:
+        assert type(double) is socket.socket
+        double.sendall(b"p")
+    assert pair.client.recv_exactly(16) == b"abcdefghijklmnop"
+
+
+def test_it_is_a_socket_with_its_descriptor() -> None:
+    ours, theirs = socket.socketpair()
+    fd = ours.fileno()
+    with Conversation(ours, FAREWELL, GAP, told=False) as handler, theirs:
+        assert isinstance(handler, socket.socket)
+        assert handler.fileno() == fd
+        assert ours.fileno() == -1

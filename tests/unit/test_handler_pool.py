@@ -1,0 +1,289 @@
+"""Threads for handlers that block."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from queue import Queue
+from typing import Any
+
+import pytest
+
+from graced.client import HEARD, UNTOLD, WAITING, Client
+from graced.conversation import Conversation
+from graced.handler_pool import HandlerPool
+from support import FAREWELL, PATIENCE
+from support import Client as Other
+
+
+class Scene:
+    """A pool, its clients, and what has become of them."""
+
+    def __init__(self, run: Callable[[Any, Any], None], *, max_threads: int, gap: float) -> None:
+        self.left: Queue[tuple[Client, str]] = Queue()
+        self.others: list[Other] = []
+        self.pool = HandlerPool(
+            run,
+            greet=False,
+            max_threads=max_threads,
+            farewell=FAREWELL,
+            gap=gap,
+            stall_timeout=0.0,
+            leave=lambda client, reason: self.left.put((client, reason)),
+        )
+
+    def come(self, *, told: int = UNTOLD) -> Other:
+        """A new client, which the pool has taken."""
+        ours, theirs = socket.socketpair()
+        client = Client(ours, "host", len(self.others), WAITING, 0.0)
+        client.told = told
+        self.others.append(Other(theirs))
+        self.pool.take(client)
+        return self.others[-1]
+
+    def gone(self) -> str:
+        """Why the next one that left did so."""
+        return self.left.get(timeout=PATIENCE)[1]
+
+
+def echo(request: Any, _address: Any) -> None:
+    while data := request.recv(100):
+        request.sendall(data)
+
+
+Stage = Callable[..., Scene]
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    scenes: list[Scene] = []
+
+    def stage(
+        run: Callable[[Any, Any], None] = echo, max_threads: int = 10, gap: float = 0.0
+    ) -> Scene:
+        scenes.append(Scene(run, max_threads=max_threads, gap=gap))
+        return scenes[-1]
+
+    yield stage
+    for scene in scenes:
+        for other in scene.others:
+            other.close()
+        scene.pool.hang_up()
+        assert scene.pool.join(PATIENCE) == 0
+
+
+def test_each_client_has_a_handler(stage: Stage) -> None:
+    scene = stage()
+    one, two = scene.come(), scene.come()
+    for client in (one, two, one):
+        client.echo(b"hello")
+    one.close()
+    assert scene.gone() == "handler ended"
+    two.echo(b"hello")
+
+
+def test_clients_beyond_the_limit_are_served_in_turn(stage: Stage) -> None:
+    scene = stage(max_threads=1)
+    clients = [scene.come() for _ in range(3)]
+    for client in clients:
+        client.send(b"hello")
+    for client in clients:
+        assert client.recv_exactly(5) == b"hello"
+        client.close()
+        assert scene.gone() == "handler ended"
+
+
+def test_an_exception_is_logged_with_the_client(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: Any, _address: Any) -> None:
+        raise ValueError("as expected")
+
+    scene = stage(fail)
+    assert scene.come().recv_to_end() == b""
+    assert scene.gone() == "handler failed"
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "host:0" in record.getMessage()
+    assert "as expected" in record.getMessage()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_no_exception_ends_more_than_its_handler(stage: Stage, error: BaseException) -> None:
+    def fail(request: Any, _address: Any) -> None:
+        raise error
+
+    scene = stage(fail, max_threads=1)
+    for _ in range(3):
+        assert scene.come().recv_to_end() == b""
+        assert scene.gone() == "handler failed"
+
+
+def test_an_exception_that_cannot_be_shown(stage: Stage) -> None:
+    class Nasty(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+        __repr__ = __str__
+
+    def fail(request: Any, _address: Any) -> None:
+        raise Nasty
+
+    scene = stage(fail)
+    assert scene.come().recv_to_end() == b""
+    assert scene.gone() == "handler failed"
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), BrokenPipeError()])
+def test_a_client_that_breaks_off_is_no_failure(
+    stage: Stage, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: Any, _address: Any) -> None:
+        raise error
+
+    scene = stage(fail)
+    scene.come()
+    assert scene.gone() == "reset by the client"
+    assert not caplog.records
+
+
+def test_a_handler_may_close_its_request_itself(stage: Stage) -> None:
+    scene = stage(lambda request, _address: request.close())
+    assert scene.come().recv_to_end() == b""
+    assert scene.gone() == "handler ended"
+
+
+def test_the_drain_tells_each_once(stage: Stage) -> None:
+    scene = stage()
+    one, two = scene.come(), scene.come()
+    one.echo(b"hello")
+    scene.pool.drain()
+    for _ in range(3):
+        scene.pool.remind()
+    for client in (one, two):
+        client.expect_farewell_alone()
+        client.echo(b"hello")
+        client.finish()
+        assert client.recv_to_end() == b""
+        client.close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_was_told_while_it_waited_is_not_told_again(stage: Stage, when: str) -> None:
+    """Whether the pool has heard of the drain before the client comes to it or after."""
+    scene = stage()
+    if when == "before":
+        scene.pool.drain()
+    client = scene.come(told=HEARD)
+    scene.pool.drain()
+    scene.pool.remind()
+    scene.pool.remind()
+    client.echo(b"hello")
+    client.finish()
+    assert client.recv_to_end() == b""
+
+
+def test_who_comes_in_the_drain_is_told(stage: Stage) -> None:
+    scene = stage()
+    scene.pool.drain()
+    client = scene.come()
+    scene.pool.remind()
+    client.expect_farewell_alone()
+
+
+def test_who_waits_for_a_thread_is_told_too(stage: Stage) -> None:
+    scene = stage(max_threads=1)
+    first, second = scene.come(), scene.come()
+    scene.pool.drain()
+    scene.pool.remind()
+    for client in (first, second):
+        client.expect_farewell_alone()
+
+
+def test_hanging_up_ends_all_conversations(stage: Stage) -> None:
+    scene = stage(max_threads=2)
+    clients = [scene.come() for _ in range(3)]
+    clients[0].echo(b"hello")
+    assert scene.pool.hang_up() == 3
+    for client in clients:
+        assert client.recv_to_end() == FAREWELL
+    assert scene.pool.join(PATIENCE) == 0
+    assert {scene.gone() for _ in clients} == {"deadline"}
+
+
+def test_who_comes_after_that_is_hung_up_on_as_well(stage: Stage) -> None:
+    scene = stage()
+    scene.pool.hang_up()
+    client = scene.come()
+    assert client.recv_to_end() == FAREWELL
+    assert scene.gone() == "deadline"
+
+
+def test_who_does_not_return_is_counted_and_waited_for_once(stage: Stage) -> None:
+    gate = threading.Event()
+
+    def stuck(_request: Any, _address: Any) -> None:
+        assert gate.wait(PATIENCE)
+
+    scene = stage(stuck)
+    for _ in range(5):
+        scene.come()
+    scene.pool.hang_up()
+    assert scene.pool.join(0.1) == 5
+    gate.set()
+    assert scene.pool.join(PATIENCE) == 0
+
+
+def test_where_no_thread_can_be_started_the_client_is_let_go(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = stage()
+    with monkeypatch.context() as patch:
+
+        def start(_self: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", start)
+        assert scene.come().recv_to_end() == b""
+        assert scene.gone() == "can't start new thread"
+    scene.come().echo(b"hello")
+
+
+def test_a_running_thread_takes_over_where_no_other_can_be_started(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = stage()
+    first = scene.come()
+    first.echo(b"hello")
+    with monkeypatch.context() as patch:
+
+        def start(_self: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", start)
+        second = scene.come()
+    second.send(b"hello")
+    first.close()
+    assert second.recv_exactly(5) == b"hello"
+
+
+def test_a_request_of_another_class_is_left_as_it_is(stage: Stage) -> None:
+    class Special(socket.socket):
+        pass
+
+    seen: Queue[type] = Queue()
+
+    def look(request: Any, _address: Any) -> None:
+        seen.put(type(request))
+
+    scene = stage(look)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        special = Special(fileno=ours.detach())
+        scene.pool.take(Client(special, "host", 1, WAITING, 0.0))
+        assert seen.get(timeout=PATIENCE) is Special
+        assert scene.gone() == "handler ended"
+    scene.come()
+    assert seen.get(timeout=PATIENCE) is Conversation

@@ -1,0 +1,105 @@
+"""How a handler is found by name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from graced import handlers
+from graced.errors import ConfigError
+from graced.handlers import EchoHandler, Handler
+
+FAREWELL = b"configured"
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module that somebody else has written."""
+    module: Any = ModuleType("a_plugin")
+    monkeypatch.setitem(sys.modules, "a_plugin", module)
+    return module
+
+
+def test_the_stream_handler_is_none() -> None:
+    assert handlers.find("echo", FAREWELL) is None
+
+
+def test_the_threaded_echo() -> None:
+    assert handlers.find("echo-threaded", FAREWELL) == Handler(EchoHandler, FAREWELL, False)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "farewell", "greets"),
+    [
+        ({}, FAREWELL, False),
+        ({"farewell": b"bytes"}, b"bytes", False),
+        ({"farewell": "t\u00e4xt"}, "t\u00e4xt".encode(), False),
+        ({"farewell": None}, b"", False),
+        ({"farewell": ""}, b"", False),
+        ({"greets": True}, FAREWELL, True),
+    ],
+)
+def test_what_a_handler_says_of_itself(
+    plugin: Any, attributes: dict[str, Any], farewell: bytes, greets: bool
+) -> None:
+    plugin.Mine = type("Mine", (EchoHandler,), attributes)
+    assert handlers.find("a_plugin:Mine", FAREWELL) == Handler(plugin.Mine, farewell, greets)
+
+
+def test_a_class_inside_of_a_class(plugin: Any) -> None:
+    plugin.Outer = type("Outer", (), {"Inner": EchoHandler})
+    found = handlers.find("a_plugin:Outer.Inner", FAREWELL)
+    assert found
+    assert found.factory is EchoHandler
+
+
+@pytest.mark.parametrize("farewell", [7, ["bye"], bytearray(b"bye")])
+def test_a_farewell_that_is_none(plugin: Any, farewell: object) -> None:
+    plugin.Mine = type("Mine", (EchoHandler,), {"farewell": farewell})
+    with pytest.raises(ConfigError, match="farewell must be bytes, str or None"):
+        handlers.find("a_plugin:Mine", FAREWELL)
+
+
+@pytest.mark.parametrize("thing", [7, "text", lambda: None, object, EchoHandler.handle])
+def test_what_is_no_handler(plugin: Any, thing: object) -> None:
+    plugin.Mine = thing
+    with pytest.raises(ConfigError, match=r"is not a socketserver\.BaseRequestHandler class"):
+        handlers.find("a_plugin:Mine", FAREWELL)
+
+
+@pytest.mark.parametrize("name", ["no_such_module:Mine", "a_plugin:Missing", "a_plugin:", ":Mine"])
+def test_what_cannot_be_imported(plugin: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^handler '{name}' cannot be imported: "):
+        handlers.find(name, FAREWELL)
+
+
+def test_an_error_of_somebody_elses_module_is_one_short_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_name: str) -> None:
+        raise LookupError("many\nlines " * 100)
+
+    monkeypatch.setattr(handlers, "import_module", fail)
+    with pytest.raises(ConfigError, match="LookupError: many lines many") as caught:
+        handlers.find("a_plugin:Mine", FAREWELL)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_name_of_an_entry_point(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin.Mine = type("Mine", (EchoHandler,), {})
+    points = importlib.metadata.EntryPoints(
+        [importlib.metadata.EntryPoint("mine", "a_plugin:Mine", handlers.GROUP)]
+    )
+    monkeypatch.setattr(
+        importlib.metadata, "entry_points", lambda group: points.select(group=group)
+    )
+    found = handlers.find("mine", FAREWELL)
+    assert found
+    assert found.factory is plugin.Mine
+    with pytest.raises(ConfigError, match="known are echo, echo-threaded, mine"):
+        handlers.find("other", FAREWELL)

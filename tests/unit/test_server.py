@@ -1,0 +1,193 @@
+"""The server: I/O threads and handler threads as one thing."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from graced import listener
+from graced.address import Address
+from graced.admission import Admission
+from graced.manners import Manners
+from graced.server import Blocking, Server, default_io_threads
+from support import FAREWELL, PATIENCE, Client
+
+Make = Callable[..., Server]
+
+
+def echo(request: Any, _address: Any) -> None:
+    while data := request.recv(4096):
+        request.sendall(data)
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    belongings: list[Any] = []
+
+    def make(
+        *addresses: str,
+        run: Callable[[Any, Any], None] | None = None,
+        io_threads: int = 1,
+        **manners: Any,
+    ) -> Server:
+        ports = listener.bind([Address.parse(text) for text in addresses or ["127.0.0.1:0"]], 100)
+        server = Server(
+            ports,
+            admission=Admission(100, 0),
+            manners=Manners(**manners),
+            blocking=Blocking(run) if run else None,
+            io_threads=io_threads,
+        )
+        belongings.extend([server, *ports])
+        server.start()
+        return server
+
+    yield make
+    for each in belongings:
+        if isinstance(each, Server):
+            each.stop()
+            for thread in each.io_threads:
+                thread.join(PATIENCE)
+            if each.pool:
+                each.pool.join(PATIENCE)
+        each.close()
+
+
+def connect(server: Server) -> Client:
+    host, port = server.server_address[:2]
+    return Client.connect(f"{host}:{port}")
+
+
+def wait_for(server: Server, condition: Callable[[], object]) -> None:
+    """As the main thread does: asleep until something changes."""
+    poll = select.poll()
+    poll.register(server.changed_fd, select.POLLIN)
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert poll.poll(max(0.0, until - time.monotonic()) * 1000), "nothing changed"
+        server.take_changes()
+
+
+KINDS = pytest.mark.parametrize("run", [None, echo], ids=["stream", "blocking"])
+
+
+@KINDS
+@pytest.mark.parametrize("io_threads", [1, 3])
+def test_a_life_in_numbers(make: Make, run: Any, io_threads: int) -> None:
+    server = make(run=run, io_threads=io_threads)
+    clients = [connect(server) for _ in range(20)]
+    for client in clients:
+        client.echo(b"hello")
+    assert (server.clients, server.admitted) == (20, 20)
+    server.drain(time.monotonic() + 3600)
+    assert server.draining.is_set()
+    for client in clients:
+        client.expect_farewell_alone()
+    for client in clients[1:]:
+        client.finish()
+    for client in clients[1:]:
+        client.expect_end()
+        client.close()
+    assert not server.drained
+    assert server.stop() == 0
+    clients[0].expect_end()
+    clients[0].close()
+    assert server.drained
+    assert (server.left, server.closed) == (19, 1)
+    assert server.echoed == 100
+
+
+@KINDS
+def test_the_last_to_leave_is_a_change(make: Make, run: Any) -> None:
+    server = make(run=run)
+    with connect(server) as client:
+        client.echo(b"hello")
+        server.drain(time.monotonic() + 3600)
+        wait_for(server, lambda: server.io_threads[0].draining)
+        client.expect_farewell_alone()
+    wait_for(server, lambda: server.drained)
+
+
+def test_who_waits_for_nothing_is_not_woken(make: Make) -> None:
+    server = make()
+    with connect(server) as client:
+        for _ in range(10):
+            client.echo(b"hello")
+        poll = select.poll()
+        poll.register(server.changed_fd, select.POLLIN)
+        assert not poll.poll(0)
+        server.report_next_move()
+        client.echo(b"hello")
+        assert poll.poll(PATIENCE * 1000)
+        server.take_changes()
+        server.take_changes()
+        client.echo(b"hello")
+        assert not poll.poll(0)
+
+
+@pytest.mark.parametrize("io_threads", [1, 3])
+def test_it_is_alive_when_all_threads_are(make: Make, io_threads: int) -> None:
+    server = make(io_threads=io_threads)
+    gate = threading.Event()
+    server.io_threads[-1].post(gate.wait)  # type: ignore[arg-type]
+    server.probe()
+    for thread in server.io_threads[:-1]:
+        wait_for(server, lambda thread=thread: thread.answered)  # type: ignore[misc]
+    assert not server.alive
+    gate.set()
+    wait_for(server, lambda: server.alive)
+
+
+def test_what_kills_a_thread_is_a_change(make: Make) -> None:
+    server = make(io_threads=2)
+
+    def fail() -> None:
+        raise LookupError("as expected")
+
+    server.io_threads[1].post(fail)
+    wait_for(server, lambda: server.failure)
+    assert isinstance(server.failure, LookupError)
+
+
+def test_handlers_that_do_not_return_are_counted(make: Make) -> None:
+    gate = threading.Event()
+
+    def stuck(request: Any, _address: Any) -> None:
+        request.sendall(request.recv(100))
+        assert gate.wait(PATIENCE)
+
+    server = make(run=stuck)
+    clients = [connect(server) for _ in range(3)]
+    for client in clients:
+        client.echo(b"hello")
+    try:
+        server.drain(time.monotonic())
+        assert server.stop() == 3
+        for client in clients:
+            assert client.recv_to_end() == FAREWELL
+    finally:
+        gate.set()
+        for client in clients:
+            client.close()
+    assert server.closed == 3
+
+
+def test_a_handler_can_ask_when_it_is_over(make: Make) -> None:
+    server = make(run=echo)
+    assert server.deadline is None
+    deadline = time.monotonic() + 3600
+    server.drain(deadline)
+    assert server.deadline == deadline
+
+
+def test_one_io_thread_while_there_is_a_gil(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys._is_gil_enabled", lambda: True, raising=False)
+    assert default_io_threads() == 1
+    monkeypatch.setattr("sys._is_gil_enabled", lambda: False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {1, 3, 5})
+    assert default_io_threads() == 3

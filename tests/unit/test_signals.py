@@ -1,0 +1,137 @@
+"""Signals as messages."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from graced.signals import IMPATIENT, STATUS, STOP, WATCHED, SignalInbox
+from support import PATIENCE
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """Nothing of what the tests do to signals outlives them."""
+    handlers = {signum: signal.getsignal(signum) for signum in WATCHED}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    assert {signum: signal.getsignal(signum) for signum in WATCHED} == handlers
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+
+
+def readable(inbox: SignalInbox, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(inbox, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def test_what_came_is_read_in_order() -> None:
+    sent = [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGQUIT]
+    with SignalInbox() as inbox:
+        assert inbox.take() == []
+        for signum in sent:
+            signal.raise_signal(signum)
+        assert inbox.take() == sent
+        assert inbox.take() == []
+
+
+def test_it_is_readable_when_a_signal_has_arrived() -> None:
+    with SignalInbox() as inbox:
+        assert not readable(inbox, 0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert readable(inbox, PATIENCE)
+        assert inbox.take() == [signal.SIGTERM]
+        assert not readable(inbox, 0)
+
+
+@pytest.mark.parametrize("signum", WATCHED, ids=lambda signum: signum.name)
+def test_no_watched_signal_raises_or_kills(signum: signal.Signals) -> None:
+    with SignalInbox() as inbox:
+        signal.raise_signal(signum)
+        assert inbox.take() == [signum]
+
+
+def test_what_has_been_held_back_is_delivered() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        with SignalInbox() as inbox:
+            assert readable(inbox, PATIENCE)
+            assert inbox.take() == [signal.SIGTERM]
+            assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        # And held back again.
+        assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+def test_handlers_and_wakeup_descriptor_are_restored() -> None:
+    def mine(_signum: int, _frame: object) -> None:
+        raise AssertionError
+
+    read, write = os.pipe2(os.O_NONBLOCK)
+    handler = signal.signal(signal.SIGTERM, mine)
+    wakeup = signal.set_wakeup_fd(write)
+    try:
+        with SignalInbox():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is mine
+        assert signal.set_wakeup_fd(-1) == write
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGTERM, handler)
+        os.close(read)
+        os.close(write)
+
+
+def test_other_signals_are_not_reported() -> None:
+    heard = []
+    handler = signal.signal(signal.SIGUSR2, lambda signum, _: heard.append(signum))
+    try:
+        with SignalInbox() as inbox:
+            signal.raise_signal(signal.SIGUSR2)
+            signal.raise_signal(signal.SIGTERM)
+            assert inbox.take() == [signal.SIGTERM]
+            assert heard == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, handler)
+
+
+def test_more_signals_than_it_holds_do_not_block() -> None:
+    with SignalInbox() as inbox:
+        for _ in range(100_000):
+            signal.raise_signal(signal.SIGTERM)
+        while taken := inbox.take():
+            assert set(taken) == {signal.SIGTERM}
+
+
+def test_it_does_not_matter_which_thread_the_kernel_picks() -> None:
+    with SignalInbox() as inbox:
+        thread = threading.Thread(target=lambda: signal.raise_signal(signal.SIGTERM))
+        thread.start()
+        thread.join()
+        assert readable(inbox, PATIENCE)
+        assert inbox.take() == [signal.SIGTERM]
+
+
+def test_children_are_neither_deaf_nor_heard() -> None:
+    """A handler may start programs; they are to die of SIGTERM as all others."""
+    with SignalInbox() as inbox:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "import signal; signal.raise_signal(signal.SIGTERM)"]
+        )
+        assert child.wait(PATIENCE) == -signal.SIGTERM
+        assert inbox.take() == []
+
+
+def test_who_asks_for_what() -> None:
+    assert set(IMPATIENT) < set(STOP)
+    assert STATUS not in STOP
