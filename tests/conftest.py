@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support import Leaks, NotifySocket, own_orphans
+
+MISSING: dict[str, int] = {}
+"""What tests need and this machine does not have, and how many tests that concerns."""
+ALL = bool(os.environ.get("GRACED_ALL_TESTS"))
+"""Set where a missing tool is a failure."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*things): commands or absolute paths")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot be run here, to be said at the end: nobody reads a dot that is an s."""
+    runnable = [item for item in items if ALL or not _misses(item)]
+    if len(runnable) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in runnable])
+        items[:] = runnable
+
+
+def _misses(item: pytest.Item) -> bool:
+    missing = [
+        thing
+        for mark in item.iter_markers("needs")
+        for thing in mark.args
+        if not (Path(thing).exists() if thing.startswith("/") else shutil.which(thing))
+    ]
+    for thing in missing:
+        MISSING[thing] = MISSING.get(thing, 0) + 1
+    return bool(missing)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for thing, count in MISSING.items():
+        terminalreporter.write_line(f"{count} tests not run: there is no {thing}")
+
 
 DESCRIPTORS = 8192
 """For a test with a thousand clients; a shell starts with 1024."""

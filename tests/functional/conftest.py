@@ -21,6 +21,8 @@ ADDRESSES = {
     "all": "*:0",
     "unix": "unix:",
 }
+BOTH = [("echo", "IPv4"), ("echo", "unix"), ("echo-threaded", "unix"), ("plug-in", "IPv4")]
+"""Where it is both that matter."""
 
 
 def has_cpythons_tests() -> bool:
@@ -31,7 +33,7 @@ def has_cpythons_tests() -> bool:
         return False
 
 
-@pytest.fixture(params=list(HANDLERS.values()), ids=list(HANDLERS))
+@pytest.fixture
 def handler(request: pytest.FixtureRequest) -> Any:
     """For ``--handler``."""
     return request.param
@@ -43,10 +45,31 @@ def every_address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return _address(request.param, tmp_path)
 
 
-@pytest.fixture(params=[ADDRESSES["IPv4"], ADDRESSES["unix"]], ids=["tcp", "unix"])
+@pytest.fixture
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """For ``--listen``: one of each kind of socket."""
     return _address(request.param, tmp_path)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each handler, each kind of socket, or both together."""
+    own = {
+        name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[0]
+    }
+    own |= {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    needs = {"handler", "address"} & set(metafunc.fixturenames) - own
+    if needs == {"handler", "address"}:
+        metafunc.parametrize(
+            ("handler", "address"),
+            [(HANDLERS[handler], ADDRESSES[address]) for handler, address in BOTH],
+            ids=["-".join(both) for both in BOTH],
+            indirect=True,
+        )
+    elif needs == {"handler"}:
+        metafunc.parametrize("handler", list(HANDLERS.values()), ids=list(HANDLERS), indirect=True)
+    elif needs == {"address"}:
+        kinds = ["IPv4", "unix"]
+        metafunc.parametrize("address", [ADDRESSES[k] for k in kinds], ids=kinds, indirect=True)
 
 
 def _address(text: str, directory: Path) -> str:

@@ -208,15 +208,20 @@ def started(notify: NotifySocket, directory: Path) -> Iterator[Callable[[], int]
 
 
 @KINDS
-@pytest.mark.parametrize("path", ["/no/such/socket", "relative", "@", "/" + "x" * 200])
+@pytest.mark.parametrize(
+    "path",
+    ["/no/such/socket", "relative", "@", "/" + "x" * 200],
+    ids=["none", "relative", "@", "long"],
+)
 def test_a_broken_socket_is_one_warning(kind: Kind, path: str) -> None:
     with (
-        kind("--grace", "2", env={"NOTIFY_SOCKET": path, "PYTHONWARNINGS": "default"}) as graced,
+        kind(env={"NOTIFY_SOCKET": path, "PYTHONWARNINGS": "default"}) as graced,
         graced.connect() as client,
     ):
         client.echo(b"hello")
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
+        client.close()
         assert graced.wait() == 0
     assert graced.log.count("^<4>cannot talk to the service manager: ") == 1
 
@@ -232,6 +237,7 @@ def test_a_service_manager_that_goes_is_one_warning() -> None:
             graced.log.wait_for("^<4>cannot talk to the service manager: .*Connection refused$")
             graced.signal(SIGTERM)
             client.expect_farewell_alone()
+            client.close()
             assert graced.wait() == 0
         assert graced.log.count("cannot talk") == 1
     finally:

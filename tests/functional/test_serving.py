@@ -50,7 +50,7 @@ def test_a_name_stands_for_all_its_addresses() -> None:
     with Graced(listen="localhost:0") as graced:
         hosts = {address.rpartition(":")[0] for address in graced.addresses}
         resolved = socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)
-        assert hosts == {
+        assert hosts >= {
             f"[{name[0]}]" if family == socket.AF_INET6 else name[0]
             for family, _, _, _, name in resolved
         }

@@ -16,9 +16,7 @@ COMPLETION = Path(__file__).parents[2] / "packaging" / "completion"
 LIBRARY = Path("/usr/share/bash-completion/bash_completion")
 BASH = shutil.which("bash")
 
-pytestmark = pytest.mark.skipif(
-    BASH is None or not LIBRARY.exists(), reason="bash and bash-completion are not installed"
-)
+pytestmark = pytest.mark.needs("bash", str(LIBRARY))
 
 DRIVER = r"""
 source "$1"

@@ -235,7 +235,7 @@ def test_a_unix_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert f"56 bytes from unix:{tmp_path}/echo: seq=1" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+@pytest.mark.needs("/proc/net/if_inet6")
 def test_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(echo, tcp("::1")) as address:
         assert address.startswith("[::1]:")
