@@ -21,6 +21,8 @@ command returns.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import select
 import signal
@@ -115,6 +117,8 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
     parent = Parent(theirs)
     try:
         _detach([*preserve, theirs.fileno()], keep_stderr=keep_stderr)
+        _forget_python_daemon()
+        _wait_for_adoption()
         parent.hand_over()
     except BaseException as error:
         parent.failed(error)
@@ -127,7 +131,7 @@ def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
 
     umask = os.umask(0o077)
     os.umask(umask)
-    DaemonContext(
+    context = DaemonContext(
         # python-daemon would not fork under systemd, and has a mind of its own on the rest too.
         detach_process=True,
         signal_map={},
@@ -135,8 +139,19 @@ def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
         files_preserve=preserve,
         prevent_core=False,
         stderr=sys.stderr if keep_stderr else None,
-    ).open()
-    _wait_for_adoption()
+    )
+    context.open()
+    atexit.unregister(context.close)
+
+
+def _forget_python_daemon() -> None:
+    """Give back the memory of what has done its work.
+
+    2.3.2 (Debian 12) keeps a set of all descriptors that there could be.
+    """
+    for name in [name for name in sys.modules if name.partition(".")[0] == "daemon"]:
+        del sys.modules[name]
+    gc.collect()
 
 
 def _wait_for_adoption() -> None:

@@ -38,12 +38,14 @@ DEVICE = (
 DEV = (
     *DEVICE,
     "autopkgtest",
+    "bash-completion",
     "build-essential",
     "debhelper",
     "dh-python",
     "git",
     "lintian",
     "make",
+    "mandoc",
     "piuparts",
     "procps",
     "pybuild-plugin-pyproject",
@@ -52,6 +54,8 @@ DEV = (
     "python3-pytest",
     "python3-setuptools",
     "python3-venv",
+    # Each release has one, named after its Python.
+    r"?name(^libpython3\.[0-9]+-testsuite$)",
 )
 
 PURPOSES = {"device": DEVICE, "dev": DEV}

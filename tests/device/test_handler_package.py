@@ -1,0 +1,30 @@
+"""A second package brings a handler; one line in conf.d puts it into service."""
+
+import subprocess
+from pathlib import Path
+
+from device import CHECKOUT
+from device.service import FAREWELL, PORT, Service, receive
+from rigging import Machine
+
+CONFIG = "/etc/graced/conf.d/upper.toml"
+
+
+def test_a_handler_from_another_package(machine: Machine, deb: Path, tmp_path: Path) -> None:
+    build = CHECKOUT / "tests" / "device" / "example-handler" / "build"
+    subprocess.run(["sh", str(build), str(tmp_path)], check=True)
+    (example,) = tmp_path.glob("*.deb")
+    machine.install(deb, example)
+    graced = Service(machine)
+    assert graced.echoes()
+    shipped = machine.read(CONFIG)
+    (line,) = [line for line in shipped.splitlines() if "handler" in line]
+    machine.write(CONFIG, shipped.replace(line, 'handler = "upper"'))
+    machine.systemctl("restart", "graced.service")
+    with machine.connect(PORT) as client:
+        client.sendall(b"whisper\n")
+        assert receive(client, 8) == b"WHISPER\n"
+        machine.systemctl("stop", "--no-block", "graced.service")
+        assert receive(client, len(FAREWELL)) == FAREWELL
+        client.sendall(b"still here\n")
+        assert receive(client, 11) == b"STILL HERE\n"

@@ -1,0 +1,82 @@
+"""What apt leaves behind: a service that runs, as whom and how, and on how little."""
+
+from pathlib import Path
+
+from device.service import PID_FILE, UNIT, Service, clients_now
+from rigging import Machine
+
+# Bytes on flash without the Debian packages it depends on, byte code included.
+LARGEST_INSTALLATION = 300 * 1024
+
+# kB of resident memory, interpreter included.
+LARGEST_DAEMON = 14 * 1024
+
+PROCESS = """
+import os, pwd, sys
+pid = int(sys.argv[1])
+def stat(pid):
+    # The command's name, in parentheses, may hold anything.
+    with open(f"/proc/{pid}/stat") as file:
+        state, ppid, pgrp, session, tty, *rest = file.read().rpartition(")")[2].split()
+    return int(ppid), int(session), int(tty)
+ppid, session, tty = stat(pid)
+others = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != pid]
+sharing = [other for other in others if stat(other)[1] == session]
+print(ppid, tty, len(sharing), pwd.getpwuid(os.stat(f"/proc/{pid}").st_uid).pw_name)
+"""
+
+# Files that belong to the package and what was made from them, since python3-minimal compiles.
+SIZE = """
+import pathlib, subprocess
+listed = subprocess.run(["dpkg", "-L", "graced"], capture_output=True, text=True, check=True)
+files = {pathlib.Path(line) for line in listed.stdout.splitlines()}
+files |= set(pathlib.Path("/usr/share/graced").rglob("*"))
+print(sum(path.lstat().st_size for path in files if not path.is_dir() or path.is_symlink()))
+"""
+
+
+def test_apt_installs_enables_and_starts(machine: Machine, deb: Path) -> None:
+    machine.install(deb)
+    state = machine.show(UNIT, "ActiveState", "UnitFileState", "MainPID", "Type", "NRestarts")
+    pid = state.pop("MainPID")
+    assert state == {
+        "ActiveState": "active",
+        "UnitFileState": "enabled",
+        "Type": "notify",
+        "NRestarts": "0",
+    }
+    assert machine.read(PID_FILE).split() == [pid]
+    assert Service(machine).echoes()
+    ping = machine.run("gracectl", "ping", "--count=3", "--interval=0")
+    assert "3 received" in ping.stdout
+
+
+def test_the_daemon_is_orphaned_in_its_own_session(graced: Service) -> None:
+    facts = graced.device.python(PROCESS, str(graced.pid)).split()
+    parent, terminal, sharing, user = facts
+    assert (parent, terminal, sharing, user) == ("1", "0", "0", "graced")
+
+
+def test_the_status_line_follows_the_clients(graced: Service) -> None:
+    with graced.watch() as watch:
+        watch.until(lambda unit: clients_now(unit["StatusText"]) == 0)
+        clients = graced.connect(3)
+        watch.until(lambda unit: clients_now(unit["StatusText"]) == 3)
+        assert "3 clients" in graced.device.systemctl("status", UNIT)
+        clients.pop().close()
+        watch.until(lambda unit: clients_now(unit["StatusText"]) == 2)
+        for client in clients:
+            client.close()
+        watch.until(lambda unit: clients_now(unit["StatusText"]) == 0)
+
+
+def test_resident_memory(graced: Service) -> None:
+    assert graced.echoes()
+    status = graced.device.read(f"/proc/{graced.pid}/status")
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    assert int(line.split()[1]) <= LARGEST_DAEMON
+
+
+def test_installed_size(graced: Service) -> None:
+    size = int(graced.device.python(SIZE))
+    assert size <= LARGEST_INSTALLATION

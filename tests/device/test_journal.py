@@ -1,0 +1,137 @@
+"""The journal can be asked: by client, by signal, by severity, and for an explanation."""
+
+import socket
+
+from device.service import (
+    CLOSED,
+    CONNECTED,
+    REFUSED,
+    SIGNAL,
+    STOPPED,
+    UNIT,
+    Service,
+    is_message,
+    rest,
+)
+
+# What systemd itself logs about a unit comes from here.
+_SYSTEMD = "init.scope"
+
+
+def address(client: socket.socket) -> str:
+    """How the log names a client."""
+    host, port = client.getsockname()[:2]
+    return f"{host}:{port}"
+
+
+def leave(graced: Service, clients: list[socket.socket]) -> None:
+    """Close clients and return when the log has all of them."""
+    left = {address(client) for client in clients}
+    for client in clients:
+        client.close()
+    with graced.follow() as journal:
+        while left:
+            record = journal.until(is_message(CLOSED))
+            left.discard(record["GRACED_CLIENT"])
+
+
+def test_every_record_is_complete(graced: Service) -> None:
+    graced.restart()
+    graced.mark()
+    (staying, *leaving) = graced.connect(3)
+    leave(graced, leaving)
+    graced.device.systemctl("kill", "--signal=SIGUSR1", UNIT)
+    staying.close()
+    graced.stop()
+    graced.start()
+    records = graced.journal()
+    own = [r for r in records if r["_SYSTEMD_UNIT"] != _SYSTEMD]
+    assert {r["SYSLOG_IDENTIFIER"] for r in own} == {"graced"}
+    assert len(own) > 8
+    for record in own:
+        assert record["_SYSTEMD_UNIT"] == UNIT
+        assert record["PRIORITY"] in "01234567"
+        assert len(record["MESSAGE_ID"]) == 32
+        assert record["MESSAGE"]
+    # Some of what systemd says about a unit has no message id, and that is not ours to change.
+    for record in records:
+        assert {"PRIORITY", "SYSLOG_IDENTIFIER", "MESSAGE"} <= set(record), record
+
+
+def test_a_query_by_client_finds_exactly_its_records(graced: Service) -> None:
+    clients = graced.connect(3)
+    client = address(clients[1])
+    leave(graced, clients)
+    records = graced.journal(f"GRACED_CLIENT={client}")
+    assert [r["MESSAGE_ID"] for r in records] == [CONNECTED, CLOSED]
+    assert records[1]["GRACED_BYTES"] == "1"
+    assert float(records[1]["GRACED_SECONDS"]) >= 0
+    assert records[1]["GRACED_REASON"]
+    everything = [r for r in graced.journal() if client in r["MESSAGE"]]
+    assert everything == records
+
+
+def test_a_query_by_signal_finds_exactly_its_records(graced: Service) -> None:
+    graced.device.systemctl("kill", "--signal=SIGHUP", UNIT)
+    with graced.watch() as watch:
+        watch.until(lambda unit: unit["ActiveState"] == "inactive")
+    graced.start()
+    graced.stop()
+    (hup,) = graced.journal("GRACED_SIGNAL=SIGHUP")
+    (term,) = graced.journal("GRACED_SIGNAL=SIGTERM")
+    assert hup["MESSAGE_ID"] == term["MESSAGE_ID"] == SIGNAL
+    assert hup["_PID"] != term["_PID"]
+
+
+def test_warnings_are_found_by_severity(graced: Service) -> None:
+    graced.configure("[limits]\nmax_clients = 1\n")
+    graced.restart()
+    graced.mark()
+    graced.connect()
+    (refused,) = graced.knock()
+    with graced.follow() as journal:
+        journal.until(is_message(REFUSED))
+    rest(refused)
+    (warning,) = graced.journal("--priority=warning")
+    assert warning["MESSAGE_ID"] == REFUSED
+    assert warning["GRACED_CLIENT"] == address(refused)
+
+
+def test_the_catalog_explains(graced: Service) -> None:
+    graced.stop()
+    for message_id in (SIGNAL, STOPPED):
+        records = graced.device.run(
+            "journalctl", "--catalog", "--no-pager", f"--unit={UNIT}", f"MESSAGE_ID={message_id}"
+        ).stdout
+        assert " Subject: " in records
+        assert "man:graced(8)" in records
+        assert "@" not in records.replace("@GRACED", "")  # every field was filled in
+
+
+def test_every_kind_of_record_is_in_the_catalog(graced: Service) -> None:
+    # The command knows where its modules are; they are nobody else's.
+    command = graced.device.read("/usr/sbin/graced")
+    (path,) = [line for line in command.splitlines() if line.startswith("sys.path.insert")]
+    kinds = graced.device.python(
+        f"import sys; {path}\n"
+        "from graced import events\n"
+        "print(*(event.message_id for event in events.ALL.values()), events.OTHER_MESSAGE_ID)"
+    ).split()
+    listed = graced.device.run("journalctl", "--list-catalog", *kinds).stdout
+    found = {line.split()[0] for line in listed.splitlines()}
+    assert found == set(kinds)
+    assert len(kinds) > 10
+
+
+def test_no_byte_of_the_log_reaches_a_client(graced: Service) -> None:
+    # The descriptors that the fork closes are given to the first clients; whoever still holds
+    # one of the numbers for a log would write into their streams.
+    graced.configure('[log]\nlevel = "debug"\n')
+    graced.restart()
+    clients = graced.connect(40)
+    for signal in ("SIGUSR1", "SIGTERM"):
+        graced.device.systemctl("kill", f"--signal={signal}", UNIT)
+    for client in clients:
+        assert client.recv(65536) == b"SHUTDOWN"
+        client.shutdown(socket.SHUT_WR)
+        assert rest(client) == b""

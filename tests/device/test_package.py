@@ -1,0 +1,133 @@
+"""The package in the hands of apt: upgraded, switched off, removed, purged."""
+
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from device.crowd import Crowd
+from device.service import FAREWELL, STOPPED, UNIT, Service, rest
+from rigging import Machine
+
+CONFIG = "/etc/graced/graced.toml"
+EDIT = "# edited by the administrator\n"
+KEEP = ("--option=Dpkg::Options::=--force-confold",)
+
+# Everything but what is no part of the system, or is told by the tools that look after it.
+FILES = """
+import os
+def walk(directory):
+    for entry in os.scandir(directory):
+        if entry.path in ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/cache", "/var/log",
+                          "/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd/timers"):
+            continue
+        print(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            walk(entry.path)
+walk("/")
+"""
+
+# What a user of the system leaves who stays.
+OF_THE_USER = {
+    "/etc/.pwd.lock",
+    "/etc/group-",
+    "/etc/gshadow-",
+    "/etc/passwd-",
+    "/etc/shadow-",
+}
+
+
+@pytest.fixture
+def previous(deb: Path, tmp_path: Path) -> Path:
+    """The package as an older version that shipped another configuration."""
+    tree = tmp_path / "tree"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    lines = control.read_text().splitlines()
+    control.write_text(
+        "".join("Version: 0.0.1\n" if x.startswith("Version:") else f"{x}\n" for x in lines)
+    )
+    with (tree / CONFIG[1:]).open("a") as config:
+        config.write("# as 0.0.1 shipped it\n")
+    old = tmp_path / "graced_0.0.1_all.deb"
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "--build", tree, old],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return old
+
+
+def version(machine: Machine) -> str:
+    """The installed version."""
+    return machine.run("dpkg-query", "--show", "--showformat=${Version}", "graced").stdout
+
+
+def test_an_upgrade_under_load(machine: Machine, previous: Path, deb: Path) -> None:
+    machine.install(previous)
+    assert version(machine) == "0.0.1"
+    machine.write(CONFIG, edited := machine.read(CONFIG) + EDIT)
+    graced = Service(machine)
+    pid = graced.pid
+    crowd = Crowd(graced, idle=20, busy=5)
+    wrong: list[str] = []
+    clients = threading.Thread(target=lambda: wrong.extend(crowd.see_out()))
+    clients.start()
+    machine.install(deb, options=KEEP)
+    clients.join()
+    assert wrong == []
+    assert version(machine) != "0.0.1"
+    state = graced.show("ActiveState", "NRestarts", "UnitFileState", "Result")
+    assert state == {
+        "ActiveState": "active",
+        "NRestarts": "0",
+        "UnitFileState": "enabled",
+        "Result": "success",
+    }
+    assert graced.pid != pid
+    assert graced.echoes()
+    (stopped,) = graced.journal(f"MESSAGE_ID={STOPPED}")
+    assert stopped["GRACED_CLIENTS_GONE"] == "25"
+    assert machine.read(CONFIG) == edited
+
+
+def test_an_upgrade_leaves_a_disabled_service_alone(
+    machine: Machine, previous: Path, deb: Path
+) -> None:
+    machine.install(previous)
+    machine.systemctl("disable", "--now", UNIT)
+    machine.install(deb)
+    assert version(machine) != "0.0.1"
+    state = machine.show(UNIT, "ActiveState", "UnitFileState")
+    assert state == {"ActiveState": "inactive", "UnitFileState": "disabled"}
+
+
+def test_removal_and_purge_leave_nothing_but_the_user(machine: Machine, deb: Path) -> None:
+    before = set(machine.python(FILES).splitlines())
+    machine.install(deb)
+    graced = Service(machine)
+    (client,) = graced.connect()
+    machine.write("/etc/graced/conf.d/local.toml", "[shutdown]\ngrace_period = 1\n")
+    machine.run("gracectl", "ping", "--count=1")  # root may write byte code
+    machine.run("apt-get", "remove", "--yes", "graced")
+    assert client.recv(64) == FAREWELL
+    assert rest(client) == b""
+    client.close()
+    assert machine.exists(CONFIG)
+    assert machine.show(UNIT, "LoadState", "ActiveState")["ActiveState"] == "inactive"
+    machine.run("apt-get", "purge", "--yes", "graced")
+    left = set(machine.python(FILES).splitlines()) - before
+    assert left <= OF_THE_USER
+    assert not machine.exists("/run/graced")
+    assert machine.show(UNIT, "LoadState")["LoadState"] == "not-found"
+    assert machine.run("id", "graced").returncode == 0
+    explained = machine.run("journalctl", "--list-catalog", STOPPED, check=False)
+    assert explained.stdout == ""
+
+
+def test_it_can_be_installed_again_after_a_purge(machine: Machine, deb: Path) -> None:
+    machine.install(deb)
+    machine.run("apt-get", "purge", "--yes", "graced")
+    machine.install(deb)
+    assert Service(machine).echoes()

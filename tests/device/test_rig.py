@@ -1,0 +1,115 @@
+"""The rig itself: it leaves nothing behind, and says where it cannot run."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from device import CHECKOUT
+from rigging import Machine, rootfs
+from rigging.streams import LineStream
+
+RIG = str(CHECKOUT / "packaging" / "rig.py")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, container: Machine) -> dict[str, str]:
+    """The environment for a rig with machines of its own, but the root file systems of this one."""
+    rootfs.root(container.release)
+    (tmp_path / "roots").symlink_to(rootfs.cache_dir() / "roots")
+    return {**os.environ, "GRACED_RIG_CACHE": str(tmp_path)}
+
+
+def descendants(pid: int) -> list[int]:
+    """All that a process has started, by pidfd."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            found += [os.pidfd_open(int(child)), *descendants(int(child))]
+    return found
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_rig_that_is_ended_leaves_nothing(
+    cache: dict[str, str], release: str, signum: signal.Signals
+) -> None:
+    machines = Path(cache["GRACED_RIG_CACHE"]) / "machines"
+    argv = [sys.executable, RIG, "run", release, "--", "sh", "-c", "echo up; sleep infinity"]
+    rig = subprocess.Popen(argv, env=cache, stdout=subprocess.PIPE)
+    with LineStream(rig, subprocess.Popen.kill) as output:
+        assert output.line(time.monotonic() + 60) == "up"
+        (machine,) = machines.iterdir()
+        started = descendants(rig.pid)
+        assert len(started) > 3
+        rig.send_signal(signum)
+        assert rig.wait(30) == (-signum if signum is signal.SIGKILL else 128 + signum)
+    for process in started:
+        # Readable when it has ended; each is killed by the end of the one before it.
+        assert select.select([process], [], [], 30)[0]
+        os.close(process)
+    if signum is signal.SIGKILL:
+        # Nobody was left to remove it, so the next rig does.
+        assert list(machines.iterdir()) == [machine]
+        subprocess.run([sys.executable, RIG, "run", release, "--", "true"], env=cache, check=True)
+    assert list(machines.iterdir()) == []
+    assert list(Path("/sys/fs/cgroup").glob(f"**/{machine.name}")) == []
+    assert machine.name not in Path("/proc/self/mounts").read_text()
+
+
+def test_two_machines_do_not_share_control_groups(release: str, container: Machine) -> None:
+    before = container.show("dbus.service", "MainPID", "ActiveState")
+    with Machine(release) as other:
+        other.systemctl("kill", "--signal=SIGKILL", "dbus.service")
+    assert container.show("dbus.service", "MainPID", "ActiveState") == before
+
+
+def refusal(argv: list[str], environment: dict[str, str]) -> str:
+    """What the rig says where it cannot run."""
+    result = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (result.returncode, result.stdout) == (69, "")
+    return result.stderr
+
+
+def test_without_its_tools_it_says_so_in_one_line() -> None:
+    said = refusal([sys.executable, RIG, "build"], {"PATH": "/nonexistent"})
+    assert (
+        said == "rig: cannot run here: systemd-nspawn is not installed"
+        " (package systemd-container)\n"
+    )
+
+
+def test_without_root_it_says_so_in_one_line() -> None:
+    said = refusal(["unshare", "--user", sys.executable, RIG, "build"], dict(os.environ))
+    assert said == "rig: cannot run here: not root\n"
+
+
+def test_device_tests_that_cannot_run_are_told_in_one_line() -> None:
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        str(CHECKOUT / "tests/device"),
+    ]
+    result = subprocess.run(
+        argv,
+        env={"PATH": "/nonexistent"},
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    told = [line for line in result.stdout.splitlines() if "not run" in line]
+    assert told == [
+        "device tests not run: systemd-nspawn is not installed (package systemd-container)"
+    ]
+    assert "skipped" not in result.stdout
