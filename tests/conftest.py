@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from support import Leaks, NotifySocket, own_orphans
@@ -47,6 +48,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for thing, count in MISSING.items():
         terminalreporter.write_line(f"{count} tests not run: there is no {thing}")
 
+
+# A machine may be busy, and a checkout read-only.
+hypothesis.settings.register_profile("graced", deadline=None, database=None)
+hypothesis.settings.load_profile("graced")
 
 DESCRIPTORS = 8192
 """For a test with a thousand clients; a shell starts with 1024."""

@@ -59,7 +59,11 @@ def priority(level: int) -> int:
 
 def message(record: logging.LogRecord) -> str:
     """The record's text, with its traceback, in which nothing but a newline controls a terminal."""
-    text = record.getMessage()
+    try:
+        text = record.getMessage()
+    except Exception:
+        # Somebody's handler logs with arguments that do not fit; the log must survive that.
+        text = f"a record of the logger {record.name!r} cannot be formatted"
     if record.exc_text:
         text = f"{text}\n{record.exc_text}"
     if len(text) > _LONGEST:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +20,6 @@ ADDRESSES = {
 }
 BOTH = [("echo", "IPv4"), ("echo", "unix"), ("echo-threaded", "unix"), ("plug-in", "IPv4")]
 """Where it is both that matter."""
-
-
-def has_cpythons_tests() -> bool:
-    """Whether Python was installed with its own tests."""
-    try:
-        return importlib.util.find_spec("test.test_socketserver") is not None
-    except ModuleNotFoundError:
-        return False
 
 
 @pytest.fixture
@@ -74,21 +63,3 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _address(text: str, directory: Path) -> str:
     return f"unix:{directory / 'socket'}" if text == "unix:" else text
-
-
-# What needs more than make, git and Python.  Where it is absent, that is said; the tests beside
-# say the same in other ways.
-EXTRAS = {
-    "test_strace.py": (shutil.which("strace") is not None, "strace"),
-    "test_cpython.py": (has_cpythons_tests(), "test.test_socketserver (libpython3-testsuite)"),
-}
-ALL = bool(os.environ.get("GRACED_ALL_TESTS"))
-"""Set where a missing tool is a failure."""
-
-collect_ignore = [name for name, (present, _) in EXTRAS.items() if not present and not ALL]
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what was not run."""
-    for name in collect_ignore:
-        terminalreporter.write_line(f"{name} not run: there is no {EXTRAS[name][1]}")

@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from signal import Signals
@@ -80,10 +81,10 @@ def run_pair(signame: str, pause: float, *options: str) -> Outcome:
         )
 
 
-def run_pairs(number: int, signame: str, pause: float, *options: str) -> list[Outcome]:
-    """So many pairs at a time."""
-    with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(lambda _: run_pair(signame, pause, *options), range(number)))
+def run_pairs(signames: Sequence[str], pause: float, *options: str) -> list[Outcome]:
+    """A pair for each, all at the same time."""
+    with ThreadPoolExecutor(len(signames)) as pool:
+        return list(pool.map(lambda signame: run_pair(signame, pause, *options), signames))
 
 
 def main() -> int:
@@ -99,7 +100,7 @@ def main() -> int:
     for number in range(arguments.rounds):
         for signame in SIGNALS:
             options = ("--handler", arguments.handler)
-            for outcome in run_pairs(arguments.pairs, signame, arguments.pause, *options):
+            for outcome in run_pairs([signame] * arguments.pairs, arguments.pause, *options):
                 count[signame] += 1
                 count["missed"] += not outcome.good
                 slowest = max(slowest, outcome.seconds)

@@ -195,8 +195,8 @@ def test_a_client_that_stays_is_closed_at_the_deadline(handler: str, address: st
         assert graced.log.count("closing connection from .*: deadline, ") == 2
 
 
-def test_the_end_counts_down_each_second(handler: str) -> None:
-    with Graced("--grace", "3", "--handler", handler) as graced, graced.served() as client:
+def test_the_end_counts_down_each_second() -> None:
+    with Graced("--grace", "3") as graced, graced.served() as client:
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
         assert graced.wait() == 0

@@ -99,13 +99,14 @@ def test_stopping_is_said_before_the_clients_are_told(notify_socket: NotifySocke
         assert "STOPPING=1" in notify_socket.texts[-1]
 
 
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
 def test_the_status_is_said_when_it_changes_and_once_a_second(
     handler: str, notify_socket: NotifySocket
 ) -> None:
     with Graced("--handler", handler, env=notify_socket.environment) as graced:
         began = monotonic()
         number = 0
-        while monotonic() < began + 3.5:
+        while monotonic() < began + 2.5:
             with graced.connect() as client:
                 client.echo(b"x" * 100)
                 number += 1
@@ -115,7 +116,7 @@ def test_the_status_is_said_when_it_changes_and_once_a_second(
         # One a second, but for READY, which is said at the start.
         assert 3 <= len(notify_socket.texts) <= elapsed + 2
         # Nothing changes any more, nothing is said.
-        assert notify_socket.stays_silent("", 1.5)
+        assert notify_socket.stays_silent("", 1.2)
 
 
 @KINDS

@@ -7,8 +7,12 @@ import signal
 import subprocess
 from contextlib import ExitStack
 
+import pytest
+
 from functional.test_idle import CLIENTS, SECONDS, quiet, settled
 from support import PATIENCE, Graced, Log
+
+pytestmark = pytest.mark.needs("strace")
 
 
 def test_with_idle_clients_there_is_no_system_call() -> None:

@@ -1,0 +1,400 @@
+"""Each system call that can fail, made to fail: at the start, in service, in the drain.
+
+What is expected to happen to a daemon has an outcome that is written down here, and says so in a
+line: the start is refused with a status, the one client that it happened to is closed, a log
+record is dropped and counted.  What cannot happen to a daemon that is all right (epoll_wait fails)
+ends it with status 1 and a traceback in the log.  Neither leaves a process, a pidfile or the path
+of a Unix socket behind, and nothing hangs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from signal import SIGTERM, SIGUSR1
+from typing import NamedTuple
+
+import pytest
+
+from robustness.strace import Fault, Injection, Traced, run_traced
+from support import FAREWELL, Client, Graced
+
+pytestmark = pytest.mark.needs("strace")
+
+FORKS = "clone,clone3,fork,vfork"
+UNEXPECTED = r"OSError\("
+
+
+class Start(NamedTuple):
+    """A start that fails."""
+
+    fault: Fault
+    status: int
+    says: str
+
+    def __str__(self) -> str:
+        return str(self.fault)
+
+
+IN_EITHER = [
+    Start(Fault("socket", "error=EMFILE"), 69, "cannot listen on .*: Too many open files"),
+    Start(Fault("socket", "error=ENOBUFS"), 69, "cannot listen on "),
+    Start(Fault("bind", "error=EADDRINUSE"), 69, "cannot listen on .*: Address already in use"),
+    Start(Fault("bind", "error=EACCES"), 69, "cannot listen on .*: Permission denied"),
+    Start(Fault("bind", "error=ENOMEM"), 69, "cannot listen on "),
+    Start(Fault("listen", "error=EADDRINUSE"), 69, "cannot listen on .*: Address already in use"),
+    Start(Fault("setsockopt", "error=ENOMEM"), 69, "cannot listen on "),
+    Start(Fault("flock", "error=ENOLCK"), 73, "cannot write pidfile .*: No locks available"),
+    Start(Fault("ftruncate", "error=EIO"), 73, "cannot write pidfile .*: Input/output error"),
+    Start(Fault("pwrite64", "error=ENOSPC"), 73, "cannot write pidfile .*: No space left"),
+    Start(Fault("pwrite64", "error=EDQUOT"), 73, "cannot write pidfile .*: Disk quota exceeded"),
+    Start(Fault("openat", "error=EROFS", path="{pid}"), 73, "cannot write pidfile .*: Read-only"),
+    Start(Fault("openat", "error=ENFILE", path="{pid}"), 73, "cannot write pidfile .*: Too many"),
+    Start(Fault("openat", "error=EACCES", path="{config}"), 78, "graced.toml: Permission denied"),
+    Start(Fault("read", "error=EIO", path="{config}"), 78, "graced.toml: Input/output error"),
+    Start(Fault("read", "error=EISDIR", path="{config}"), 78, "graced.toml: Is a directory"),
+    Start(Fault("eventfd2", "error=EMFILE"), 1, UNEXPECTED),
+    Start(Fault("epoll_ctl", "error=ENOMEM"), 1, UNEXPECTED),
+    Start(Fault("pipe2", "error=EMFILE"), 1, UNEXPECTED),
+]
+FOREGROUND = [
+    Start(Fault(FORKS, "error=EAGAIN"), 1, "cannot start a thread"),
+    Start(Fault(FORKS, "error=EAGAIN", "2"), 1, "cannot start a thread"),
+    Start(Fault("epoll_wait", "error=EBADF"), 1, UNEXPECTED),
+    Start(Fault("poll", "error=ENOMEM"), 1, UNEXPECTED),
+]
+FORKED = [
+    Start(Fault(FORKS, "error=EAGAIN"), 1, "cannot fork: Resource temporarily unavailable"),
+    Start(Fault(FORKS, "error=ENOMEM"), 1, "cannot fork: Cannot allocate memory"),
+    Start(Fault("setsid", "error=EPERM"), 1, "Operation not permitted"),
+    Start(Fault("socketpair", "error=EMFILE"), 1, UNEXPECTED),
+    Start(Fault("sendto", "error=ENOBUFS", "1"), 1, ""),
+    Start(Fault("chdir", "error=EACCES"), 1, "Permission denied"),
+    Start(Fault("dup2,dup3", "error=EBADF"), 1, "Bad file descriptor"),
+]
+
+
+def _run(start: Start, directory: Path, *options: str) -> None:
+    run_directory = directory / "run"
+    run_directory.mkdir()
+    config = directory / "graced.toml"
+    config.write_text("[server]\nbacklog = 5\n")
+    pid_file = run_directory / "graced.pid"
+    path = start.fault.path.format(pid=pid_file, config=config)
+    result, hits = run_traced(
+        start.fault._replace(path=path),
+        *("--config", str(config), "--pid-file", str(pid_file), "--listen", "127.0.0.1:0"),
+        *("--listen", f"unix:{run_directory}/socket"),
+        *options,
+    )
+    assert hits
+    assert result.returncode == start.status, result
+    said = [line for line in result.stderr.splitlines() if not line.startswith("<6>")]
+    assert re.search(start.says, said[0]), result
+    if start.says == UNEXPECTED and (len(said) > 1 or not options):
+        assert said[1].endswith("Traceback (most recent call last):"), result
+    else:
+        # That of a daemon is in its log, which is not here any more.
+        assert len(said) == 1, result
+        assert said[0].startswith("graced: ")
+    assert list(run_directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("start", IN_EITHER + FOREGROUND, ids=str)
+def test_a_start_in_the_foreground(start: Start, tmp_path: Path) -> None:
+    _run(start, tmp_path)
+
+
+@pytest.mark.parametrize("start", IN_EITHER + FORKED, ids=str)
+def test_a_start_as_a_daemon(start: Start, tmp_path: Path) -> None:
+    _run(start, tmp_path, "--daemon")
+
+
+# In service.
+
+
+class Served(NamedTuple):
+    """A fault in service, and what becomes of the client that it happens to."""
+
+    fault: Fault
+    closed: str = ""
+    """Why, where it is closed."""
+    handler: str = "echo"
+
+    def __str__(self) -> str:
+        return str(self.fault) if self.handler == "echo" else f"{self.fault}-{self.handler}"
+
+
+ONCE = "1"
+
+ON_A_MESSAGE = [
+    Served(Fault("recvfrom", "error=EINTR", ONCE)),
+    Served(Fault("recvfrom", "error=EAGAIN", ONCE)),
+    Served(Fault("recvfrom", "error=ECONNRESET", ONCE), "reset by the client"),
+    Served(Fault("recvfrom", "error=ETIMEDOUT", ONCE), "Connection timed out"),
+    Served(Fault("recvfrom", "error=EHOSTUNREACH", ONCE), "No route to host"),
+    Served(Fault("recvfrom", "error=ENOMEM", ONCE), "Cannot allocate memory"),
+    Served(Fault("recvfrom", "error=EIO", ONCE), "Input/output error"),
+    Served(Fault("sendto", "error=EINTR", ONCE)),
+    Served(Fault("sendto", "error=EAGAIN", ONCE)),
+    Served(Fault("sendto", "error=EAGAIN", "1..3")),
+    Served(Fault("sendto", "error=EPIPE", ONCE), "reset by the client"),
+    Served(Fault("sendto", "error=ECONNRESET", ONCE), "reset by the client"),
+    Served(Fault("sendto", "error=ENOBUFS", ONCE), "No buffer space available"),
+    Served(Fault("sendto", "error=ENOMEM", ONCE), "Cannot allocate memory"),
+    Served(Fault("epoll_wait", "error=EINTR", ONCE)),
+    Served(Fault("recvfrom", "error=ECONNRESET", ONCE), "reset by the client", "echo-threaded"),
+    Served(Fault("recvfrom", "error=EINTR", ONCE), "", "echo-threaded"),
+    Served(Fault("sendto", "error=EPIPE", ONCE), "reset by the client", "echo-threaded"),
+    Served(Fault("sendto", "error=EINTR", ONCE), "", "echo-threaded"),
+]
+NO_CAPACITY = ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]
+CLIENT_LOST = [
+    *("ECONNABORTED", "EPERM", "EPROTO", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET"),
+    *("EHOSTUNREACH", "EOPNOTSUPP", "ENETUNREACH"),
+]
+ON_THE_LOG = ["EIO", "ENOSPC", "EAGAIN", "EPIPE", "EINTR"]
+FATAL = [
+    Fault("epoll_wait", "error=EBADF", ONCE),
+    Fault("epoll_wait", "error=ENOMEM", ONCE),
+    Fault("accept4", "error=EBADF", ONCE),
+    Fault("accept4", "error=EFAULT", ONCE),
+    Fault("poll", "error=ENOMEM", ONCE),
+]
+
+
+class Stage:
+    """A server, in service or in the drain, with somebody on it who must not notice anything."""
+
+    def __init__(self, handler: str, *, draining: bool) -> None:
+        self._draining = draining
+        self._handler = handler
+        self.graced = Graced("--handler", handler, config="[shutdown]\ngrace_period = 120")
+
+    def __enter__(self) -> Stage:
+        handler = self._handler
+        with ExitStack() as entered:
+            entered.enter_context(self.graced)
+            self.bystander = entered.enter_context(self.graced.connect())
+            if handler == "echo":
+                # A thread of its own would make the same calls, and they would fail as well.
+                self.bystander.echo(b"here")
+            self.victim = entered.enter_context(self.graced.connect())
+            self.victim.echo(b"here, too")
+            if self._draining:
+                self.graced.signal(SIGTERM)
+                self.bystander.expect_farewell_alone()
+                self.victim.expect_farewell_alone()
+                # The first answer after the farewell is a late one.
+                self.victim.echo(b"heard")
+            self._entered = entered.pop_all()
+        return self
+
+    def inject(self, fault: Fault) -> Injection:
+        return Injection(self.graced.pid, fault)
+
+    def __exit__(self, *failure: object) -> None:
+        with self._entered:
+            if failure[0] is None:
+                self._leave()
+
+    def _leave(self) -> None:
+        """As if nothing had happened."""
+        self.bystander.echo(b"still here")
+        if not self._draining:
+            self.graced.signal(SIGTERM)
+            self.bystander.expect_farewell_alone()
+        self.bystander.close()
+        self.victim.close()
+        assert self.graced.wait() == 0
+        assert self.graced.log.count("received, closing in") == 1
+
+
+PHASES = {"service": False, "drain": True}
+
+
+@pytest.fixture(params=PHASES.values(), ids=list(PHASES))
+def draining(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("served", ON_A_MESSAGE, ids=str)
+def test_a_message(served: Served, draining: bool) -> None:
+    with Stage(served.handler, draining=draining) as stage:
+        victim = stage.victim
+        with stage.inject(served.fault):
+            if served.closed:
+                victim.send(b"unlucky")
+                # A call that had begun before, as that of a handler, is none of those that fail.
+                assert _rest(victim) in {b"", b"unlucky"}
+            else:
+                victim.echo(b"lucky")
+                victim.echo(b"again")
+        if served.closed:
+            stage.graced.log.wait_for(f"closing connection from {victim.name}: {served.closed}")
+
+
+def _rest(client: Client) -> bytes:
+    """All until the server closes, in whatever way: with an answer that it could not send."""
+    data = b""
+    with suppress(ConnectionResetError):
+        while chunk := client.recv():
+            data += chunk
+    return data
+
+
+@pytest.mark.parametrize("error", CLIENT_LOST)
+def test_a_client_that_is_lost_before_it_is_accepted(error: str, draining: bool) -> None:
+    with Stage("echo", draining=draining) as stage:
+        # The call fails instead of taking the client: the next call takes it.
+        fault = Fault("accept4", f"error={error}", ONCE)
+        with stage.inject(fault), stage.graced.connect() as new:
+            _is_received(new, draining)
+
+
+def _is_received(new: Client, draining: bool) -> None:
+    if draining:
+        new.expect_farewell_alone()
+        new.expect_end()
+    else:
+        new.echo(b"new")
+
+
+@pytest.mark.parametrize("error", NO_CAPACITY)
+def test_no_room_for_a_client(error: str, draining: bool) -> None:
+    """It waits until there is; the others notice nothing, and there is one warning."""
+    with Stage("echo", draining=draining) as stage, ExitStack() as entered:
+        log = stage.graced.log
+        with stage.inject(Fault("accept4", f"error={error}", ONCE)):
+            new = entered.enter_context(stage.graced.connect())
+            log.wait_for("<4>cannot accept clients")
+            stage.bystander.echo(b"unharmed")
+        log.wait_for("<6>accepting clients again")
+        _is_received(new, draining)
+        assert log.count("cannot accept clients") == 1
+
+
+@pytest.mark.parametrize("error", ["ENOMEM", "ENOSPC"])
+def test_no_room_for_a_client_in_the_epoll_set(error: str, draining: bool) -> None:
+    """It is lost, the next is not."""
+    with Stage("echo", draining=draining) as stage:
+        with stage.inject(Fault("epoll_ctl", f"error={error}", ONCE)):
+            with stage.graced.connect() as new:
+                assert _rest(new) in {b"", FAREWELL}
+            stage.bystander.echo(b"unharmed")
+        with stage.graced.connect() as another:
+            _is_received(another, draining)
+        assert stage.graced.log.count("cannot accept clients") <= 1
+
+
+@pytest.mark.parametrize("error", ON_THE_LOG)
+def test_a_log_that_cannot_be_written(error: str, draining: bool) -> None:
+    with Stage("echo", draining=draining) as stage:
+        graced = stage.graced
+        pipe = os.readlink(f"/proc/{graced.pid}/fd/2")
+        with stage.inject(Fault("write", f"error={error}", ONCE, pipe)) as injection:
+            with graced.connect() as one:
+                _is_received(one, draining)
+            _await_hit(graced, injection)
+        if error == "EINTR":
+            assert not graced.log.count("dropped")
+        else:
+            graced.log.wait_for("<4>1 log records were dropped")
+
+
+def _await_hit(graced: Graced, injection: Injection) -> None:
+    """Until the record after the one that was hit has come."""
+    graced.log.wait_for("closing connection from|dropped")
+    assert len(injection.hits) == 1
+
+
+@pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM"])
+def test_no_thread_for_a_client(error: str) -> None:
+    """It waits until there is one: when another client ends, or when threads can be started."""
+    with Stage("echo-threaded", draining=False) as stage, ExitStack() as entered:
+        with stage.inject(Fault(FORKS, f"error={error}", ONCE)):
+            unlucky = entered.enter_context(stage.graced.connect())
+            unlucky.send(b"patience")
+            another = entered.enter_context(stage.graced.connect())
+            another.echo(b"lucky")
+        assert unlucky.recv_exactly(8) == b"patience"
+
+
+@pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM"])
+def test_no_thread_for_the_only_client(error: str) -> None:
+    with Graced("--handler", "echo-threaded") as graced:
+        fault = Fault(FORKS, f"error={error}", ONCE)
+        with Injection(graced.pid, fault), graced.connect() as new:
+            new.send(b"in vain")
+            assert _rest(new) == b""
+        with graced.connect() as another:
+            another.echo(b"served")
+        assert graced.stop() == 0
+
+
+@pytest.mark.parametrize("error", ["ECONNRESET", "EPIPE", "EAGAIN", "EINTR", "ENOBUFS"])
+def test_the_farewell_itself(error: str) -> None:
+    with Graced("--grace", "30") as graced, ExitStack() as entered:
+        clients = [entered.enter_context(graced.served()) for _ in range(5)]
+        with Injection(graced.pid, Fault("sendto", f"error={error}", ONCE)):
+            graced.signal(SIGTERM)
+            heard = [_next(client) for client in clients]
+        lost = 0 if error in {"EAGAIN", "EINTR"} else 1
+        assert heard.count(FAREWELL) == len(clients) - lost, heard
+        for client in clients:
+            client.close()
+        assert graced.wait() == 0
+
+
+def _next(client: Client) -> bytes:
+    try:
+        return client.recv()
+    except ConnectionResetError:
+        return b""
+
+
+def test_a_client_that_is_gone_when_it_is_turned_away() -> None:
+    with Stage("echo", draining=True) as stage:
+        fault = Fault("shutdown", "error=ENOTCONN", ONCE)
+        with stage.inject(fault), stage.graced.connect() as new:
+            assert _rest(new) in {b"", FAREWELL}
+
+
+@pytest.mark.parametrize("fault", FATAL, ids=str)
+def test_what_cannot_happen(fault: Fault, draining: bool, tmp_path: Path) -> None:
+    """It ends the server at once, with status 1 and a traceback in the log."""
+    pid_file = tmp_path / "graced.pid"
+    with ExitStack() as entered:
+        graced = Graced("--pid-file", str(pid_file), "--grace", "120")
+        graced.tracebacks = True
+        entered.enter_context(graced)
+        client = entered.enter_context(graced.served())
+        if draining:
+            graced.signal(SIGTERM)
+            client.expect_farewell_alone()
+        with Injection(graced.pid, fault):
+            # Something for everybody to do; by themselves they make no system call.
+            with suppress(OSError):
+                graced.signal(SIGUSR1)
+                entered.enter_context(graced.connect())
+            graced.log.wait_for("failed: OSError")
+            assert graced.wait() == 1
+        assert graced.log.count("Traceback") == 1
+        assert not pid_file.exists()
+        assert _rest(client) == b""
+
+
+@pytest.mark.parametrize("error", ["EROFS", "EACCES", "EBUSY"])
+def test_a_pidfile_that_cannot_be_removed(error: str, tmp_path: Path) -> None:
+    pid_file = tmp_path / "graced.pid"
+    with Traced(Fault("unlink", f"error={error}"), "--pid-file", str(pid_file)) as graced:
+        graced.serving()
+        assert graced.stop() == 0
+        assert graced.hits
+        assert "stopped after" in graced.log.lines[-1]
+    # Nobody holds it: the next start is not kept from it.
+    with Graced("--pid-file", str(pid_file)) as graced:
+        assert graced.stop() == 0
+    assert not pid_file.exists()
