@@ -22,7 +22,7 @@ deb:
 	packaging/build-deb
 
 bench:
-	tests/benchmarks/run $(if $(QUICK),--quick)
+	$(PYTHON) tests/benchmarks/bench.py $(if $(QUICK),--quick)
 
 soak: $(STAMP)
 	$(BIN)/python tests/soak.py

@@ -112,11 +112,14 @@ def _socat() -> Kind:
     binary = "/usr/bin/socat"
     if not Path(binary).exists():
         raise MissingError("socat is not installed")
+    # Blocks that a pipe takes whole: with larger ones it waits for itself to read.
     return Kind(
         "socat",
         "socat, fork",
         lambda port: [
             binary,
+            "-b",
+            "4096",
             f"TCP4-LISTEN:{port},bind=127.0.0.1,reuseaddr,nodelay,fork",
             "PIPE",
         ],

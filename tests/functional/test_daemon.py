@@ -24,6 +24,7 @@ from support import (
     environment,
     launch,
     run_graced,
+    settled,
 )
 
 LOGS = ("/run/systemd/journal/socket", "/dev/log")
@@ -141,6 +142,8 @@ def test_it_has_no_descriptor_that_the_command_inherited(tmp_path: Path) -> None
         assert found.returncode == 0, found.stderr
         pid = int(file.read_text())
         try:
+            # It may still have its line to the command for a moment.
+            assert settled(pid)
             assert descriptors(pid) == expected(tmp_path)
         finally:
             os.kill(pid, signal.SIGTERM)

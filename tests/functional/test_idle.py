@@ -4,29 +4,11 @@ from __future__ import annotations
 
 import select
 from contextlib import ExitStack
-from pathlib import Path
 
-from support import Client, Graced
+from support import Activity, Client, Graced, settled
 
 CLIENTS = 100
 SECONDS = 10.0
-
-
-class Activity(dict[str, tuple[str, ...]]):
-    """What the kernel has counted for each thread of a process.
-
-    Whoever makes a system call, and returns from the one it slept in, has run: its time on a
-    processor (in nanoseconds, /proc/PID/task/TID/schedstat) and its context switches are more
-    than before.
-    """
-
-    def __init__(self, pid: int) -> None:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            status = (task / "status").read_text().splitlines()
-            switches = [line for line in status if "ctxt_switches" in line]
-            assert len(switches) == 2
-            run_time, _, slices = (task / "schedstat").read_text().split()
-            self[task.name] = (run_time, slices, *switches)
 
 
 def quiet(seconds: float, *wakers: object) -> bool:
@@ -62,15 +44,3 @@ def test_with_idle_clients_no_thread_runs() -> None:
             for client in own:
                 client.echo(b"still there")
             assert Activity(graced.pid) != before[graced]
-
-
-def settled(pid: int) -> bool:
-    """Wait until what has been asked for is done: until all threads sleep, for a moment."""
-    before = None
-    for _ in range(100):
-        now = Activity(pid)
-        if now == before:
-            return True
-        before = now
-        select.poll().poll(100)
-    return False

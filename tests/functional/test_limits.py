@@ -105,9 +105,10 @@ def test_an_idle_client_is_closed_before_its_handler_begins() -> None:
         graced.log.wait_for("closing connection from .*: idle, 0 bytes")
 
 
-def test_who_takes_nothing_is_closed(address: str) -> None:
+def test_who_takes_nothing_is_closed(handler: str, address: str) -> None:
+    options = ("--handler", handler)
     with (
-        Graced(listen=address, config="[limits]\nstall_timeout = 0.5") as graced,
+        Graced(*options, listen=address, config="[limits]\nstall_timeout = 0.5") as graced,
         graced.connect() as deaf,
         graced.connect() as client,
     ):

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from functional.test_idle import CLIENTS, SECONDS, quiet, settled
-from support import PATIENCE, Graced, Log
+from functional.test_idle import CLIENTS, SECONDS, quiet
+from support import PATIENCE, Graced, Log, settled
 
 pytestmark = pytest.mark.needs("strace")
 

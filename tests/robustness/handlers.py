@@ -5,6 +5,7 @@ Each echoes, until it is told to do what it should not.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -152,3 +153,23 @@ class Chatty(socketserver.BaseRequestHandler):
                 for number in range(LINES):
                     log.info("chat %d of %d", number, LINES)
             self.request.sendall(data)
+
+
+def __getattr__(name: str) -> Any:
+    """``ForkFails1``: an echo whose import makes the first fork after the first one fail."""
+    number = name.removeprefix("ForkFails")
+    if number == name:
+        raise AttributeError(name)
+    left = int(number)
+
+    def count() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            os.fork = fail
+
+    def fail() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    os.register_at_fork(after_in_child=count)
+    return Misbehaving

@@ -185,3 +185,18 @@ def test_a_byte_at_a_time_in_the_drain_costs_nothing() -> None:
         assert (usage.cpu - used) / (time.monotonic() - began) < MOST_CPU
         stack.close()
         assert graced.wait() == 0
+
+
+def test_a_client_that_vanishes_is_noticed_by_the_kernel() -> None:
+    """It asks after a client that has been silent for hours, or such clients add up for years."""
+    with Graced("--grace", "0") as graced, graced.connect() as client:
+        client.echo(b"here")
+        ours, theirs = client.sock.getpeername()[1], client.sock.getsockname()[1]
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        (timer,) = [
+            line[5]
+            for line in lines
+            if line[1].endswith(f":{ours:04X}") and line[2].endswith(f":{theirs:04X}")
+        ]
+        assert timer.startswith("02:"), "the keepalive timer does not run"
+        assert graced.stop() == 0

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 import pytest
 
+from graced import journal
 from robustness.handlers import HERE, LINES
 from robustness.measure import median, percentile, ping_pong
 from robustness.scale import scaled
@@ -199,3 +202,34 @@ def test_a_start_that_fails_says_its_status_to_a_log_that_cannot_be_written() ->
             [*launch(), "--nonsense"], env=environment(), stderr=full, check=False
         )
     assert process.returncode == 2
+
+
+@pytest.mark.parametrize("kind", [journal.Syslog, journal.Journal])
+def test_a_log_daemon_that_is_restarted(
+    kind: type[journal.Syslog | journal.Journal], tmp_path: Path
+) -> None:
+    """It makes its socket again, and what was connected to the old one gets an error."""
+    path = tmp_path / "log"
+    record = logging.LogRecord("test", logging.INFO, "", 0, "hello", None, None)
+    with _log_daemon(path) as first:
+        sink = kind(str(path))
+        try:
+            sink.write(record)
+            assert b"hello" in first.recv(4096)
+            path.unlink()
+            first.close()
+            with pytest.raises(OSError, match=r"refused|No such file|not connected"):
+                sink.write(record)
+            with _log_daemon(path) as second:
+                sink.write(record)
+                assert b"hello" in second.recv(4096)
+        finally:
+            sink._socket.close()
+
+
+@contextmanager
+def _log_daemon(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PATIENCE)
+        sock.bind(str(path))
+        yield sock

@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import tempfile
+import threading
 import time
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -80,19 +81,29 @@ class Model(RuleBasedStateMachine):
 
     peers: Bundle[Peer] = Bundle("peers")
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, config: str = "") -> None:
         super().__init__()
         self._belongings = ExitStack()
         directory = self._belongings.enter_context(tempfile.TemporaryDirectory())
         path = Path(directory) / "socket"
         self.graced = self._belongings.enter_context(
-            Graced(*options, listen=["127.0.0.1:0", f"unix:{path}"], config=CONFIG)
+            Graced(*options, listen=["127.0.0.1:0", f"unix:{path}"], config=CONFIG + config)
         )
         self._ended = os.pidfd_open(self.graced.pid)
         self._belongings.callback(os.close, self._ended)
+        # A connect that comes while the port is being closed may take a second to be refused.
+        self._gone = 0.0
+        self._watch = threading.Thread(target=self._wait_for_end)
+        self._watch.start()
         self.all: list[Peer] = []
         self.signals: list[tuple[float, Signals]] = []
         self.leave = False
+
+    def _wait_for_end(self) -> None:
+        poll = select.poll()
+        poll.register(self._ended, select.POLLIN)
+        poll.poll()
+        self._gone = time.monotonic()
 
     # What is done.
 
@@ -177,6 +188,7 @@ class Model(RuleBasedStateMachine):
         patience = time.monotonic() + ENOUGH
         while True:
             poll = select.poll()
+            poll.register(self._ended, select.POLLIN)
             for peer in self._listening():
                 poll.register(peer.sock, select.POLLIN)
             for peer in self._listening():
@@ -220,6 +232,9 @@ class Model(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         with self._belongings:
+            # Whatever is found: it has ended before the descriptor goes that is waited at.
+            self._belongings.callback(self._watch.join)
+            self._belongings.callback(self.graced.process.kill)
             for peer in self.all:
                 self._belongings.callback(peer.sock.close)
             self._finish()
@@ -231,9 +246,9 @@ class Model(RuleBasedStateMachine):
             self._signal(SIGTERM)
         attentive = time.monotonic()
         self._pump_to_the_end()
-        gone = time.monotonic()
+        self._watch.join()
         assert self.graced.wait() == 0
-        deadline = self._check_log(gone)
+        deadline = self._check_log(self._gone)
         for peer in self.all:
             if peer.reads and not peer.gone:
                 self._check_peer(peer, deadline, attentive)
@@ -304,7 +319,14 @@ class Threaded(Model):
         super().__init__("--handler", "echo-threaded")
 
 
-KINDS = {"echo": Model, "echo-threaded": Threaded}
+class TwoThreads(Model):
+    """With two I/O threads, as there are where Python has no GIL."""
+
+    def __init__(self) -> None:
+        super().__init__(config="[server]\nio_threads = 2")
+
+
+KINDS = {"echo": Model, "echo-threaded": Threaded, "two I/O threads": TwoThreads}
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))

@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 import pytest
 
+from robustness.handlers import HERE
 from robustness.strace import Fault, Injection, Traced, run_traced
-from support import FAREWELL, Client, Graced
+from support import FAREWELL, Client, Graced, run_graced
 
 pytestmark = pytest.mark.needs("strace")
 
@@ -110,6 +111,18 @@ def test_a_start_in_the_foreground(start: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize("start", IN_EITHER + FORKED, ids=str)
 def test_a_start_as_a_daemon(start: Start, tmp_path: Path) -> None:
     _run(start, tmp_path, "--daemon")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_fork_in_the_middle_of_the_detachment(number: int, tmp_path: Path) -> None:
+    """The daemon forks twice more to get rid of the terminal; strace counts for each process."""
+    run = run_graced(
+        *("--daemon", "--pid-file", str(tmp_path / "graced.pid"), "--listen", "127.0.0.1:0"),
+        *("--handler", f"{HERE}:ForkFails{number}"),
+    )
+    assert run.returncode == 1
+    assert re.fullmatch("graced: .*Resource temporarily unavailable.*\n", run.stderr), run
+    assert list(tmp_path.iterdir()) == []
 
 
 # In service.

@@ -4,6 +4,7 @@ Nothing here sleeps or polls: whatever is waited for is waited for on a conditio
 as the limit that only a failing test reaches.
 """
 
+from support.activity import Activity, settled
 from support.client import FAREWELL, Client
 from support.leaks import Leaks, own_orphans
 from support.log import PATIENCE, Log
@@ -24,6 +25,7 @@ __all__ = [
     "COMMAND",
     "FAREWELL",
     "PATIENCE",
+    "Activity",
     "Client",
     "Daemon",
     "Graced",
@@ -35,4 +37,5 @@ __all__ = [
     "launch",
     "own_orphans",
     "run_graced",
+    "settled",
 ]

@@ -59,6 +59,7 @@ def test_no_watched_signal_raises_or_kills(signum: signal.Signals) -> None:
 
 
 def test_what_has_been_held_back_is_delivered() -> None:
+    found = signal.getsignal(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     try:
         signal.raise_signal(signal.SIGTERM)
@@ -69,7 +70,7 @@ def test_what_has_been_held_back_is_delivered() -> None:
         # And held back again.
         assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, found)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
