@@ -10,6 +10,7 @@ after it.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -26,6 +27,10 @@ OVERDUE = 2
 TOLD = 3
 """What it says next waits for the gap."""
 HEARD = 4
+
+
+class StalledError(ConnectionAbortedError):
+    """The client has taken nothing for the stall timeout."""
 
 
 class Conversation(socket.socket):
@@ -105,7 +110,13 @@ class Conversation(socket.socket):
         with self._writing:
             if len(self._rest) != len(self._farewell):
                 self._say_farewell()
-            result = call(*args)
+            try:
+                result = call(*args)
+            except BlockingIOError as error:
+                if self.gettimeout() is not None or socket.MSG_DONTWAIT in args:
+                    raise
+                # A blocking socket says so when SO_SNDTIMEO is over.
+                raise StalledError(errno.ECONNABORTED, "the client takes nothing") from error
             self.last = time.monotonic()
             if self._stage == OVERDUE:
                 self._say_farewell()

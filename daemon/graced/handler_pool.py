@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from typing import Any
 
 from graced import events
 from graced.client import UNTOLD, Client
-from graced.conversation import Conversation
+from graced.conversation import Conversation, StalledError
 
 LINGER = 1.0
 """Seconds that a client which was told has to close before its descriptor goes."""
 
+DEADLINE = "deadline"
+"""Why a client left that was hung up on."""
 LAST_WRITES = 0.05
 """Seconds that the writes of all handlers together may take to end at the deadline."""
 
@@ -74,10 +77,11 @@ class HandlerPool:
         if type(request) is socket.socket:
             request = Conversation(request, self._farewell, self._gap, told=client.told != UNTOLD)
         request.setblocking(True)
-        if self._stall_timeout and request.family in {socket.AF_INET, socket.AF_INET6}:
-            # The handler may be in a write for ever; the kernel ends it, tcp(7).
-            limit = int(self._stall_timeout * 1000)
-            request.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit)
+        if self._stall_timeout:
+            # A write of the handler fails when nothing was taken for so long, socket(7).
+            seconds, rest = divmod(self._stall_timeout, 1.0)
+            limit = struct.pack("ll", int(seconds), int(rest * 1_000_000))
+            request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         visit = _Visit(client, request)
         with self._lock:
             self._visits.add(visit)
@@ -181,6 +185,8 @@ class HandlerPool:
         reason = "handler ended"
         try:
             self._run(request, client.address)
+        except StalledError:
+            reason = "stalled"
         except ConnectionError:
             # No fault of the handler: what the built-in ones see as well.
             reason = "reset by the client"
@@ -197,7 +203,7 @@ class HandlerPool:
         if isinstance(request, Conversation):
             client.echoed = request.moved
         if self._closing:
-            reason = "deadline"
+            reason = DEADLINE
         elif self._draining:
             linger(request)
         with self._lock:

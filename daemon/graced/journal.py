@@ -14,6 +14,7 @@ has been read (`Journal.flush`); and the import costs a third of the start.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -108,26 +109,44 @@ class Stderr:
         """Nothing to wait for: a pipe keeps what was written."""
 
 
-def _connect(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        sock.connect(path)
-    except OSError:
-        sock.close()
-        raise
-    return sock
+class _LogSocket:
+    """A connected datagram socket of a log daemon, which may be restarted."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._socket = self._connect()
+
+    def _connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            sock.connect(self._path)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _send(self, datagram: bytes) -> None:
+        try:
+            self._socket.send(datagram)
+        except OSError as error:
+            if error.errno not in {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN}:
+                raise
+            fresh = self._connect()
+            self._socket.close()
+            self._socket = fresh
+            self._socket.send(datagram)
 
 
-class Syslog:
+class Syslog(_LogSocket):
     """The traditional socket, RFC 3164, for a daemon on a machine without a journal."""
 
     def __init__(self, path: str = SYSLOG_SOCKET) -> None:
-        self._socket = _connect(path)
+        super().__init__(path)
 
     def write(self, record: logging.LogRecord) -> None:
         for line in message(record).splitlines():
             head = f"<{_DAEMON_FACILITY | priority(record.levelno)}>{IDENTIFIER}[{os.getpid()}]: "
-            self._socket.send((head + line).encode("utf-8", "backslashreplace"))
+            self._send((head + line).encode("utf-8", "backslashreplace"))
 
     def flush(self, timeout: float) -> None:
         """Nothing to wait for: syslog does not look us up."""
@@ -140,11 +159,11 @@ def _field(name: str, value: str) -> bytes:
     return name.encode() + b"=" + data + b"\n"
 
 
-class Journal:
+class Journal(_LogSocket):
     """journald's native socket: every field of an event is a field of the journal."""
 
     def __init__(self, path: str = JOURNAL_SOCKET) -> None:
-        self._socket = _connect(path)
+        super().__init__(path)
 
     def write(self, record: logging.LogRecord) -> None:
         event = record.msg if isinstance(record.msg, events.Event) else None
@@ -161,7 +180,7 @@ class Journal:
                 _field(f"GRACED_{name.upper()}", str(value).translate(CONTROL))
                 for name, value in record.args.items()
             ]
-        self._socket.send(b"".join(datagram))
+        self._send(b"".join(datagram))
 
     def flush(self, timeout: float) -> None:
         """Return when journald has looked up the sender of the last record.

@@ -186,8 +186,7 @@ def _bind_all(
             try:
                 sock = socket.socket(family, socket.SOCK_STREAM)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                # Accepted sockets inherit it: one system call for each client saved.
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _set_up_clients(sock)
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.bind((host, port, *scope))
@@ -209,6 +208,14 @@ def _bind_all(
     if absent and not bound:
         raise absent
     return bound
+
+
+def _set_up_clients(sock: socket.socket) -> None:
+    """Set here what accepted sockets inherit: no system call for each client."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A client whose power was cut would otherwise keep its place until the next restart; the
+    # kernel asks after two hours and wakes nobody up for it.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def _cannot(address: Address, error: OSError) -> ListenError:
@@ -252,5 +259,5 @@ def _adopt(fd: int) -> Listener:
     os.set_inheritable(fd, False)
     sock.setblocking(False)
     if sock.family in {socket.AF_INET, socket.AF_INET6}:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _set_up_clients(sock)
     return Listener(sock, passed=True)

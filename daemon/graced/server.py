@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from threading import Event
+from threading import Event, Lock
 from typing import NamedTuple
 
 from graced import events
@@ -18,7 +18,7 @@ from graced.admission import Admission
 from graced.client import Client
 from graced.door import Port
 from graced.errors import start_thread
-from graced.handler_pool import HandlerPool, Run
+from graced.handler_pool import DEADLINE, HandlerPool, Run
 from graced.io_thread import MOMENT, IOThread
 from graced.manners import Manners
 
@@ -63,6 +63,7 @@ class Server:
         self._echoed_by_handlers = 0
         self._left_handlers = 0
         self._closed_handlers = 0
+        self._count_lock = Lock()
         self._probe = 0
         self.pool: HandlerPool | None = None
         if blocking:
@@ -175,11 +176,14 @@ class Server:
         for thread in self.io_threads:
             thread.finish()
         if self.pool:
-            self._closed_handlers = self.pool.hang_up()
+            self.pool.hang_up()
         for thread in self.io_threads:
             if thread.ident:
                 thread.join(max(0.0, until - time.monotonic()))
-        return self.pool.join(max(0.0, until - time.monotonic())) if self.pool else 0
+        stuck = self.pool.join(max(0.0, until - time.monotonic())) if self.pool else 0
+        with self._count_lock:
+            self._closed_handlers += stuck
+        return stuck
 
     def close(self) -> None:
         """Give up the descriptors; the threads must be over."""
@@ -198,7 +202,12 @@ class Server:
                 bytes=client.echoed,
                 seconds=time.monotonic() - client.since,
             )
-        if self.draining.is_set() and reason != "deadline":
-            self._left_handlers += 1
-            if not self._admission.clients:
-                self._changed()
+        with self._count_lock:
+            if reason == DEADLINE:
+                # Nobody waits for it any more, and what they would wait on may be closed.
+                self._closed_handlers += 1
+                return
+            if self.draining.is_set():
+                self._left_handlers += 1
+        if self.draining.is_set() and not self._admission.clients:
+            self._changed()

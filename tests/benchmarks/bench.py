@@ -19,7 +19,9 @@ Where things run
     servers on one processor, load on another) was tried: it changes nothing for a server with one
     thread, neither its figures nor their spread, but it spares a Python server with many threads
     the fight for the GIL across processors, which is what costs it most in life: the article's
-    server needed a third less CPU time for a round trip.
+    server needed up to a third less CPU time for a round trip.  The price: while others use the
+    machine the kernel may put a single client and its server on one processor, where a round trip
+    is two to three times as fast; on a busy machine compare that row with `--pinned`.
 """
 
 from __future__ import annotations

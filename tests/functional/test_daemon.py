@@ -25,6 +25,7 @@ from support import (
     launch,
     run_graced,
     settled,
+    wait_for_end,
 )
 
 LOGS = ("/run/systemd/journal/socket", "/dev/log")
@@ -43,13 +44,10 @@ def in_background(
     pid = int(file.read_text())
     try:
         yield found, pid, f"unix:{path}"
-        os.kill(pid, signal.SIGTERM)
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        raise
     finally:
-        _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+        os.kill(pid, signal.SIGTERM)
+        status = wait_for_end(pid)
+    assert status == 0
 
 
 def stat_fields(pid: int) -> list[str]:
@@ -147,7 +145,7 @@ def test_it_has_no_descriptor_that_the_command_inherited(tmp_path: Path) -> None
             assert descriptors(pid) == expected(tmp_path)
         finally:
             os.kill(pid, signal.SIGTERM)
-            os.waitpid(pid, 0)
+            assert wait_for_end(pid) == 0
     finally:
         os.close(reading)
         os.close(writing)
@@ -182,7 +180,7 @@ def test_nothing_is_printed_on_the_terminal_and_it_can_be_closed(tmp_path: Path)
             client.echo(b"hello")
     finally:
         os.kill(pid, signal.SIGTERM)
-        assert os.waitpid(pid, 0) == (pid, 0)
+        assert wait_for_end(pid) == 0
 
 
 def test_who_reads_the_output_of_the_command_finds_its_end(tmp_path: Path) -> None:
@@ -208,7 +206,7 @@ def test_the_pidfile_is_named_from_where_the_command_was_typed(tmp_path: Path) -
     assert found.returncode == 0, found.stderr
     pid = int((tmp_path / "here.pid").read_text())
     os.kill(pid, signal.SIGTERM)
-    assert os.waitpid(pid, 0) == (pid, 0)
+    assert wait_for_end(pid) == 0
     assert not (tmp_path / "here.pid").exists()
 
 
@@ -316,8 +314,7 @@ def test_who_stops_the_start_stops_the_daemon(tmp_path: Path, notify_socket: Not
     command.terminate()
     notify_socket.release()
     assert command.wait(PATIENCE) == 0
-    _, status = os.waitpid(pid, 0)
-    assert status == 0
+    assert wait_for_end(pid) == 0
     notify_socket.wait_for("STOPPING=1")
     assert not (tmp_path / "pid").exists()
 
@@ -339,8 +336,7 @@ def test_a_daemon_whose_command_was_killed_does_not_go_on_alone(
     pid = int(notify_socket.wait_for("MAINPID=").text.removeprefix("MAINPID="))
     command.kill()
     command.wait(PATIENCE)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 1
+    assert wait_for_end(pid) == 1
     notify_socket.release()
     with socket.socket(socket.AF_UNIX) as sock, pytest.raises(OSError, match=r"refused|No such"):
         sock.connect(str(tmp_path / "socket"))

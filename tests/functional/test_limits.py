@@ -105,6 +105,7 @@ def test_an_idle_client_is_closed_before_its_handler_begins() -> None:
         graced.log.wait_for("closing connection from .*: idle, 0 bytes")
 
 
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
 def test_who_takes_nothing_is_closed(handler: str, address: str) -> None:
     options = ("--handler", handler)
     with (

@@ -13,11 +13,12 @@ from time import monotonic
 
 import pytest
 
-from support import PATIENCE, Daemon, Graced, NotifySocket, environment, launch
+from support import PATIENCE, Daemon, Graced, NotifySocket, environment, launch, wait_for_end
 
 KINDS = pytest.mark.parametrize("kind", [Graced, Daemon], ids=["foreground", "daemon"])
 Kind = type[Graced | Daemon]
-PERIOD = 0.6
+PERIOD = 1.2
+"""Seconds: of which a third is more than an I/O thread of a busy machine needs to answer."""
 WATCHDOG = f"""
 import os
 os.environ["WATCHDOG_PID"] = str(os.getpid())
@@ -122,11 +123,11 @@ def test_the_status_is_said_when_it_changes_and_once_a_second(
 @KINDS
 def test_the_watchdog_is_fed(kind: Kind, notify_socket: NotifySocket) -> None:
     with kind(env=notify_socket.environment, before=WATCHDOG) as graced, graced.served() as client:
-        notify_socket.wait_for("WATCHDOG=1", 4)
+        notify_socket.wait_for("WATCHDOG=1", 3)
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
         # In the drain as well: it may be long.
-        notify_socket.wait_for("WATCHDOG=1", notify_socket.count("WATCHDOG=1") + 3)
+        notify_socket.wait_for("WATCHDOG=1", notify_socket.count("WATCHDOG=1") + 2)
         client.close()
         assert graced.wait() == 0
     assert {m.sender for m in notify_socket.messages if m.text == "WATCHDOG=1"} == {graced.pid}
@@ -144,13 +145,16 @@ def test_the_watchdog_is_not_fed_while_an_io_thread_hangs(
         for client in (victim, rescuer):
             client.echo(b"hello")
         notify_socket.wait_for("WATCHDOG=1")
+        late = r"^<4>an I/O thread has not turned for [\d.]+ s, not feeding the watchdog$"
+        before = graced.log.count(late)
         victim.echo(b"hang")
-        graced.log.wait_for(r"^<4>an I/O thread has not turned for [\d.]+ s, not feeding the watch")
+        graced.log.wait_for(late, before + 1)
         assert notify_socket.stays_silent("WATCHDOG=1", 2 * PERIOD)
+        # It has been said, and once is enough.
+        assert graced.log.count(late) == before + 1
         fed = notify_socket.count("WATCHDOG=1")
         rescuer.echo(b"go on")
         notify_socket.wait_for("WATCHDOG=1", fed + 2)
-        assert graced.log.count("has not turned") == 1
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ def test_the_command_does_not_return_before_its_messages_are_read(
         notify_socket.wait_for("READY=1")
         assert returned() == 0
         os.kill(pid, SIGTERM)
-        assert os.waitpid(pid, 0) == (pid, 0)
+        assert wait_for_end(pid) == 0
 
 
 @contextmanager

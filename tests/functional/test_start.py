@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from graced import __version__
-from support import CHECKOUT, PATIENCE, Client, Graced, environment, launch, run_graced
+from support import (
+    CHECKOUT,
+    PATIENCE,
+    Client,
+    Graced,
+    NotifySocket,
+    environment,
+    launch,
+    run_graced,
+)
 
 NOWHERE = ("--config", "/dev/null", "--listen", "127.0.0.1:0")
 
@@ -275,27 +284,23 @@ def test_check_config_opens_nothing() -> None:
 # Where it is started.
 
 
-def test_it_runs_without_standard_streams() -> None:
+def test_it_runs_without_standard_streams(tmp_path: Path, notify_socket: NotifySocket) -> None:
     """As some supervisors start programs: 0, 1 and 2 are closed."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    before = "import os\nfor fd in (0, 1, 2):\n    os.close(fd)"
+    address = f"unix:{tmp_path}/socket"
     process = subprocess.Popen(
-        [*launch(before), "--config", "/dev/null", "--listen", address], env=environment()
+        [
+            *launch("import os\nfor fd in (0, 1, 2):\n    os.close(fd)"),
+            *("--config", "/dev/null", "--listen", address),
+        ],
+        env=environment(notify_socket.environment),
     )
     try:
-        while process.poll() is None:
-            try:
-                client = Client.connect(address)
-            except ConnectionRefusedError:
-                continue
-            with client:
-                client.echo(b"hello")
-                process.terminate()
-                client.expect_farewell_alone()
-            assert process.wait(PATIENCE) == 0
-            break
-        assert process.returncode == 0
+        notify_socket.wait_for("READY=1")
+        with Client.connect(address) as client:
+            client.echo(b"hello")
+            process.terminate()
+            client.expect_farewell_alone()
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         process.wait()

@@ -18,6 +18,7 @@ from support.process import (
     environment,
     launch,
     run_graced,
+    wait_for_end,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "own_orphans",
     "run_graced",
     "settled",
+    "wait_for_end",
 ]

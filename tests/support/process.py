@@ -61,6 +61,22 @@ def run_graced(
     )
 
 
+def wait_for_end(pid: int, within: float = PATIENCE) -> int:
+    """Wait until an orphan of ours has ended; return its status, or the negative signal number."""
+    ended = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        in_time = bool(poll.poll(within * 1000))
+        if not in_time:
+            os.kill(pid, SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(ended)
+    assert in_time, f"process {pid} had not ended after {within:g} s"
+    return status
+
+
 class Stopped(NamedTuple):
     """What the last line of the log says."""
 
@@ -269,14 +285,6 @@ class Daemon(_Running):
 
     def wait(self, within: float = PATIENCE) -> int:
         if self._status is None:
-            ended = os.pidfd_open(self.pid)
-            try:
-                poll = select.poll()
-                poll.register(ended, select.POLLIN)
-                if not poll.poll(within * 1000):
-                    raise subprocess.TimeoutExpired(self.command, within)
-            finally:
-                os.close(ended)
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self._status = wait_for_end(self.pid, within)
             self.log.close()
         return self._status
