@@ -90,15 +90,6 @@ class Client:
             data += chunk
         return bytes(data)
 
-    def recv_until(self, end: bytes) -> bytes:
-        """All up to and with `end`, behind which nothing may have come."""
-        data = bytearray()
-        while not data.endswith(end):
-            chunk = self.sock.recv(65536)
-            assert chunk, f"end of stream before {end!r}: {data[-64:]!r}"
-            data += chunk
-        return bytes(data)
-
     def recv_to_end(self) -> bytes:
         """All until the server closes; `ConnectionResetError` where it does so rudely."""
         data = bytearray()
