@@ -64,6 +64,7 @@ class Server:
         self._left_handlers = 0
         self._closed_handlers = 0
         self._count_lock = Lock()
+        self._counted = False
         self._probe = 0
         self.pool: HandlerPool | None = None
         if blocking:
@@ -183,6 +184,7 @@ class Server:
         stuck = self.pool.join(max(0.0, until - time.monotonic())) if self.pool else 0
         with self._count_lock:
             self._closed_handlers += stuck
+            self._counted = True
         return stuck
 
     def close(self) -> None:
@@ -205,7 +207,8 @@ class Server:
         with self._count_lock:
             if reason == DEADLINE:
                 # Nobody waits for it any more, and what they would wait on may be closed.
-                self._closed_handlers += 1
+                if not self._counted:
+                    self._closed_handlers += 1
                 return
             if self.draining.is_set():
                 self._left_handlers += 1
