@@ -9,14 +9,15 @@ from contextlib import ExitStack
 from itertools import pairwise
 from signal import SIGINT, SIGTERM, Signals
 from socket import MSG_PEEK
+from time import monotonic
 
 import pytest
 
 from support import FAREWELL, Client, Graced
 
 STOP = ["SIGHUP", "SIGINT", "SIGTERM", "SIGQUIT"]
-SLOW_GAP = "[shutdown]\nfarewell_gap = 1.0"
-"""Long enough for a client to read within it on a busy machine."""
+SLOW_GAP = 1.0
+"""Seconds: long enough for a client to read within it on a busy machine."""
 MOMENT = 0.5
 """Seconds after the deadline in which the server is gone."""
 
@@ -95,19 +96,23 @@ def test_a_client_that_comes_back_to_an_idle_handler_is_served(graced: Graced) -
 def test_who_sends_before_reading_finds_the_farewell_alone(handler: str, address: str) -> None:
     """The bytes that come after the farewell are answered a gap after they came."""
     options = ("--grace", "30", "--handler", handler)
+    config = f"[shutdown]\nfarewell_gap = {SLOW_GAP}"
     with (
-        Graced(*options, listen=address, config=SLOW_GAP) as graced,
+        Graced(*options, listen=address, config=config) as graced,
         graced.served() as silent,
         graced.connect() as quiet,
     ):
         quiet.echo(b"hello")
         graced.signal(SIGTERM)
+        sent_at = {}
         for client in (silent, quiet):
             assert client.sock.recv(100, MSG_PEEK) == FAREWELL
+            sent_at[client] = monotonic()
             client.send(b"still there?")
             client.expect_farewell_alone()
         for client in (silent, quiet):
             assert client.recv() == b"still there?"
+            assert monotonic() - sent_at[client] >= SLOW_GAP
             client.echo(b"yes")
             client.finish()
             client.expect_end()

@@ -3,7 +3,7 @@
 ``make test`` runs them in a small form, in less than three minutes on two processors.  With
 GRACED_FULL=1 in the environment they run with the figures that were promised: 20,000 steps of the
 model, 50,000 configurations, 500 storms of signals, 10,000 clients at once (which takes
-``ulimit -n 20000``).  The large form takes about an hour and an otherwise idle machine:
+``ulimit -n 20000``).  The large form takes half an hour and an otherwise idle machine:
 
     GRACED_FULL=1 .venv/bin/python -m pytest tests/robustness
 

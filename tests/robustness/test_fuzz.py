@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from robustness.forge import Forge, Outcome
@@ -128,6 +128,19 @@ sensible = st.lists(tables, max_size=4).map("".join)
 
 
 @st.composite
+def plausible(draw: st.DrawFn) -> bytes:
+    """The shipped file with some keys in force, most of them with values that are allowed."""
+    lines = []
+    for line in EVERYTHING.splitlines():
+        if line.startswith("["):
+            lines.append(line)
+        elif " = " in line and (choice := draw(st.integers(0, 20))) > 5:
+            key, _, value = line.partition(" = ")
+            lines.append(f"{key} = {draw(values) if choice == 20 else value}")
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+@st.composite
 def mutated(draw: st.DrawFn) -> bytes:
     """The shipped file with every key in it, and a few bytes that are not as they were."""
     text = bytearray(EVERYTHING.encode())
@@ -139,6 +152,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 configurations = st.one_of(
     sensible.map(lambda text: text.encode("utf-8", "surrogatepass")),
+    plausible(),
     mutated(),
     st.binary(max_size=300),
     st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")),
@@ -169,7 +183,9 @@ configurations = st.one_of(
 def test_configurations(forge: Forge, place: Path, text: bytes) -> None:
     file = place / "graced.toml"
     file.write_bytes(text)
-    check(forge.run("--check-config", "--config", str(file)), OK, CONFIG)
+    outcome = forge.run("--check-config", "--config", str(file))
+    event(f"status {outcome.status}")
+    check(outcome, OK, CONFIG)
 
 
 @pytest.mark.parametrize("number", range(scaled(3, 100)))
@@ -236,6 +252,9 @@ words = st.one_of(
 @example(["-g", "1e999"])
 @example(["\udcff"])
 @example(["-c", "\udcff"])
+@example(["\u2028"])
+@example(["-c", "\u2029"])
+@example(["-H", "\x85"])
 def test_command_lines(forge: Forge, arguments: list[str]) -> None:
     # What makes sense is only checked: a name that is to be listened on would be looked up.
     outcome = forge.run(*arguments, "--check-config")
@@ -323,6 +342,7 @@ variables = st.fixed_dictionaries(
 @example({"LISTEN_PID": "{pid}", "LISTEN_FDS": "1"}, False, [])
 def test_environments(forge: Forge, env: dict[str, str], journal: bool, passed: list[int]) -> None:
     outcome = forge.run("-l", "127.0.0.1:0", env=env, journal=journal, fds=passed)
+    event(f"status {outcome.status}")
     check_served(outcome, LISTEN)
     if outcome.status == OK and env.get("LISTEN_PID") == "{pid}" and env.get("LISTEN_FDS") == "1":
         assert passed[0] == 3, "served by something that is not listening"
