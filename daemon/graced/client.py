@@ -15,26 +15,28 @@ SERVED = 0
 """Read and echoed.  Zero: the hot loop asks nothing else."""
 WAITING = 1
 """For its first byte, which makes a thread run its handler."""
-STALLED = 2
+TRACED = 2
+"""Read and echoed, and what it says is logged."""
+STALLED = 3
 """Not read: the client has not taken what is owed to it."""
-HUSHED = 3
+HUSHED = 4
 """Not read: the farewell is due when the client has been quiet for the gap."""
-TOLD = 4
+TOLD = 5
 """Has its farewell; the first bytes that come now will be held back."""
-HELD = 5
+HELD = 6
 """Not read: bytes came after the farewell, they are echoed after the gap."""
-LINGERING = 6
+LINGERING = 7
 """Everything is said; what still comes is thrown away until the client closes."""
-CLIENT_PHASES = 7
+CLIENT_PHASES = 8
 
-LISTENING = 7
-WAKING = 8
-SWEEPING = 9
-REPORTING = 10
-REMINDING = 11
-ENDING = 12
-GONE = 13
-PHASES = 14
+LISTENING = 8
+WAKING = 9
+SWEEPING = 10
+REPORTING = 11
+REMINDING = 12
+ENDING = 13
+GONE = 14
+PHASES = 15
 
 
 # Whether a client knows.

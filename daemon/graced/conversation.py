@@ -4,20 +4,26 @@ The handler reads and writes whenever it likes, in its own thread, so the server
 the farewell; but it can take turns.  Each write of the handler holds a lock, and the farewell is
 sent by whoever finds the lock free first: the server when the handler waits for its client, or
 the handler's own thread between two of its calls.  It is never inside one of its writes.  Around
-it is the same gap as for any client (see `graced.io_thread`): the handler's reads wait before and
-after it.
+it is the same gap as for any client (see `graced.io_thread`): the handler's reads wait before it,
+its writes after it.
+
+None of this is needed before there is a farewell to be said, and it would cost a quarter of all
+that threads can echo: each microsecond of Python between two system calls is one in which the
+other threads wait for the GIL.  So a TCP conversation begins `Unwatched`, a socket as any other,
+of which the kernel knows what has to be known, and changes its class when it is to be told.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
+from time import monotonic, sleep
 from typing import Any
+
+from graced.tcp_info import tcp_info
 
 SERVED = 0
 DUE = 1
@@ -29,31 +35,50 @@ TOLD = 3
 HEARD = 4
 
 
-class StalledError(ConnectionAbortedError):
-    """The client has taken nothing for the stall timeout."""
-
-
 class Conversation(socket.socket):
     """A connected stream socket whose other end can be told the farewell at any time.
 
-    `tell` may be called by any thread; the rest is the handler's.
+    `tell` and the counts may be used by any thread; the rest is the handler's.
     """
 
-    __slots__ = ("_farewell", "_gap", "_rest", "_stage", "_writing", "last", "moved")
+    __slots__ = (
+        "_counted",
+        "_farewell",
+        "_gap",
+        "_last",
+        "_rest",
+        "_stage",
+        "_unwatched",
+        "_writing",
+    )
 
     def __init__(self, sock: socket.socket, farewell: bytes, gap: float, *, told: bool) -> None:
         """Take over the descriptor of `sock`.  `gap` in seconds.  `told`: the client has had its
         farewell already, before there was a handler."""
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
-        self.moved = 0
-        """Bytes that the handler has written."""
+        self._counted = 0
         self._farewell = farewell
         self._rest = farewell
         self._gap = gap
         self._stage = HEARD if told else SERVED
-        self.last = time.monotonic()
-        """When something was said, by either side (monotonic)."""
+        self._last = monotonic()
+        self._unwatched = False
+        """Whether a write may be under way that began before the lock was asked for."""
         self._writing = threading.RLock()
+        if not told and tcp_info(self):
+            self.__class__ = Unwatched
+
+    @property
+    def silence(self) -> float:
+        """Seconds since something was said, by either side."""
+        info = tcp_info(self)
+        return info.silence if info else monotonic() - self._last
+
+    @property
+    def written(self) -> int:
+        """Bytes that the handler has written."""
+        info = tcp_info(self)
+        return info.written - len(self._farewell) + len(self._rest) if info else self._counted
 
     # The server's side.
 
@@ -65,9 +90,18 @@ class Conversation(socket.socket):
         """
         if self._stage >= TOLD or not self._farewell:
             return
+        if type(self) is Unwatched:
+            self._unwatched = True
+            self.__class__ = Conversation  # type: ignore[assignment]
         self._stage = OVERDUE if insist else max(self._stage, DUE)
-        quiet = time.monotonic() - self.last >= self._gap
-        if (quiet or insist) and self._writing.acquire(timeout=patience):
+        quiet = self.silence >= self._gap
+        if self._unwatched:
+            # A write that waits for room has bytes before it; any other takes no time.
+            info = tcp_info(self)
+            self._unwatched = info is None or info.pending
+        if self._unwatched or not (quiet or insist):
+            return
+        if self._writing.acquire(timeout=patience):
             try:
                 self._say_farewell(socket.MSG_DONTWAIT)
             finally:
@@ -87,37 +121,31 @@ class Conversation(socket.socket):
     # The handler's side.
 
     def _before_reading(self) -> None:
+        self._unwatched = False
         if self._stage in {DUE, OVERDUE} and self._farewell:
-            time.sleep(self._gap)
+            sleep(self._gap)
             with self._writing:
                 self._say_farewell()
 
-    def _after_reading(self) -> None:
+    def _before_writing(self) -> None:
+        self._unwatched = False
+        if len(self._rest) != len(self._farewell):
+            self._say_farewell()
         if self._stage == TOLD:
             self._stage = HEARD
-            time.sleep(self._gap)
+            sleep(self._gap)
 
     def _read(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._stage:
-            self._before_reading()
+        self._before_reading()
         result = call(*args, **kwargs)
-        self.last = time.monotonic()
-        if self._stage and result:
-            self._after_reading()
+        self._last = monotonic()
         return result
 
     def _write(self, call: Callable[..., Any], *args: Any) -> Any:
         with self._writing:
-            if len(self._rest) != len(self._farewell):
-                self._say_farewell()
-            try:
-                result = call(*args)
-            except BlockingIOError as error:
-                if self.gettimeout() is not None or socket.MSG_DONTWAIT in args:
-                    raise
-                # A blocking socket says so when SO_SNDTIMEO is over.
-                raise StalledError(errno.ECONNABORTED, "the client takes nothing") from error
-            self.last = time.monotonic()
+            self._before_writing()
+            result = call(*args)
+            self._last = monotonic()
             if self._stage == OVERDUE:
                 self._say_farewell()
         return result
@@ -133,24 +161,46 @@ class Conversation(socket.socket):
 
     def send(self, data: Any, *args: Any) -> int:
         sent = int(self._write(super().send, data, *args))
-        self.moved += sent
+        self._counted += sent
         return sent
 
     def sendall(self, data: Any, *args: Any) -> None:
         self._write(super().sendall, data, *args)
-        self.moved += memoryview(data).nbytes
+        self._counted += memoryview(data).nbytes
 
     def sendmsg(self, *args: Any) -> int:
         sent = int(self._write(super().sendmsg, *args))
-        self.moved += sent
+        self._counted += sent
         return sent
 
     def sendfile(self, *args: Any, **kwargs: Any) -> int:
-        before = self.moved
+        before = self._counted
         sent = int(self._write(partial(super().sendfile, *args, **kwargs)))
-        self.moved = before + sent
+        self._counted = before + sent
         return sent
 
     def dup(self) -> socket.socket:  # type: ignore[override]
         """A plain socket: the farewell does not know of its writes."""
         return socket.socket(self.family, self.type, self.proto, os.dup(self.fileno()))
+
+    def detach(self) -> int:
+        self._counted = self.written
+        return super().detach()
+
+    def _real_close(self) -> None:
+        self._counted = self.written
+        super()._real_close()  # type: ignore[misc]
+
+
+class Unwatched(Conversation):
+    """A TCP conversation before there is a farewell to be said: a socket and nothing more."""
+
+    __slots__ = ()
+
+    recv = socket.socket.recv
+    recv_into = socket.socket.recv_into
+    recvmsg = socket.socket.recvmsg
+    send = socket.socket.send  # type: ignore[assignment]
+    sendall = socket.socket.sendall  # type: ignore[assignment]
+    sendmsg = socket.socket.sendmsg
+    sendfile = socket.socket.sendfile

@@ -13,7 +13,7 @@ from typing import Any
 
 from graced import events
 from graced.client import UNTOLD, Client
-from graced.conversation import Conversation, StalledError
+from graced.conversation import Conversation
 
 LINGER = 1.0
 """Seconds that a client which was told has to close before its descriptor goes."""
@@ -138,12 +138,12 @@ class HandlerPool:
             if isinstance(request, Conversation):
                 request.tell(insist=insist)
 
-    def close_idle(self, since: float) -> None:
-        """End the conversations in which nothing was said since a monotonic time."""
+    def close_idle(self, timeout: float) -> None:
+        """End the conversations in which nothing was said for `timeout` seconds."""
         with self._lock:
             requests = [visit.request for visit in self._visits]
         for request in requests:
-            if isinstance(request, Conversation) and request.last < since:
+            if isinstance(request, Conversation) and request.silence > timeout:
                 _end_both_ways(request)
 
     def hang_up(self) -> int:
@@ -185,23 +185,27 @@ class HandlerPool:
         reason = "handler ended"
         try:
             self._run(request, client.address)
-        except StalledError:
-            reason = "stalled"
         except ConnectionError:
             # No fault of the handler: what the built-in ones see as well.
             reason = "reset by the client"
         except BaseException as error:
-            reason = "handler failed"
-            # Not repr(), which is somebody else's code and may raise as well.
-            what = format_exception_only(error)[-1].strip()
-            events.HANDLER_FAILED(client=client, reason=what, exc_info=error)
+            reason = self._fault(client, request, error)
         finally:
             self._end(visit, reason)
+
+    def _fault(self, client: Client, request: socket.socket, error: BaseException) -> str:
+        if isinstance(error, BlockingIOError) and self._stall_timeout and _blocks(request):
+            # What a write says when SO_SNDTIMEO is over.
+            return "stalled"
+        # Not repr(), which is somebody else's code and may raise as well.
+        what = format_exception_only(error)[-1].strip()
+        events.HANDLER_FAILED(client=client, reason=what, exc_info=error)
+        return "handler failed"
 
     def _end(self, visit: _Visit, reason: str) -> None:
         client, request = visit.client, visit.request
         if isinstance(request, Conversation):
-            client.echoed = request.moved
+            client.echoed = request.written
         if self._closing:
             reason = DEADLINE
         elif self._draining:
@@ -212,6 +216,10 @@ class HandlerPool:
             request.close()
         finally:
             self._leave(client, reason)
+
+
+def _blocks(request: socket.socket) -> bool:
+    return request.fileno() >= 0 and request.gettimeout() is None
 
 
 def _hang_up(request: socket.socket, patience: float) -> None:

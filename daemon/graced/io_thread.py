@@ -6,9 +6,10 @@ What makes it fast
     what is done for a message is what cannot be left out: look the client up in a list indexed by
     its descriptor, compare its phase with zero, read into the one buffer of the thread, send from
     it, and write down how much and when.  There is no lock, since the thread alone owns its
-    clients; no allocation but the slice of the buffer; no timer to move, since timeouts are found
-    by looking at `last` when they may be over; no log record above debug.  The clock is read once
-    for all the clients that one epoll_wait returns.  Everything that happens less often than once
+    clients; no allocation, since the slice of the buffer is kept while messages are equally long;
+    no timer to move, since timeouts are found by looking at `last` when they may be over; no log
+    record, since whose messages are logged has a phase of its own.  The clock is read once for all
+    the clients that one epoll_wait returns.  Everything that happens less often than once
     a message is behind `phase`, in two tables: what to do about a descriptor, and what to do when
     a point in time has come.
 
@@ -18,7 +19,7 @@ What makes it fast
 What makes it safe
     The main thread asks for things by `post`; they are done by this thread between two messages.
     A client that does not take its bytes is not read until it has: it costs one buffer at most,
-    and less when many do it (`_read_size`).  Interest in a descriptor is changed only when it has
+    and less when many do it (`OWED_BUDGET`).  Interest in a descriptor is changed only when it has
     news that cannot be used, so five thousand idle clients are told the farewell by five thousand
     sends and nothing else.
 
@@ -43,6 +44,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
 from math import inf
+from mmap import mmap
 from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
 from socket import AF_UNIX, MSG_PEEK, SHUT_WR, socket
 from threading import Thread
@@ -68,6 +70,7 @@ from graced.client import (
     SWEEPING,
     TELLING,
     TOLD,
+    TRACED,
     WAITING,
     WAKING,
     Client,
@@ -83,9 +86,8 @@ OWED_BUDGET = 16 * 1024 * 1024
 """Bytes owed to stalled clients from which on reads are small: the bound on what they can cost
 is this and `SMALL_READ` for each client."""
 
-EVENTS_PER_TURN = 256
-ACCEPTS_PER_TURN = 32
-"""So that a storm of connects cannot starve those who are served."""
+ACCEPTS_PER_TURN = 8
+"""So that a storm of connects cannot starve those who are served (32 were four times worse)."""
 LONGEST_BACKLOG = 65535
 
 LONGEST_SLEEP = 86400.0
@@ -105,7 +107,7 @@ REMIND_INTERVAL = 1.0
 REPORT_INTERVAL = 1.0
 """Seconds between two records about refused clients."""
 
-RESTING = frozenset({SERVED, WAITING})
+RESTING = frozenset({SERVED, WAITING, TRACED})
 
 
 class Handlers(Protocol):
@@ -121,8 +123,8 @@ class Handlers(Protocol):
     def remind(self) -> None:
         """Tell the clients that could not be told when the drain began."""
 
-    def close_idle(self, since: float) -> None:
-        """End the conversations in which nothing was said since a monotonic time."""
+    def close_idle(self, timeout: float) -> None:
+        """End the conversations in which nothing was said for `timeout` seconds."""
 
 
 _gone = Subject(GONE)
@@ -169,10 +171,14 @@ class IOThread(Thread):
         self._handlers = handlers
         self._changed = changed
         self._exclusive = EPOLLEXCLUSIVE if shared else 0
-        self._resting = WAITING if handlers else SERVED
-        self._debug = events.RECEIVED.enabled()
+        self._resting = SERVED
+        if handlers:
+            self._resting = WAITING
+        elif events.RECEIVED.enabled():
+            self._resting = TRACED
 
-        self._buffer = memoryview(bytearray(BUFFER_SIZE))
+        # Anonymous memory: pages that no message has needed yet cost nothing.
+        self._buffer = memoryview(mmap(-1, BUFFER_SIZE))
         self._view = self._buffer
         self._owed = 0
         self._clients: list[Subject] = []
@@ -203,6 +209,7 @@ class IOThread(Thread):
         on_event: dict[int, Callable[[Any, int], None]] = {
             SERVED: self._is_gone,
             WAITING: self._hand_over,
+            TRACED: self._echo,
             STALLED: self._send_owed,
             HUSHED: self._do_not_read,
             TOLD: self._hold,
@@ -264,60 +271,67 @@ class IOThread(Thread):
     def run(self) -> None:
         """Serve until finished; a failure is kept in `failure`."""
         try:
-            while not self._finished:
-                self._turn(self._epoll.poll(self._timeout(), EVENTS_PER_TURN))
+            self._serve()
         except BaseException as failure:
             self.failure = failure
         finally:
             self._shut()
 
-    def _turn(self, ready: list[tuple[int, int]]) -> None:
-        self._now = now = monotonic()
+    def _serve(self) -> None:
+        poll = self._epoll.poll
         clients = self._clients
+        on_event = self._on_event
+        timers = self._timers
         view = self._view
-        moved = 0
+        length, data = -1, view
         client: Any
-        for fd, event in ready:
-            client = clients[fd]
-            if client.phase:
-                self._on_event[client.phase](client, event)
+        while not self._finished:
+            ready = poll() if timers.next == inf else poll(self._timeout())
+            self._now = now = monotonic()
+            moved = 0
+            for fd, event in ready:
+                client = clients[fd]
+                if client.phase:
+                    on_event[client.phase](client, event)
+                    view = self._view
+                    continue
+                try:
+                    received = client.sock.recv_into(view)
+                except OSError as error:
+                    self._lost(client, error)
+                    continue
+                if received != length:
+                    if not received:
+                        self._close(client, "closed by the client")
+                        continue
+                    length, data = received, view[:received]
+                try:
+                    sent = client.sock.send(data)
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    self._lost(client, error)
+                    continue
+                client.last = now
+                client.echoed += sent
+                moved += sent
+                if sent != received:
+                    self._owe(client, data[sent:])
+                    view = self._view
+            if moved:
+                self.echoed += moved
+                if self._report_move:
+                    self._moved()
+            if timers.next <= now:
+                self._do_what_is_due()
                 view = self._view
-                continue
-            try:
-                received = client.sock.recv_into(view)
-            except OSError as error:
-                self._lost(client, error)
-                continue
-            if not received:
-                self._close(client, "closed by the client")
-                continue
-            if self._debug:
-                events.RECEIVED(client=client, data=_excerpt(view[:received]))
-            try:
-                sent = client.sock.send(view[:received])
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self._lost(client, error)
-                continue
-            client.last = now
-            client.echoed += sent
-            moved += sent
-            if sent != received:
-                self._owe(client, view[sent:received])
-                view = self._view
-        if moved:
-            self.echoed += moved
-            if self._report_move:
-                self._moved()
-        if self._timers.next <= now:
-            for subject in self._timers.expired(now):
-                self._on_due[subject.phase](subject)
 
-    def _timeout(self) -> float | None:
-        if self._timers.next == inf:
-            return None
+    def _timeout(self) -> float:
         return min(max(0.0, self._timers.next - monotonic()), LONGEST_SLEEP)
+
+    def _do_what_is_due(self) -> None:
+        for subject in self._timers.expired(self._now):
+            self._on_due[subject.phase](subject)
 
     def _moved(self) -> None:
         if self._report_move:
@@ -434,6 +448,21 @@ class IOThread(Thread):
 
     # Clients stay.
 
+    def _echo(self, client: Client, _event: int) -> None:
+        """What the loop does for a message, for whoever does not come from there."""
+        try:
+            received = client.sock.recv_into(self._view)
+        except OSError as error:
+            self._lost(client, error)
+            return
+        if not received:
+            self._close(client, "closed by the client")
+            return
+        if self._resting == TRACED:
+            events.RECEIVED(client=client, data=_excerpt(self._view[:received]))
+        self._owe(client, self._view[:received])
+        self._send_owed(client, 0)
+
     def _hand_over(self, client: Client, _event: int) -> None:
         assert self._handlers is not None
         fd = client.sock.fileno()
@@ -500,7 +529,7 @@ class IOThread(Thread):
                 else:
                     oldest = min(oldest, client.last)
         if self._handlers:
-            self._handlers.close_idle(self._now - timeout)
+            self._handlers.close_idle(timeout)
         if self._admission.clients:
             # A sixteenth later at most, so that many clients do not mean many sweeps.
             self._timers.at(sweep, max(oldest + timeout, self._now + timeout / 16))
@@ -513,14 +542,7 @@ class IOThread(Thread):
     def _drain(self) -> None:
         if self.draining:
             return
-        # Whoever and whatever had arrived when the signal came is served before the farewell.
-        for door in self._doors:
-            if door.port.passed:
-                self._abandon(door)
-            else:
-                self._accept(door, 0, LONGEST_BACKLOG)
-        ready = self._epoll.poll(0, len(self._clients))
-        self._turn([(fd, event) for fd, event in ready if fd != self._wake_fd])
+        self._serve_who_is_here()
         self.draining = True
         if self._manners.farewell:
             for client in self._present():
@@ -533,6 +555,20 @@ class IOThread(Thread):
         if self._handlers:
             self._timers.at(self._reminder, self._now + self._manners.gap)
         self._changed()
+
+    def _serve_who_is_here(self) -> None:
+        """Whoever and whatever had arrived when the signal came is served before the farewell."""
+        for door in self._doors:
+            if door.port.passed:
+                self._abandon(door)
+            else:
+                self._accept(door, 0, LONGEST_BACKLOG)
+        for fd, event in self._epoll.poll(0, len(self._clients)):
+            subject: Any = self._clients[fd]
+            if subject.phase == SERVED:
+                self._echo(subject, event)
+            elif subject.phase < CLIENT_PHASES:
+                self._on_event[subject.phase](subject, event)
 
     def _insist(self, reminder: Subject) -> None:
         assert self._handlers is not None
@@ -680,7 +716,7 @@ class IOThread(Thread):
 
     def _echo_rest(self, client: Client) -> bool:
         """Echo what had arrived by the deadline; return whether nothing is owed now."""
-        if client.owed or self._resting != SERVED:
+        if client.owed or self._resting == WAITING:
             return not client.owed
         try:
             for _ in range(MOST_READS_AT_THE_END):
