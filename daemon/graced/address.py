@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from types import SimpleNamespace
 
 
-class Address(NamedTuple):
+class Address(SimpleNamespace):
     """``HOST:PORT``, ``[IPV6]:PORT``, ``*:PORT`` or ``unix:/PATH``."""
 
     host: str
     """A name or number, ``*`` for every address of both families, empty for a Unix socket."""
     port: int
-    path: str = ""
+    path: str
+
+    def __init__(self, host: str, port: int, path: str = "") -> None:
+        super().__init__(host=host, port=port, path=path)
 
     @classmethod
     def parse(cls, text: str) -> Address:

@@ -7,7 +7,10 @@ and nothing else; all of it is plain data.
 from __future__ import annotations
 
 import socket
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # What an I/O thread does about a descriptor, the index into its tables.  Plain numbers: one is
 # looked at for every message.

@@ -18,12 +18,15 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
 from functools import partial
 from time import monotonic, sleep
-from typing import Any
 
 from graced.tcp_info import tcp_info
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 SERVED = 0
 DUE = 1
@@ -38,7 +41,7 @@ HEARD = 4
 class Conversation(socket.socket):
     """A connected stream socket whose other end can be told the farewell at any time.
 
-    `tell` and the counts may be used by any thread; the rest is the handler's.
+    `tell` and `silence` may be used by any thread; the rest is the handler's.
     """
 
     __slots__ = (
@@ -76,9 +79,10 @@ class Conversation(socket.socket):
 
     @property
     def written(self) -> int:
-        """Bytes that the handler has written."""
-        info = tcp_info(self)
-        return info.written - len(self._farewell) + len(self._rest) if info else self._counted
+        """Bytes that the handler has written; for its own thread."""
+        with self._writing:
+            info = tcp_info(self)
+            return info.written - len(self._farewell) + len(self._rest) if info else self._counted
 
     # The server's side.
 

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from socket import socket
-from typing import Any, Protocol
 
 from graced.client import LISTENING, Subject
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Protocol
+
+    class Port(Protocol):
+        """A listening socket (see `graced.listener.Listener`)."""
+
+        name: str
+        passed: bool
+        """Whether it belongs to the service manager, and is left alone in the drain."""
+        sock: socket
+        fallible: bool
+        """Whether `accept` may raise any `OSError` that concerns but one client."""
+
+        def accept(self) -> tuple[socket, Any]: ...
+
+        def shut(self) -> None:
+            """Let nobody come any more; those who wait can still be accepted."""
+
 
 NO_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """It failed for want of something that others will give back."""
@@ -26,22 +45,6 @@ CLIENT_LOST = frozenset(
     }
 )
 """It failed for this one client; the next may be fine."""
-
-
-class Port(Protocol):
-    """A listening socket (see `graced.listener.Listener`)."""
-
-    name: str
-    passed: bool
-    """Whether it belongs to the service manager, and is left alone in the drain."""
-    sock: socket
-    fallible: bool
-    """Whether `accept` may raise any `OSError` that concerns but one client."""
-
-    def accept(self) -> tuple[socket, Any]: ...
-
-    def shut(self) -> None:
-        """Let nobody come any more; those who wait can still be accepted."""
 
 
 class NoCapacityError(Exception):

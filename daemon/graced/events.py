@@ -4,15 +4,44 @@ The `message_id` (made with ``systemd-id128 new``, see sd-messages(3)) stands fo
 whatever the wording; it is the key into the message catalog (systemd/graced.catalog), and must
 never be given to another event.  The fields of the text go into the journal under their own
 names, so that ``journalctl GRACED_CLIENT=127.0.0.1:50000`` finds a client.
+
+The program has a log of its own (`graced.journal`) and does not import the standard `logging`,
+which would be an eighth of its start.  A program that uses graced as a library has no such log:
+there the events go to the logger "graced" of `logging`.
 """
 
 from __future__ import annotations
 
-import logging
-from logging import CRITICAL, DEBUG, ERROR, INFO, WARNING
-from typing import Any
+import time
 
-LOGGER = logging.getLogger("graced")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from graced.journal import Log
+
+LOGGER = "graced"
+
+
+class Level:
+    """How much it matters that something happened."""
+
+    __slots__ = ("name", "number", "priority")
+
+    def __init__(self, name: str, number: int, priority: int) -> None:
+        self.name = name
+        self.number = number
+        """The same as in `logging`; more is worse."""
+        self.priority = priority
+        """The same in syslog(3)."""
+
+
+DEBUG = Level("DEBUG", 10, 7)
+INFO = Level("INFO", 20, 6)
+WARNING = Level("WARNING", 30, 4)
+ERROR = Level("ERROR", 40, 3)
+CRITICAL = Level("CRITICAL", 50, 2)
+LEVELS = {level.name: level for level in (DEBUG, INFO, WARNING, ERROR, CRITICAL)}
 
 
 class Event:
@@ -23,7 +52,7 @@ class Event:
     def __init__(
         self,
         message_id: str,
-        level: int,
+        level: Level,
         text: str,
         *,
         per_client: bool = False,
@@ -42,13 +71,76 @@ class Event:
 
     def enabled(self) -> bool:
         """Whether calling it would log anything."""
-        return LOGGER.isEnabledFor(self.level)
+        if destination:
+            return self.level.number >= destination.level.number
+        from logging import getLogger  # noqa: PLC0415
+
+        return getLogger(LOGGER).isEnabledFor(self.level.number)
 
     def __call__(self, *, exc_info: BaseException | None = None, **fields: Any) -> None:
-        if fields:
-            LOGGER.log(self.level, self, fields, exc_info=exc_info)
-        else:
-            LOGGER.log(self.level, self, exc_info=exc_info)
+        if not destination:
+            self._hand_over(fields, exc_info)
+        elif self.level.number >= destination.level.number:
+            # Now, not by who writes it: a queued exception would keep its frames, and so sockets.
+            traceback = traceback_of(exc_info) if exc_info else ""
+            destination.put(Record(self, fields, traceback))
+
+    def _hand_over(self, fields: dict[str, Any], error: BaseException | None) -> None:
+        from logging import getLogger  # noqa: PLC0415
+
+        args = (fields,) if fields else ()
+        getLogger(LOGGER).log(self.level.number, self, *args, exc_info=error)
+
+
+class Record:
+    """An event that has happened."""
+
+    __slots__ = ("created", "event", "fields", "logger", "traceback")
+
+    def __init__(
+        self, event: Event, fields: dict[str, Any], traceback: str = "", logger: str = ""
+    ) -> None:
+        self.event = event
+        self.fields = fields
+        self.traceback = traceback
+        self.logger = logger
+        """That of `logging` which somebody's handler has used; empty: it is graced's own."""
+        self.created = time.time()
+        """Seconds since the epoch."""
+
+    def __str__(self) -> str:
+        """The text, with the traceback."""
+        text = self.event.text % self.fields if self.fields else self.event.text
+        return f"{text}\n{self.traceback}" if self.traceback else text
+
+
+destination: Log | None = None
+"""The log of this process, see `journal.open_log`; None: events go to `logging`."""
+
+
+def traceback_of(error: BaseException) -> str:
+    """What Python would print about it, without the last line break; empty if that fails."""
+    try:
+        # Failures are rare, and only they need it: the start does not wait for it.
+        from traceback import format_exception  # noqa: PLC0415
+    except (ImportError, OSError):
+        # No descriptor is left to load it with, or an upgrade has just replaced it.
+        return ""
+    return "".join(format_exception(error)).removesuffix("\n")
+
+
+def summary_of(error: BaseException) -> str:
+    """Its type and what it says, as at the end of its traceback.  Never fails."""
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ not in {"__main__", "builtins"}:
+        name = f"{kind.__module__}.{name}"
+    try:
+        text = str(error)
+    except BaseException:
+        # Somebody else's code.
+        text = "<exception str() failed>"
+    return f"{name}: {text}".strip() if text else name
 
 
 STARTED = Event(

@@ -6,14 +6,19 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
 from threading import Lock, Thread, current_thread
-from traceback import format_exception_only
-from typing import Any
 
 from graced import events
 from graced.client import UNTOLD, Client
 from graced.conversation import Conversation
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Run = Callable[[Any, Any], None]
+    """Runs a handler to its end: takes the request and the client's address, as `socketserver`."""
 
 LINGER = 1.0
 """Seconds that a client which was told has to close before its descriptor goes."""
@@ -22,9 +27,6 @@ DEADLINE = "deadline"
 """Why a client left that was hung up on."""
 LAST_WRITES = 0.05
 """Seconds that the writes of all handlers together may take to end at the deadline."""
-
-Run = Callable[[Any, Any], None]
-"""Runs a handler to its end: takes the request and the client's address, as `socketserver`."""
 
 
 class _Visit:
@@ -138,13 +140,22 @@ class HandlerPool:
             if isinstance(request, Conversation):
                 request.tell(insist=insist)
 
-    def close_idle(self, timeout: float) -> None:
-        """End the conversations in which nothing was said for `timeout` seconds."""
+    def close_idle(self, timeout: float) -> float:
+        """End the conversations in which nothing was said for `timeout` seconds.
+
+        Return the longest silence in the others.
+        """
         with self._lock:
             requests = [visit.request for visit in self._visits]
+        longest = 0.0
         for request in requests:
-            if isinstance(request, Conversation) and request.silence > timeout:
-                _end_both_ways(request)
+            if isinstance(request, Conversation):
+                silence = request.silence
+                if silence >= timeout:
+                    _end_both_ways(request)
+                else:
+                    longest = max(longest, silence)
+        return longest
 
     def hang_up(self) -> int:
         """End all conversations and return how many there were."""
@@ -197,9 +208,7 @@ class HandlerPool:
         if isinstance(error, BlockingIOError) and self._stall_timeout and _blocks(request):
             # What a write says when SO_SNDTIMEO is over.
             return "stalled"
-        # Not repr(), which is somebody else's code and may raise as well.
-        what = format_exception_only(error)[-1].strip()
-        events.HANDLER_FAILED(client=client, reason=what, exc_info=error)
+        events.HANDLER_FAILED(client=client, reason=events.summary_of(error), exc_info=error)
         return "handler failed"
 
     def _end(self, visit: _Visit, reason: str) -> None:

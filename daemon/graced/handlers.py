@@ -16,26 +16,21 @@ hot loop *is* the echo.  Every other handler is a `socketserver.BaseRequestHandl
 from __future__ import annotations
 
 from importlib import import_module
-from socketserver import BaseRequestHandler
-from typing import Any, NamedTuple
+from types import SimpleNamespace
 
 from graced.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from socketserver import BaseRequestHandler
+    from typing import Any
 
 ECHO = "echo"
 GROUP = "graced.handlers"
 """The entry-point group of handlers that other packages provide."""
-CHUNK = 65536
 
 
-class EchoHandler(BaseRequestHandler):
-    """RFC 862 with a thread for each client, as in `socketserver`'s own example."""
-
-    def handle(self) -> None:
-        while data := self.request.recv(CHUNK):
-            self.request.sendall(data)
-
-
-class Handler(NamedTuple):
+class Handler(SimpleNamespace):
     """A blocking handler and what it says of itself."""
 
     factory: type[BaseRequestHandler]
@@ -43,19 +38,20 @@ class Handler(NamedTuple):
     greets: bool
 
 
-_BUILT_IN: dict[str, type[BaseRequestHandler]] = {"echo-threaded": EchoHandler}
+_BUILT_IN = {"echo-threaded": "graced.threaded_echo:EchoHandler"}
+
+
+def is_built_in(name: str) -> bool:
+    """Whether the handler of that name is graced's own."""
+    return name == ECHO or name in _BUILT_IN
 
 
 def find(name: str, farewell: bytes) -> Handler | None:
     """The handler of that name, None for the stream handler.  Raises `ConfigError`."""
     if name == ECHO:
         return None
-    if name in _BUILT_IN:
-        factory: Any = _BUILT_IN[name]
-    elif ":" in name:
-        factory = _import(name)
-    else:
-        factory = _entry_point(name)
+    name = _BUILT_IN.get(name, name)
+    factory = _import(name) if ":" in name else _entry_point(name)
     if not (isinstance(factory, type) and callable(getattr(factory, "handle", None))):
         raise ConfigError(f"handler {name!r} is not a socketserver.BaseRequestHandler class")
     own = getattr(factory, "farewell", farewell)
@@ -63,7 +59,9 @@ def find(name: str, farewell: bytes) -> Handler | None:
         own = own.encode()
     if not isinstance(own, bytes | None):
         raise ConfigError(f"handler {name!r}: farewell must be bytes, str or None, not {own!r}")
-    return Handler(factory, own or b"", bool(getattr(factory, "greets", False)))
+    return Handler(
+        factory=factory, farewell=own or b"", greets=bool(getattr(factory, "greets", False))
+    )
 
 
 def _import(name: str) -> Any:

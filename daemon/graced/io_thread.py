@@ -41,7 +41,6 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
 from itertools import count
 from math import inf
 from mmap import mmap
@@ -49,7 +48,6 @@ from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
 from socket import AF_UNIX, MSG_PEEK, SHUT_WR, socket
 from threading import Thread
 from time import monotonic
-from typing import Any, Protocol
 
 from graced import events
 from graced.admission import Admission
@@ -76,9 +74,36 @@ from graced.client import (
     Client,
     Subject,
 )
-from graced.door import Door, NoCapacityError, Port
+from graced.door import Door, NoCapacityError
 from graced.manners import Manners
 from graced.timers import Timers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, Protocol
+
+    from graced.door import Port
+
+    class Handlers(Protocol):
+        """Who talks to clients whose handler blocks (see `graced.handler_pool.HandlerPool`)."""
+
+        greet: bool
+        """Whether they speak first: they then take a client when it is accepted, else when its
+        first byte has come."""
+
+        def take(self, client: Client) -> None:
+            """Talk to the client from now on."""
+
+        def remind(self) -> None:
+            """Tell the clients that could not be told when the drain began."""
+
+        def close_idle(self, timeout: float) -> float:
+            """End the conversations in which nothing was said for `timeout` seconds.
+
+            Return the longest silence in the others.
+            """
+
 
 BUFFER_SIZE = 256 * 1024
 SMALL_READ = 16 * 1024
@@ -108,23 +133,6 @@ REPORT_INTERVAL = 1.0
 """Seconds between two records about refused clients."""
 
 RESTING = frozenset({SERVED, WAITING, TRACED})
-
-
-class Handlers(Protocol):
-    """Who talks to clients whose handler blocks (see `graced.handler_pool.HandlerPool`)."""
-
-    greet: bool
-    """Whether they speak first: they then take a client when it is accepted, else when its first
-    byte has come."""
-
-    def take(self, client: Client) -> None:
-        """Talk to the client from now on."""
-
-    def remind(self) -> None:
-        """Tell the clients that could not be told when the drain began."""
-
-    def close_idle(self, timeout: float) -> None:
-        """End the conversations in which nothing was said for `timeout` seconds."""
 
 
 _gone = Subject(GONE)
@@ -529,7 +537,7 @@ class IOThread(Thread):
                 else:
                     oldest = min(oldest, client.last)
         if self._handlers:
-            self._handlers.close_idle(timeout)
+            oldest = min(oldest, self._now - self._handlers.close_idle(timeout))
         if self._admission.clients:
             # A sixteenth later at most, so that many clients do not mean many sweeps.
             self._timers.at(sweep, max(oldest + timeout, self._now + timeout / 16))

@@ -15,7 +15,6 @@ has been read (`Journal.flush`); and the import costs a third of the start.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
 import stat
@@ -25,22 +24,29 @@ import threading
 import time
 from fcntl import ioctl
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
 from graced import events
 from graced.errors import start_thread
+from graced.events import LEVELS, Level, Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Sink(Protocol):
+        """Where records end up.  Used by one thread at a time."""
+
+        def write(self, record: Record) -> None:
+            """Write one record.  May block; raises `OSError` where that is impossible."""
+
+        def flush(self, timeout: float) -> None:
+            """Wait until what was written has been taken in, `timeout` seconds at most."""
+
 
 IDENTIFIER = "graced"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 SYSLOG_SOCKET = "/dev/log"
 
-_PRIORITY = {
-    logging.DEBUG: 7,
-    logging.INFO: 6,
-    logging.WARNING: 4,
-    logging.ERROR: 3,
-    logging.CRITICAL: 2,
-}
 FLUSH_TIMEOUT = 0.1
 ACCOUNT_INTERVAL = 1.0
 """Seconds between two records about what was not logged, at least."""
@@ -53,33 +59,12 @@ CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 del CONTROL[ord("\n")]
 
 
-def priority(level: int) -> int:
-    """The syslog(3) priority of a `logging` level."""
-    return _PRIORITY.get(level, 6)
-
-
-def message(record: logging.LogRecord) -> str:
+def message(record: Record) -> str:
     """The record's text, with its traceback, in which nothing but a newline controls a terminal."""
-    try:
-        text = record.getMessage()
-    except Exception:
-        # Somebody's handler logs with arguments that do not fit; the log must survive that.
-        text = f"a record of the logger {record.name!r} cannot be formatted"
-    if record.exc_text:
-        text = f"{text}\n{record.exc_text}"
+    text = str(record)
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]}\n[...]\n{text[-_LONGEST // 2 :]}"
     return text.translate(CONTROL)
-
-
-class Sink(Protocol):
-    """Where records end up.  Used by one thread at a time."""
-
-    def write(self, record: logging.LogRecord) -> None:
-        """Write one record.  May block; raises `OSError` where that is impossible."""
-
-    def flush(self, timeout: float) -> None:
-        """Wait until what was written has been taken in, `timeout` seconds at most."""
 
 
 class Stderr:
@@ -92,13 +77,14 @@ class Stderr:
     def __init__(self, *, for_people: bool) -> None:
         self._for_people = for_people
 
-    def write(self, record: logging.LogRecord) -> None:
+    def write(self, record: Record) -> None:
         if self._for_people:
             clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-            start = f"{clock}.{int(record.msecs):03} {record.levelname:<8} "
+            milliseconds = int(record.created % 1 * 1000)
+            start = f"{clock}.{milliseconds:03} {record.event.level.name:<8} "
             more = " " * len(start)
         else:
-            start = f"<{priority(record.levelno)}>"
+            start = f"<{record.event.level.priority}>"
             more = f"{start}    "
         text = start + message(record).replace("\n", f"\n{more}") + "\n"
         data = text.encode("utf-8", "backslashreplace")
@@ -143,9 +129,10 @@ class Syslog(_LogSocket):
     def __init__(self, path: str = SYSLOG_SOCKET) -> None:
         super().__init__(path)
 
-    def write(self, record: logging.LogRecord) -> None:
+    def write(self, record: Record) -> None:
+        priority = _DAEMON_FACILITY | record.event.level.priority
         for line in message(record).splitlines():
-            head = f"<{_DAEMON_FACILITY | priority(record.levelno)}>{IDENTIFIER}[{os.getpid()}]: "
+            head = f"<{priority}>{IDENTIFIER}[{os.getpid()}]: "
             self._send((head + line).encode("utf-8", "backslashreplace"))
 
     def flush(self, timeout: float) -> None:
@@ -165,21 +152,20 @@ class Journal(_LogSocket):
     def __init__(self, path: str = JOURNAL_SOCKET) -> None:
         super().__init__(path)
 
-    def write(self, record: logging.LogRecord) -> None:
-        event = record.msg if isinstance(record.msg, events.Event) else None
+    def write(self, record: Record) -> None:
+        event = record.event
         datagram = [
             _field("MESSAGE", message(record)),
-            _field("PRIORITY", str(priority(record.levelno))),
+            _field("PRIORITY", str(event.level.priority)),
             _field("SYSLOG_IDENTIFIER", IDENTIFIER),
-            _field("MESSAGE_ID", event.message_id if event else events.OTHER_MESSAGE_ID),
+            _field("MESSAGE_ID", event.message_id),
         ]
-        if event is None:
-            datagram.append(_field("LOGGER", record.name))
-        elif isinstance(record.args, dict):
-            datagram += [
-                _field(f"GRACED_{name.upper()}", str(value).translate(CONTROL))
-                for name, value in record.args.items()
-            ]
+        if record.logger:
+            datagram.append(_field("LOGGER", record.logger))
+        datagram += [
+            _field(f"GRACED_{name.upper()}", str(value).translate(CONTROL))
+            for name, value in record.fields.items()
+        ]
         self._send(b"".join(datagram))
 
     def flush(self, timeout: float) -> None:
@@ -264,20 +250,17 @@ class Flood:
         return True
 
 
-_traceback = logging.Formatter().formatException
-
-
-class BackgroundHandler(logging.Handler):
+class Log:
     """Queues records for a thread that writes them.  Any thread may log; nothing waits.
 
     Until `start` records are written at once, by the thread that logs them.
     """
 
-    def __init__(self, sink: Sink, *, capacity: int = 4096) -> None:
-        super().__init__()
+    def __init__(self, sink: Sink, level: Level, *, capacity: int = 4096) -> None:
         self.sink = sink
+        self.level = level
         self._capacity = capacity
-        self._queue: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
+        self._queue: SimpleQueue[Record | None] = SimpleQueue()
         self._flood = Flood()
         self._dropped = 0
         self._suppressed = 0
@@ -294,14 +277,13 @@ class BackgroundHandler(logging.Handler):
         start_thread(thread)
         self._thread = thread
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and record.exc_info[0]:
-            # Now, not in the writer: a queued traceback would keep its frames, and so sockets.
-            record.exc_text = _traceback(record.exc_info)
-            record.exc_info = None
+    def put(self, record: Record) -> None:
+        """Log it, whatever its level."""
+        # Without a lock: somebody's handler may fork while another thread has it, and somebody's
+        # __del__ may log while this one has it.  A race costs a limit or a count its exactness.
         if self._thread is None:
             self._write(record)
-        elif getattr(record.msg, "per_client", False) and not self._flood.admits():
+        elif record.event.per_client and not self._flood.admits():
             self._suppressed += 1
         elif self._queue.qsize() >= self._capacity:
             self._dropped += 1
@@ -325,13 +307,13 @@ class BackgroundHandler(logging.Handler):
                 continue
             if record is None:
                 break
-            if self._until_account() == 0.0 or getattr(record.msg, "final", False):
+            if self._until_account() == 0.0 or record.event.final:
                 self._account()
             self._write(record)
         self._account()
         self.sink.flush(FLUSH_TIMEOUT)
 
-    def _write(self, record: logging.LogRecord) -> None:
+    def _write(self, record: Record) -> None:
         try:
             self.sink.write(record)
         except OSError:
@@ -354,20 +336,11 @@ class BackgroundHandler(logging.Handler):
         suppressed, self._suppressed = self._suppressed, 0
         for event, count in ((events.LOG_DROPPED, dropped), (events.LOG_SUPPRESSED, suppressed)):
             if count:
-                fields = {"records": count}
-                self._write(
-                    events.LOGGER.makeRecord(IDENTIFIER, event.level, "", 0, event, (fields,), None)
-                )
+                self._write(Record(event, {"records": count}))
 
 
-def open_log(level: str, sink: Sink) -> BackgroundHandler:
-    """Send all of `logging` to `sink` from `level` up, and return the handler to start and stop."""
-    # What a record would look up and graced never prints (the logging HOWTO, "Optimization").
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None
-    logging.raiseExceptions = False
-    handler = BackgroundHandler(sink)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    return handler
+def open_log(level: str, sink: Sink) -> Log:
+    """Send all events to `sink` from `level` up, and return the log to start and stop."""
+    log = Log(sink, LEVELS[level.upper()])
+    events.destination = log
+    return log

@@ -8,12 +8,15 @@ import socket
 import stat
 import struct
 from array import array
-from collections.abc import Iterable, MutableMapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 from graced.address import Address
 from graced.errors import ListenError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, MutableMapping, Sequence
+    from typing import Any
 
 _FIRST_PASSED_FD = 3
 _TRIES_FOR_ONE_PORT = 20

@@ -54,7 +54,8 @@ class PidFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             self._check_directory()
-            fd = os.open(self.path, flags, 0o644)
+            # For its owner alone: who can read it could lock what a killed daemon has left.
+            fd = os.open(self.path, flags, 0o600)
         except OSError as error:
             raise self._cannot(error) from None
         status = os.fstat(fd)

@@ -9,27 +9,34 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
 from threading import Event, Lock
-from typing import NamedTuple
 
 from graced import events
 from graced.admission import Admission
 from graced.client import Client
-from graced.door import Port
 from graced.errors import start_thread
-from graced.handler_pool import DEADLINE, HandlerPool, Run
+from graced.handler_pool import DEADLINE, HandlerPool
 from graced.io_thread import MOMENT, IOThread
 from graced.manners import Manners
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-class Blocking(NamedTuple):
+    from graced.door import Port
+    from graced.handler_pool import Run
+
+
+class Blocking:
     """How blocking handlers are run."""
 
-    run: Run
-    greet: bool = False
-    """Whether a handler speaks first, and so must not wait for its client's first byte."""
-    max_threads: int = 256
+    __slots__ = ("greet", "max_threads", "run")
+
+    def __init__(self, run: Run, *, greet: bool = False, max_threads: int = 256) -> None:
+        self.run = run
+        self.greet = greet
+        """Whether a handler speaks first, and so must not wait for its client's first byte."""
+        self.max_threads = max_threads
 
 
 def default_io_threads() -> int:

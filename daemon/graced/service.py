@@ -13,7 +13,7 @@ from graced.daemonize import Parent
 from graced.errors import FailedError, GracedError
 from graced.handlers import Handler
 from graced.io_thread import MAX_LINGERING
-from graced.journal import BackgroundHandler
+from graced.journal import Log
 from graced.listener import Listener
 from graced.manners import Manners
 from graced.notify import Notifier
@@ -55,7 +55,7 @@ class Service:
         self,
         settings: Settings,
         pid_file: str | None,
-        log: BackgroundHandler,
+        log: Log,
         belongings: ExitStack,
     ) -> None:
         """Take hold of everything that can be refused, on the terminal of who starts us.
@@ -65,6 +65,11 @@ class Service:
         self._settings = settings
         self._log = log
         self._belongings = belongings
+        if not handlers.is_built_in(settings.handler):
+            # Only somebody else's uses `logging`, maybe as soon as it is imported.
+            from graced import logbridge  # noqa: PLC0415
+
+            logbridge.install(log)
         self._handler = handlers.find(settings.handler, settings.farewell)
         limits.honour_descriptors(settings.max_clients, others=MAX_LINGERING)
         if self._handler:
@@ -122,7 +127,9 @@ def build(settings: Settings, handler: Handler | None, doors: Sequence[Listener]
         def run_handler(request: Any, address: Any) -> None:
             handler.factory(request, address, server)  # type: ignore[arg-type]
 
-        blocking = Blocking(run_handler, handler.greets, settings.max_handler_threads)
+        blocking = Blocking(
+            run_handler, greet=handler.greets, max_threads=settings.max_handler_threads
+        )
     server = Server(
         doors,
         admission=Admission(settings.max_clients, settings.max_clients_per_host),

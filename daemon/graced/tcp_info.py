@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import NamedTuple
 
 _SIZE = 216
 _FIELDS = struct.Struct("=24x I 16x I 4x I 88x I 52x 2Q")
 """unacked, last_data_sent, last_data_recv, notsent_bytes, bytes_sent, bytes_retrans"""
 
 
-class TcpInfo(NamedTuple):
+class TcpInfo:
     """The state of one connection."""
 
-    silence: float
-    """Seconds since a byte went either way."""
-    written: int
-    """Bytes that were written to the socket so far, whether they have arrived or not."""
-    pending: bool
-    """Whether some of them have not arrived."""
+    __slots__ = ("pending", "silence", "written")
+
+    def __init__(self, silence: float, written: int, *, pending: bool) -> None:
+        self.silence = silence
+        """Seconds since a byte went either way."""
+        self.written = written
+        """Bytes that were written to the socket so far, whether they have arrived or not."""
+        self.pending = pending
+        """Whether some of them have not arrived."""
 
 
 def tcp_info(sock: socket.socket) -> TcpInfo | None:

@@ -7,6 +7,7 @@ the loop of `serve_forever` and what `shutdown` does are ours.
 from __future__ import annotations
 
 import errno
+import logging  # noqa: F401  (events go there, maybe when no descriptor is left to load it)
 import math
 import select
 import socket
@@ -139,8 +140,8 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
             ),
             blocking=Blocking(
                 self.process_request,
-                getattr(self.RequestHandlerClass, "greets", True),
-                self.max_handler_threads,
+                greet=getattr(self.RequestHandlerClass, "greets", True),
+                max_threads=self.max_handler_threads,
             ),
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import re
 import socket
@@ -16,7 +15,7 @@ from signal import SIGINT, SIGTERM
 
 import pytest
 
-from graced import journal
+from graced import events, journal
 from robustness.handlers import HERE, LINES
 from robustness.measure import median, percentile, ping_pong
 from robustness.scale import scaled
@@ -210,7 +209,7 @@ def test_a_log_daemon_that_is_restarted(
 ) -> None:
     """It makes its socket again, and what was connected to the old one gets an error."""
     path = tmp_path / "log"
-    record = logging.LogRecord("test", logging.INFO, "", 0, "hello", None, None)
+    record = events.Record(events.STATUS, {"status": "hello"})
     with _log_daemon(path) as first:
         sink = kind(str(path))
         try:

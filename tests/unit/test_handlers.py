@@ -11,7 +11,8 @@ import pytest
 
 from graced import handlers
 from graced.errors import ConfigError
-from graced.handlers import EchoHandler, Handler
+from graced.handlers import Handler
+from graced.threaded_echo import EchoHandler
 
 FAREWELL = b"configured"
 
@@ -29,7 +30,9 @@ def test_the_stream_handler_is_none() -> None:
 
 
 def test_the_threaded_echo() -> None:
-    assert handlers.find("echo-threaded", FAREWELL) == Handler(EchoHandler, FAREWELL, False)
+    assert handlers.find("echo-threaded", FAREWELL) == Handler(
+        factory=EchoHandler, farewell=FAREWELL, greets=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,9 @@ def test_what_a_handler_says_of_itself(
     plugin: Any, attributes: dict[str, Any], farewell: bytes, greets: bool
 ) -> None:
     plugin.Mine = type("Mine", (EchoHandler,), attributes)
-    assert handlers.find("a_plugin:Mine", FAREWELL) == Handler(plugin.Mine, farewell, greets)
+    assert handlers.find("a_plugin:Mine", FAREWELL) == Handler(
+        factory=plugin.Mine, farewell=farewell, greets=greets
+    )
 
 
 def test_a_class_inside_of_a_class(plugin: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pty
 import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,20 +16,16 @@ from pathlib import Path
 import pytest
 
 from graced import events, journal
-from graced.journal import BackgroundHandler, Flood, Journal, Sink, Stderr, Syslog
+from graced.events import ERROR, INFO, LEVELS, OTHER_MESSAGE_ID, WARNING, Event, Level, Record
+from graced.journal import Flood, Journal, Log, Stderr, Syslog
 from support import PATIENCE
 
 CLIENT = "127.0.0.1:50000"
 
 
-def record(
-    message: str = "hello", level: int = logging.INFO, name: str = "graced"
-) -> logging.LogRecord:
-    return logging.LogRecord(name, level, "file", 1, message, None, None)
-
-
-def event(each: events.Event, **fields: object) -> logging.LogRecord:
-    return logging.LogRecord("graced", each.level, "file", 1, each, (fields,), None)
+def record(text: str = "hello", level: Level = INFO, logger: str = "any") -> Record:
+    """What a handler logs."""
+    return Record(Event(OTHER_MESSAGE_ID, level, text), {}, logger=logger)
 
 
 @contextmanager
@@ -48,16 +44,9 @@ def stderr() -> Iterator[int]:
 
 
 @pytest.fixture
-def logging_as_it_was() -> Iterator[None]:
-    names = ["logThreads", "logProcesses", "logMultiprocessing", "_srcfile", "raiseExceptions"]
-    before = {name: getattr(logging, name) for name in names}
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, value in before.items():
-        setattr(logging, name, value)
+def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events may be sent to a log; afterwards they are not any more."""
+    monkeypatch.setattr(events, "destination", None)
 
 
 # Lines.
@@ -69,7 +58,7 @@ def logging_as_it_was() -> Iterator[None]:
 )
 def test_a_line_for_a_machine_begins_with_its_priority(level: str, priority: int) -> None:
     with stderr() as read:
-        Stderr(for_people=False).write(record(level=getattr(logging, level)))
+        Stderr(for_people=False).write(record(level=LEVELS[level]))
         assert os.read(read, 1000) == b"<%d>hello\n" % priority
 
 
@@ -77,6 +66,11 @@ def test_a_line_for_people_begins_with_time_and_level() -> None:
     with stderr() as read:
         Stderr(for_people=True).write(record())
         assert re.fullmatch(rb"\d\d:\d\d:\d\d\.\d{3} INFO     hello\n", os.read(read, 1000))
+        late = record("two\nlines", WARNING)
+        late.created = time.mktime((2026, 1, 2, 3, 4, 5, 0, 0, -1)) + 0.0625
+        Stderr(for_people=True).write(late)
+        lines = os.read(read, 1000).decode().splitlines()
+        assert lines == ["03:04:05.062 WARNING  two", " " * 22 + "lines"]
 
 
 def test_no_text_can_pass_for_a_record() -> None:
@@ -100,11 +94,11 @@ def test_a_long_message_keeps_its_ends() -> None:
     assert len(text) < 50_000
 
 
-def test_a_traceback_is_part_of_the_message(logging_as_it_was: None) -> None:
+def test_a_traceback_is_part_of_the_message(own_log: None) -> None:
     written: list[str] = []
 
-    class Listing(Sink):
-        def write(self, record: logging.LogRecord) -> None:
+    class Listing:
+        def write(self, record: Record) -> None:
             written.append(journal.message(record))
 
         def flush(self, timeout: float) -> None: ...
@@ -148,7 +142,8 @@ def fields(datagram: bytes) -> dict[str, str]:
 
 def test_an_event_has_its_fields_in_the_journal(datagrams: socket.socket) -> None:
     sink = Journal(datagrams.getsockname())
-    sink.write(event(events.CLOSED, client=CLIENT, reason="idle", bytes=5, seconds=1.5))
+    values = {"client": CLIENT, "reason": "idle", "bytes": 5, "seconds": 1.5}
+    sink.write(Record(events.CLOSED, values))
     assert fields(datagrams.recv(65536)) == {
         "MESSAGE": f"closing connection from {CLIENT}: idle, 5 bytes echoed in 1.500 s",
         "PRIORITY": "6",
@@ -164,7 +159,7 @@ def test_an_event_has_its_fields_in_the_journal(datagrams: socket.socket) -> Non
 
 def test_what_a_handler_logs_itself_is_in_the_journal_too(datagrams: socket.socket) -> None:
     sink = Journal(datagrams.getsockname())
-    sink.write(record("two\nlines=2", logging.WARNING, "mine"))
+    sink.write(record("two\nlines=2", WARNING, "mine"))
     assert fields(datagrams.recv(65536)) == {
         "MESSAGE": "two\nlines=2",
         "PRIORITY": "4",
@@ -198,7 +193,7 @@ def test_flushing_waits_until_the_journal_has_read(datagrams: socket.socket) -> 
 
 def test_a_line_for_syslog(datagrams: socket.socket) -> None:
     sink = Syslog(datagrams.getsockname())
-    sink.write(record("two\nlines", logging.ERROR))
+    sink.write(record("two\nlines", ERROR))
     for line in ("two", "lines"):
         assert datagrams.recv(65536).decode() == f"<27>graced[{os.getpid()}]: {line}"
     sink.flush(0)
@@ -271,8 +266,8 @@ def test_a_detached_daemon_without_any_has_stderr(
 # In the background.
 
 
-class Gate(Sink):
-    """Writes when it is let, and remembers what."""
+class Gate:
+    """A sink that writes when it is let, and remembers what."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -281,7 +276,7 @@ class Gate(Sink):
         self.fails = False
         self.flushed = False
 
-    def write(self, record: logging.LogRecord) -> None:
+    def write(self, record: Record) -> None:
         self.waiting.set()
         assert self.open.wait(PATIENCE)
         if self.fails:
@@ -293,7 +288,7 @@ class Gate(Sink):
 
 
 @pytest.fixture
-def gate(logging_as_it_was: None) -> Gate:
+def gate(own_log: None) -> Gate:
     return Gate()
 
 
@@ -309,7 +304,7 @@ def test_nobody_waits_for_the_sink_and_the_order_is_kept(gate: Gate) -> None:
     log = journal.open_log("info", gate)
     log.start()
     for number in range(100):
-        logging.getLogger("any").info("%d", number)
+        log.put(record(str(number)))
     gate.open.set()
     log.stop()
     assert gate.texts == [str(number) for number in range(100)]
@@ -317,14 +312,12 @@ def test_nobody_waits_for_the_sink_and_the_order_is_kept(gate: Gate) -> None:
 
 
 def test_what_does_not_fit_is_dropped_and_counted(gate: Gate) -> None:
-    log = BackgroundHandler(gate, capacity=10)
-    logging.getLogger().handlers[:] = [log]
-    logging.getLogger().setLevel("INFO")
+    log = Log(gate, INFO, capacity=10)
     log.start()
-    logging.getLogger("any").info("first")
+    log.put(record("first"))
     assert gate.waiting.wait(PATIENCE)
     for number in range(15):
-        logging.getLogger("any").info("%d", number)
+        log.put(record(str(number)))
     gate.open.set()
     log.stop()
     assert gate.texts[:11] == ["first", *map(str, range(10))]
@@ -336,10 +329,10 @@ def test_what_cannot_be_written_is_counted_when_it_can_again(gate: Gate) -> None
     gate.fails = True
     log = journal.open_log("info", gate)
     for _ in range(3):
-        logging.getLogger("any").info("lost")
+        log.put(record("lost"))
     gate.fails = False
     log.start()
-    logging.getLogger("any").info("found")
+    log.put(record("found"))
     log.stop()
     assert gate.texts == [
         "found",
@@ -351,10 +344,8 @@ def test_a_flood_of_clients_is_not_logged_but_counted(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate.open.set()
-    log = BackgroundHandler(gate)
+    log = journal.open_log("info", gate)
     monkeypatch.setattr(log, "_flood", Flood(burst=5, rate=0))
-    logging.getLogger().handlers[:] = [log]
-    logging.getLogger().setLevel("INFO")
     log.start()
     for _ in range(8):
         events.CONNECTED(client=CLIENT)
@@ -386,7 +377,6 @@ def test_the_level_holds_for_all(gate: Gate) -> None:
     log = journal.open_log("warning", gate)
     events.CONNECTED(client=CLIENT)
     events.HANDLERS_STUCK(handlers=1)
-    logging.getLogger("any").info("quiet")
     log.stop()
     assert gate.texts == ["leaving 1 handlers behind that did not return"]
     assert not events.RECEIVED.enabled()
@@ -401,10 +391,3 @@ def test_the_bucket_of_a_flood_fills_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert [flood.admits() for _ in range(3)] == [True] * 2 + [False]
     now = 1000.0
     assert [flood.admits() for _ in range(4)] == [True] * 3 + [False]
-
-
-def test_each_event_has_an_identity_of_its_own() -> None:
-    every = [*(each.message_id for each in events.ALL.values()), events.OTHER_MESSAGE_ID]
-    assert len(every) == len(set(every))
-    for identity in every:
-        assert re.fullmatch(r"[0-9a-f]{32}", identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def path(tmp_path: Path) -> Path:
 def test_it_is_locked_written_and_removed(path: Path) -> None:
     lock = PidFile(str(path))
     assert path.read_text() == ""
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600, "others could lock it"
     lock.write()
     assert path.read_text() == f"{os.getpid()}\n"
     with pytest.raises(AlreadyRunningError) as caught:

@@ -1,0 +1,15 @@
+"""The second built-in handler: the echo with a thread for each client, for comparison."""
+
+from __future__ import annotations
+
+from socketserver import BaseRequestHandler
+
+CHUNK = 65536
+
+
+class EchoHandler(BaseRequestHandler):
+    """RFC 862 with a thread for each client, as in `socketserver`'s own example."""
+
+    def handle(self) -> None:
+        while data := self.request.recv(CHUNK):
+            self.request.sendall(data)
