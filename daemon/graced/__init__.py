@@ -6,6 +6,7 @@ The program is graced(8).  For use as a library there are `GracefulTCPServer` an
 
 from __future__ import annotations
 
+# What `typing` has by this name; importing it would be a tenth of the start of the programs.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:

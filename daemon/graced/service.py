@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 from graced import daemonize, events, handlers, journal, limits, listener
 from graced.admission import Admission
@@ -22,6 +20,11 @@ from graced.server import Blocking, Server, default_io_threads
 from graced.settings import Settings
 from graced.signals import SignalInbox
 from graced.supervisor import Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 
 def run(settings: Settings, *, pid_file: str | None, daemon: bool) -> None:
