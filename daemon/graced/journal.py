@@ -56,6 +56,7 @@ _DAEMON_FACILITY = 3 << 3
 _LONGEST = 48 * 1024
 """Bytes of a message; a datagram to journald or syslog must fit its socket's buffer."""
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+CONTROL |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029)}  # other ends of a line
 del CONTROL[ord("\n")]
 
 
