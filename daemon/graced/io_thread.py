@@ -111,6 +111,8 @@ OWED_BUDGET = 16 * 1024 * 1024
 """Bytes owed to stalled clients from which on reads are small: the bound on what they can cost
 is this and `SMALL_READ` for each client."""
 
+EVENTS_PER_TURN = 85
+"""Those for which malloc has memory at hand (1 KiB); more in a turn were 1 % slower."""
 ACCEPTS_PER_TURN = 8
 """So that a storm of connects cannot starve those who are served (32 were four times worse)."""
 LONGEST_BACKLOG = 65535
@@ -294,7 +296,7 @@ class IOThread(Thread):
         length, data = -1, view
         client: Any
         while not self._finished:
-            ready = poll() if timers.next == inf else poll(self._timeout())
+            ready = poll(-1 if timers.next == inf else self._timeout(), EVENTS_PER_TURN)
             self._now = now = monotonic()
             moved = 0
             for fd, event in ready:

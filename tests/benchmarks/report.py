@@ -254,7 +254,6 @@ def _footprint(results: Results, labels: dict[str, str]) -> list[str]:
     works += [
         ("resident", "total", "resident, MiB"),
         ("start", "ms", "exec to first echo, ms"),
-        ("systemctl start", "ms", "systemctl start, ms"),
         ("idle", "calls", "idle: system calls"),
         ("idle", "switches", "context switches"),
     ]
@@ -262,6 +261,22 @@ def _footprint(results: Results, labels: dict[str, str]) -> list[str]:
         _column(head, results, work, key, figure) for work, key, head in works if work in results
     ]
     return ["## Footprint", _by_server(labels, columns)] if columns else []
+
+
+def _starts(results: Results) -> list[str]:
+    works = [work for work in results if work.startswith("systemctl start ")]
+    if not works:
+        return []
+    rows = [
+        [work.split()[-1]]
+        + [_cell(figure(results, work, name, "ms")) for name in ("graced", "sleep")]
+        for work in works
+    ]
+    return [
+        "## `systemctl start` on a booted device, ms until it returns",
+        "graced returns when clients are served; the other unit only executes sleep(1).",
+        table(["", "graced", "sleep"], rows),
+    ]
 
 
 def _farewell(results: Results, labels: dict[str, str]) -> list[str]:
@@ -331,6 +346,7 @@ def text(document: dict[str, Any]) -> str:
         f"{machine['system']}, Linux {machine['kernel']}; {versions}. `{document['command']}`",
         *_exchange(results, labels),
         *_footprint(results, labels),
+        *_starts(results),
         *_farewell(results, labels),
         *_parts(results),
         *_notes(document),
