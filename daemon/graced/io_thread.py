@@ -105,7 +105,8 @@ if TYPE_CHECKING:
             """
 
 
-BUFFER_SIZE = 256 * 1024
+BUFFER_SIZE = 1024 * 1024
+"""Bytes read at once; a quarter of it was a fifth slower with one client that sends in bulk."""
 SMALL_READ = 16 * 1024
 OWED_BUDGET = 16 * 1024 * 1024
 """Bytes owed to stalled clients from which on reads are small: the bound on what they can cost
