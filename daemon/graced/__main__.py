@@ -7,7 +7,14 @@ import _signal  # type: ignore[import-not-found]
 
 _signal.pthread_sigmask(
     _signal.SIG_BLOCK,
-    (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGUSR1),
+    (
+        _signal.SIGTERM,
+        _signal.SIGHUP,
+        _signal.SIGINT,
+        _signal.SIGQUIT,
+        _signal.SIGUSR1,
+        _signal.SIGUSR2,
+    ),
 )
 
 from graced.cli import main  # noqa: E402

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
+    from graced.settings import Settings
+
 _KEYS = {
     "--listen": "server.listen",
     "--handler": "server.handler",
@@ -23,34 +25,38 @@ _KEYS = {
 }
 
 
-def _run(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str]) -> int:
     given = options.parse(argv)
     if "--help" in given:
         print(options.help_text())
     elif "--version" in given:
         print(f"graced {__version__}")
     else:
-        _serve_or_check(given)
+        return _serve_or_check(given)
+    return 0
 
 
-def _serve_or_check(given: dict[str, Any]) -> None:
+def _serve_or_check(given: dict[str, Any]) -> int:
     overrides = {key: (name, given[name]) for name, key in _KEYS.items() if name in given}
-    values = settings.load(given.get("--config"), overrides)
+
+    def load() -> Settings:
+        return settings.load(given.get("--config"), overrides)
+
+    values = load()
     if "--check-config" in given:
         handlers.find(values.handler, values.farewell)
         print(f"graced: configuration is valid, would serve {', '.join(map(str, values.listen))}")
-        return
+        return 0
     daemon = "--daemon" in given
     pid_file = values.pid_file if daemon else given.get("--pid-file")
-    service.run(values, pid_file=pid_file, daemon=daemon)
+    return service.run(values, pid_file=pid_file, daemon=daemon, check=load)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run graced(8) and exit."""
     journal.open_standard_streams()
-    status = 0
     try:
-        _run(sys.argv[1:] if argv is None else argv)
+        status = _run(sys.argv[1:] if argv is None else argv)
     except FailedError as error:
         status = error.status
     except GracedError as error:

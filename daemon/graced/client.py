@@ -73,6 +73,7 @@ class Client(Subject):
         "last",
         "owed",
         "port",
+        "saved",
         "since",
         "sock",
         "told",
@@ -94,6 +95,8 @@ class Client(Subject):
         self.echoed = 0
         self.owed = b""
         """What was read and could not be sent yet."""
+        self.saved: bytes | None = None
+        """What its handler has saved, in another process."""
         self.address: Any = None
         """As accept(2) gave it, where a handler will ask for it."""
 

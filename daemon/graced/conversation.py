@@ -10,14 +10,20 @@ its writes after it.
 None of this is needed before there is a farewell to be said, and it would cost a quarter of all
 that threads can echo: each microsecond of Python between two system calls is one in which the
 other threads wait for the GIL.  So a TCP conversation begins `Unwatched`, a socket as any other,
-of which the kernel knows what has to be known, and changes its class when it is to be told.
+of which the kernel knows what has to be known, and changes its class when it is to be told, or
+when it is to go on in the next process::
+
+    Unwatched ──tell──▶ Conversation
+        └─────move──▶ Moving ◀──move──┘
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
+from contextlib import suppress
 from functools import partial
 from time import monotonic, sleep
 
@@ -38,6 +44,10 @@ TOLD = 3
 HEARD = 4
 
 
+class MovedError(BaseException):
+    """The handler of a moving conversation wanted to read: it is to save its state instead."""
+
+
 class Conversation(socket.socket):
     """A connected stream socket whose other end can be told the farewell at any time.
 
@@ -45,6 +55,7 @@ class Conversation(socket.socket):
     """
 
     __slots__ = (
+        "_before",
         "_counted",
         "_farewell",
         "_gap",
@@ -53,12 +64,17 @@ class Conversation(socket.socket):
         "_stage",
         "_unwatched",
         "_writing",
+        "saved",
     )
 
     def __init__(self, sock: socket.socket, farewell: bytes, gap: float, *, told: bool) -> None:
         """Take over the descriptor of `sock`.  `gap` in seconds.  `told`: the client has had its
         farewell already, before there was a handler."""
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
+        self.saved: bytes | None = None
+        """The state of a handler that goes on in another process, on its way there and back."""
+        info = tcp_info(self)
+        self._before = info.written if info else 0
         self._counted = 0
         self._farewell = farewell
         self._rest = farewell
@@ -68,7 +84,7 @@ class Conversation(socket.socket):
         self._unwatched = False
         """Whether a write may be under way that began before the lock was asked for."""
         self._writing = threading.RLock()
-        if not told and tcp_info(self):
+        if info and not told:
             self.__class__ = Unwatched
 
     @property
@@ -82,9 +98,35 @@ class Conversation(socket.socket):
         """Bytes that the handler has written; for its own thread."""
         with self._writing:
             info = tcp_info(self)
-            return info.written - len(self._farewell) + len(self._rest) if info else self._counted
+            if info is None:
+                return self._counted
+            return info.written - self._before - len(self._farewell) + len(self._rest)
 
     # The server's side.
+
+    def move(self) -> None:
+        """Have the handler's next read raise `MovedError`, and its present one `BlockingIOError`.
+
+        The latter as soon as a signal wakes it up.
+        """
+        self.__class__ = Moving
+        self._limit_reads(microseconds=1)
+
+    def stay(self) -> None:
+        """It does not move after all."""
+        self._unwatched = True
+        self.__class__ = Conversation
+        self._limit_reads(microseconds=0)
+
+    def _limit_reads(self, microseconds: int) -> None:
+        with suppress(OSError):
+            limit = struct.pack("ll", 0, microseconds)
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+
+    @property
+    def moving(self) -> bool:
+        """Whether it is to go on in another process."""
+        return type(self) is Moving
 
     def tell(self, *, insist: bool, patience: float = 0.0) -> None:
         """Send the farewell once, now or soon.
@@ -194,6 +236,15 @@ class Conversation(socket.socket):
     def _real_close(self) -> None:
         self._counted = self.written
         super()._real_close()  # type: ignore[misc]
+
+
+class Moving(Conversation):
+    """A conversation that is to go on in the next process, as soon as its handler wants to read."""
+
+    __slots__ = ()
+
+    def _before_reading(self) -> None:
+        raise MovedError
 
 
 class Unwatched(Conversation):

@@ -32,8 +32,12 @@ from collections.abc import Iterable
 from types import TracebackType
 
 from graced import signals
-from graced.errors import GracedError, StartError
+from graced.errors import HANDED_ON, GracedError, StartError
 from graced.notify import Notifier
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _LONGEST = 4096
 
@@ -198,6 +202,9 @@ def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
                 os.waitpid(child, 0)
                 notifier.main_pid(pid)
                 notifier.barrier()
+                received += inbox.take()
+                if notifier and signals.HAND_ON in received:
+                    _call_off(line)
                 line.send(b"go")
             elif word == "ok":
                 return
@@ -206,6 +213,18 @@ def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
                 raise StartError(rest, int(word))
             else:
                 raise StartError("the daemon died before it served", 1)
+
+
+def _call_off(line: socket.socket) -> NoReturn:
+    """End a start that is to be started anew, and wait until the daemon is gone.
+
+    The service manager sent the signal to us and not to the daemon: while it stops a service it
+    learns of no other main process, and hears nothing from one.
+    """
+    line.shutdown(socket.SHUT_WR)
+    while line.recv(_LONGEST):
+        pass
+    raise StartError("restarted before it served", HANDED_ON)
 
 
 def _send(pid: int, signum: signal.Signals) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import threading
 
+HANDED_ON = 79
+"""Exit status of a server that has left its clients to the next start, which must follow."""
+
 
 class GracedError(Exception):
     """A failure that one line on stderr explains; `status` is the exit status it asks for."""
@@ -44,6 +47,10 @@ class ConfigError(GracedError):
 
 class FailedError(GracedError):
     """Something unexpected happened; the log has the traceback."""
+
+
+class StuckError(Exception):
+    """A thread of ours does not answer."""
 
 
 class StartError(GracedError):

@@ -198,6 +198,36 @@ STOPPED = Event(
     " %(clients_closed)d closed at the deadline",
     final=True,
 )
+HANDED_ON = Event(
+    "4f87b58082bf4cb4a7d8d4dab39020d3",
+    INFO,
+    "SIGUSR2 received, leaving %(clients)d clients to the next start, %(clients_left)d to tell",
+)
+CARRIED = Event(
+    "6a9b6ce1a36c4d15a62d4a6f23e33a6e",
+    INFO,
+    "carried %(clients)d clients, who waited %(milliseconds)d ms",
+)
+RESCUED = Event(
+    "7ff1e9e4d7154f1e8424ea670d61d35b",
+    WARNING,
+    "the last process has crashed, going on with its %(clients)d clients",
+)
+NOT_CARRIED = Event(
+    "dd5cc68cab9e4b2d9dbc4b2eea89ce0f",
+    WARNING,
+    "cannot go on with clients of the last process, they are turned away: %(reason)s",
+)
+HAND_ON_REFUSED = Event(
+    "c9e6d01fc623407d99628991c423c108",
+    WARNING,
+    "SIGUSR2 received and ignored: no service manager keeps the clients for the next start",
+)
+CANNOT_HAND_ON = Event(
+    "55b00013dff642a3acfff2bbe8f11c62",
+    WARNING,
+    "the clients are told to go, because the next start would fail: %(reason)s",
+)
 STATUS = Event(
     "98beb9f390814837b6f2a35140a6abba",
     INFO,

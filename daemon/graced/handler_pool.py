@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 import time
 from collections import deque
-from threading import Lock, Thread, current_thread
+from contextlib import suppress
+from threading import Condition, Lock, Thread, current_thread, get_ident
 
 from graced import events
 from graced.client import UNTOLD, Client
 from graced.conversation import Conversation
+from graced.signals import NUDGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,11 +35,13 @@ LAST_WRITES = 0.05
 class _Visit:
     """A client with its request, from the first byte until the handler has returned."""
 
-    __slots__ = ("client", "request")
+    __slots__ = ("client", "request", "thread")
 
     def __init__(self, client: Client, request: socket.socket) -> None:
         self.client = client
         self.request = request
+        self.thread = 0
+        """The thread that the handler runs in; 0: it waits for one."""
 
 
 class HandlerPool:
@@ -48,16 +53,20 @@ class HandlerPool:
         *,
         greet: bool,
         max_threads: int,
+        movable: bool,
         farewell: bytes,
         gap: float,
         stall_timeout: float,
         leave: Callable[[Client, str], None],
     ) -> None:
-        """`leave` is told, in the handler's thread, of each client that is gone, and why.
+        """`movable`: whether the handlers can go on in another process.
+
+        `leave` is told, in the handler's thread, of each client that is gone, and why.
 
         Clients beyond `max_threads` wait until a thread is free, with their data unread.
         """
         self.greet = greet
+        self.movable = movable
         self._run = run
         self._max_threads = max_threads
         self._farewell = farewell
@@ -65,6 +74,9 @@ class HandlerPool:
         self._stall_timeout = stall_timeout
         self._leave = leave
         self._lock = Lock()
+        self._gone = Condition(self._lock)
+        """Notified when a visit is over."""
+        self._moved: list[Client] = []
         self._waiting: deque[_Visit] = deque()
         self._visits: set[_Visit] = set()
         self._threads: set[Thread] = set()
@@ -78,6 +90,8 @@ class HandlerPool:
         request = client.sock
         if type(request) is socket.socket:
             request = Conversation(request, self._farewell, self._gap, told=client.told != UNTOLD)
+            request.saved = client.saved
+            client.sock = request
         request.setblocking(True)
         if self._stall_timeout:
             # A write of the handler fails when nothing was taken for so long, socket(7).
@@ -157,6 +171,40 @@ class HandlerPool:
                     longest = max(longest, silence)
         return longest
 
+    def freeze(self, timeout: float) -> list[Client]:
+        """Let no handler begin any more, move those that can be, and return their clients.
+
+        `timeout`: seconds that the handlers have to come to a read; who does not stays.
+        """
+        with self._lock:
+            for visit in self._waiting:
+                self._visits.discard(visit)
+                self._take_back(visit)
+            self._waiting.clear()
+            if self.movable:
+                for visit in self._visits:
+                    if isinstance(visit.request, Conversation):
+                        visit.request.move()
+                    # Holding the lock: the thread cannot have ended.
+                    signal.pthread_kill(visit.thread, NUDGE)
+                self._gone.wait_for(lambda: not self._visits, timeout)
+                for visit in self._visits:
+                    if isinstance(visit.request, Conversation):
+                        visit.request.stay()
+            moved, self._moved = self._moved, []
+            return moved
+
+    def _take_back(self, visit: _Visit) -> None:
+        client, request = visit.client, visit.request
+        if isinstance(request, Conversation):
+            request.stay()
+            client.echoed += request.written
+            client.saved = request.saved
+        client.last = time.monotonic()
+        client.sock = socket.socket(fileno=request.detach())
+        client.sock.setblocking(False)
+        self._moved.append(client)
+
     def hang_up(self) -> int:
         """End all conversations and return how many there were."""
         with self._lock:
@@ -187,7 +235,9 @@ class HandlerPool:
         """The client that has waited longest; where there is none the thread is over."""
         with self._lock:
             if self._waiting:
-                return self._waiting.popleft()
+                visit = self._waiting.popleft()
+                visit.thread = get_ident()
+                return visit
             self._threads.discard(current_thread())
             return None
 
@@ -211,20 +261,47 @@ class HandlerPool:
         events.HANDLER_FAILED(client=client, reason=events.summary_of(error), exc_info=error)
         return "handler failed"
 
+    def _has_moved(self, visit: _Visit) -> bool:
+        request = visit.request
+        with self._lock:
+            if not (isinstance(request, Conversation) and request.moving):
+                return False
+            if request.saved is None:
+                return False
+            self._visits.discard(visit)
+            self._take_back(visit)
+            self._gone.notify()
+        return True
+
     def _end(self, visit: _Visit, reason: str) -> None:
+        if self._has_moved(visit):
+            return
         client, request = visit.client, visit.request
         if isinstance(request, Conversation):
-            client.echoed = request.written
+            client.echoed += request.written
         if self._closing:
             reason = DEADLINE
-        elif self._draining:
+        elif self._draining or _was_to_move(request):
             linger(request)
+        else:
+            # As in `socketserver`: somebody may have a copy, and the client waits for the end.
+            _end_one_way(request)
         with self._lock:
             self._visits.discard(visit)
+            self._gone.notify()
         try:
             request.close()
         finally:
             self._leave(client, reason)
+
+
+def _was_to_move(request: socket.socket) -> bool:
+    """Whether its handler ended when it was to move; the client is told at least."""
+    if not (isinstance(request, Conversation) and request.moving):
+        return False
+    request.stay()
+    request.tell(insist=True)
+    return True
 
 
 def _blocks(request: socket.socket) -> bool:
@@ -244,6 +321,11 @@ def _end_both_ways(request: socket.socket) -> None:
     except OSError:
         # The client or the handler was faster.
         return
+
+
+def _end_one_way(request: socket.socket) -> None:
+    with suppress(OSError):
+        request.shutdown(socket.SHUT_WR)
 
 
 def linger(request: socket.socket) -> None:

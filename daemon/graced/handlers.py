@@ -11,6 +11,16 @@ hot loop *is* the echo.  Every other handler is a `socketserver.BaseRequestHandl
 ``greets``
     True where the server speaks first; the handler then runs from the accept on and not from the
     client's first byte on.
+
+One that has these methods takes part in a restart, which its client then does not notice; of others
+the client is told, and has the grace period:
+
+``save()``
+    returns `bytes`, in place of the read that it was about to do or waited in: an exception ends
+    ``handle`` there, which must let it pass.  Not for a `socketserver.StreamRequestHandler`, whose
+    ``rfile`` reads ahead.
+``restore(state)``
+    takes them, in the next process, after ``setup`` and before ``handle``.
 """
 
 from __future__ import annotations
@@ -18,6 +28,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import SimpleNamespace
 
+from graced.conversation import MovedError
 from graced.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -36,6 +47,8 @@ class Handler(SimpleNamespace):
     factory: type[BaseRequestHandler]
     farewell: bytes
     greets: bool
+    movable: bool
+    """Whether it can go on in another process."""
 
 
 _BUILT_IN = {"echo-threaded": "graced.threaded_echo:EchoHandler"}
@@ -59,9 +72,38 @@ def find(name: str, farewell: bytes) -> Handler | None:
         own = own.encode()
     if not isinstance(own, bytes | None):
         raise ConfigError(f"handler {name!r}: farewell must be bytes, str or None, not {own!r}")
+    # Loaded already, by the factory.
+    from socketserver import StreamRequestHandler  # noqa: PLC0415
+
+    movable = all(callable(getattr(factory, method, None)) for method in ("save", "restore"))
+    if movable and issubclass(factory, StreamRequestHandler):
+        raise ConfigError(f"handler {name!r} cannot save() what its rfile has read ahead")
     return Handler(
-        factory=factory, farewell=own or b"", greets=bool(getattr(factory, "greets", False))
+        factory=_movable(factory) if movable else factory,
+        farewell=own or b"",
+        greets=bool(getattr(factory, "greets", False)),
+        movable=movable,
     )
+
+
+def _movable(factory: Any) -> Any:
+    """The same handler, which begins where it was in another process and stops to go there."""
+
+    class Movable(factory):  # type: ignore[misc]
+        def handle(self) -> None:
+            if self.request.saved is not None:
+                self.restore(self.request.saved)
+                self.request.saved = None
+            try:
+                super().handle()
+            except (MovedError, BlockingIOError):
+                if not self.request.moving:
+                    raise
+                self.request.saved = bytes(self.save())
+
+    Movable.__name__, Movable.__qualname__ = factory.__name__, factory.__qualname__
+    Movable.__module__ = factory.__module__
+    return Movable
 
 
 def _import(name: str) -> Any:

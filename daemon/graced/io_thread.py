@@ -41,11 +41,12 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from contextlib import suppress
 from itertools import count
 from math import inf
 from mmap import mmap
 from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
-from socket import AF_UNIX, MSG_PEEK, SHUT_WR, socket
+from socket import AF_UNIX, MSG_PEEK, SHUT_RDWR, SHUT_WR, socket
 from threading import Thread
 from time import monotonic
 
@@ -80,10 +81,11 @@ from graced.timers import Timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Protocol
 
     from graced.door import Port
+    from graced.keeper import Keeper
 
     class Handlers(Protocol):
         """Who talks to clients whose handler blocks (see `graced.handler_pool.HandlerPool`)."""
@@ -91,6 +93,9 @@ if TYPE_CHECKING:
         greet: bool
         """Whether they speak first: they then take a client when it is accepted, else when its
         first byte has come."""
+
+        movable: bool
+        """Whether they can go on with what they have saved in another process."""
 
         def take(self, client: Client) -> None:
             """Talk to the client from now on."""
@@ -136,6 +141,8 @@ REPORT_INTERVAL = 1.0
 """Seconds between two records about refused clients."""
 
 RESTING = frozenset({SERVED, WAITING, TRACED})
+CARRIED = RESTING | {STALLED}
+"""The phases in which a client can be handed on: what it has heard and is owed is all there is."""
 
 
 _gone = Subject(GONE)
@@ -156,6 +163,7 @@ class IOThread(Thread):
         manners: Manners,
         *,
         handlers: Handlers | None = None,
+        keeper: Keeper | None = None,
         changed: Callable[[], None] = lambda: None,
         shared: bool = False,
         name: str = "io",
@@ -180,6 +188,7 @@ class IOThread(Thread):
         self._admission = admission
         self._manners = manners
         self._handlers = handlers
+        self._keeper = keeper
         self._changed = changed
         self._exclusive = EPOLLEXCLUSIVE if shared else 0
         self._resting = SERVED
@@ -268,6 +277,26 @@ class IOThread(Thread):
         """Begin to say goodbye.  Any thread may call."""
         self.post(self._drain)
 
+    def freeze(self, take: Callable[[list[Client]], None]) -> None:
+        """Stop accepting, stop serving whoever is served here and hand them to `take`.
+
+        Those who are being turned away are not among them.  Any thread may call.
+        """
+        self.post(lambda: take(self._freeze()))
+
+    def adopt(self, clients: Sequence[Client], done: Callable[[], None]) -> None:
+        """Go on to serve clients that a `freeze` has taken, maybe of another process.
+
+        Those that are not `counted` are turned away.  Before the start of this thread: they come
+        before anybody new.  Any thread may call.
+        """
+
+        def adopt() -> None:
+            self._adopt(clients)
+            done()
+
+        self.post(adopt)
+
     def finish(self) -> None:
         """Close whoever is left and end within `MOMENT`.  Any thread may call."""
         self.post(self._finish)
@@ -282,6 +311,7 @@ class IOThread(Thread):
     def run(self) -> None:
         """Serve until finished; a failure is kept in `failure`."""
         try:
+            self._do_what_was_posted()
             self._serve()
         except BaseException as failure:
             self.failure = failure
@@ -351,6 +381,9 @@ class IOThread(Thread):
 
     def _wake(self, _waker: Subject, _event: int) -> None:
         os.eventfd_read(self._wake_fd)
+        self._do_what_was_posted()
+
+    def _do_what_was_posted(self) -> None:
         while self._posted:
             self._posted.popleft()()
 
@@ -410,8 +443,9 @@ class IOThread(Thread):
         if self.draining:
             self._turn_away(client)
             return
-        if self._manners.idle_timeout and not self._sweep.due:
-            self._timers.at(self._sweep, self._now + self._manners.idle_timeout)
+        if self._keeper:
+            self._keeper.came(client)
+        self._expect_idleness()
         if self._handlers:
             client.address = address
             if self._handlers.greet:
@@ -423,6 +457,10 @@ class IOThread(Thread):
             # The kernel has no room for one more in the set (epoll_ctl(2): ENOMEM, ENOSPC).
             self._close(client, str(error.strerror))
             raise NoCapacityError(error.strerror) from error
+
+    def _expect_idleness(self) -> None:
+        if self._manners.idle_timeout and not self._sweep.due:
+            self._timers.at(self._sweep, self._now + self._manners.idle_timeout)
 
     def _refuse(self, client: Client, reason: str) -> None:
         self._refused += 1
@@ -548,6 +586,63 @@ class IOThread(Thread):
     def _present(self) -> list[Client]:
         return [c for c in self._clients if isinstance(c, Client) and c.phase < CLIENT_PHASES]
 
+    # Clients move on.
+
+    def _freeze(self) -> list[Client]:
+        for door in self._doors:
+            self._abandon(door)
+        frozen = [client for client in self._present() if client.phase in CARRIED]
+        for client in frozen:
+            fd = client.sock.fileno()
+            self._epoll.unregister(fd)
+            self._clients[fd] = _gone
+            self._account_owed(-len(client.owed))
+            client.phase = GONE
+            self._timers.forget(client)
+            self._admission.leave(client.host)
+        return frozen
+
+    def _adopt(self, clients: Sequence[Client]) -> None:
+        self._now = monotonic()
+        for client in clients:
+            client.timer = 0.0
+            if client.saved is not None and not (self._handlers and self._handlers.movable):
+                client.counted = False
+            refusal = client.counted and self._admission.enter(client.host)
+            if refusal:
+                client.counted = False
+                client.owed = b""
+                self._refuse(client, refusal)
+            elif not client.counted:
+                client.owed = b""
+                self._turn_away(client)
+            else:
+                self._go_on(client)
+
+    def _go_on(self, client: Client) -> None:
+        client.phase = self._resting
+        if client.sock.family == AF_UNIX:
+            # Who comes now must not get a number that somebody has.
+            self._unix_clients = count(max(client.port + 1, next(self._unix_clients)))
+        if self._manners.idle_timeout:
+            over = max(self._now, client.last + self._manners.idle_timeout)
+            if not self._sweep.due or over < self._sweep.due:
+                self._timers.at(self._sweep, over)
+        owed, client.owed = client.owed, b""
+        if self._keeper:
+            self._keeper.came(client)
+        try:
+            self._watch(client.sock.fileno(), client, EPOLLIN)
+            if self._handlers:
+                client.address = client.sock.getpeername()
+        except OSError as error:
+            self._lost(client, error)
+            return
+        if owed:
+            self._owe(client, memoryview(owed))
+        elif self._handlers and (self._handlers.greet or client.saved is not None):
+            self._hand_over(client, 0)
+
     # Clients are told.
 
     def _drain(self) -> None:
@@ -572,7 +667,7 @@ class IOThread(Thread):
         for door in self._doors:
             if door.port.passed:
                 self._abandon(door)
-            else:
+            elif door.phase == LISTENING:
                 self._accept(door, 0, LONGEST_BACKLOG)
         for fd, event in self._epoll.poll(0, len(self._clients)):
             subject: Any = self._clients[fd]
@@ -587,7 +682,9 @@ class IOThread(Thread):
         self._timers.at(reminder, self._now + REMIND_INTERVAL)
 
     def _abandon(self, door: Door) -> None:
-        """Leave a socket of the service manager alone: the next start serves what queues there."""
+        """Leave a listening socket alone: the next start serves what queues there."""
+        if door.phase == GONE:
+            return
         fd = door.fileno()
         door.due = 0.0
         door.phase = GONE
@@ -676,6 +773,11 @@ class IOThread(Thread):
         client.phase = GONE
         self._timers.forget(client)
         self._clients[client.sock.fileno()] = _gone
+        if self._keeper:
+            # The copy must not hold back the end of the stream.
+            with suppress(OSError):
+                client.sock.shutdown(SHUT_RDWR)
+            self._keeper.left(client)
         client.sock.close()
         if client.counted:
             self._admission.leave(client.host)

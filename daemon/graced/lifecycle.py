@@ -12,6 +12,7 @@ from enum import Enum
 class State(Enum):
     STARTING = "starting"
     SERVING = "serving"
+    HANDING_ON = "handing on"
     DRAINING = "draining"
     CLOSING = "closing"
     STOPPED = "stopped"
@@ -20,7 +21,8 @@ class State(Enum):
 
 NEXT: dict[State, frozenset[State]] = {
     State.STARTING: frozenset({State.SERVING, State.FAILED}),
-    State.SERVING: frozenset({State.DRAINING, State.FAILED}),
+    State.SERVING: frozenset({State.HANDING_ON, State.DRAINING, State.FAILED}),
+    State.HANDING_ON: frozenset({State.DRAINING, State.FAILED}),
     State.DRAINING: frozenset({State.CLOSING, State.FAILED}),
     State.CLOSING: frozenset({State.STOPPED, State.FAILED}),
     State.STOPPED: frozenset(),

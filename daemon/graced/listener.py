@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import stat
@@ -17,6 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping, Sequence
     from typing import Any
+
+    _Places = list[tuple[int, tuple[object, ...]]]
+    """Address families with socket addresses."""
 
 _FIRST_PASSED_FD = 3
 _TRIES_FOR_ONE_PORT = 20
@@ -80,6 +84,10 @@ class Listener:
                 filter_program = struct.pack("HP", length // _INSTRUCTION, address)
                 self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
 
+    def leave(self) -> None:
+        """Leave the path of a Unix socket alone: the next start listens there."""
+        self._path = ""
+
     def close(self) -> None:
         """Close it, and remove the path of a Unix socket if it still is ours."""
         self.sock.close()
@@ -102,26 +110,85 @@ def display(address: object) -> str:
     return f"unix:{address}"
 
 
-def bind(addresses: Sequence[Address], backlog: int) -> list[Listener]:
-    """Listen on all of them, or on none and raise `ListenError`."""
-    listeners: list[Listener] = []
+def bind(
+    addresses: Sequence[Address], backlog: int, kept: Iterable[socket.socket] = ()
+) -> list[Listener]:
+    """Listen on all of them, or on none and raise `ListenError`.
+
+    `kept`: sockets of the last process.  Those that are still asked for are used, the others are
+    closed before anything is bound: they may stand in its way.
+    """
+    places = [(address, _places(address)) for address in addresses]
+    left = [sock for sock in kept if _is_asked_for(sock, places)]
+    # Port 0 is content with any socket: it comes last.
+    order = sorted(range(len(places)), key=lambda n: not (places[n][0].path or places[n][0].port))
+    bound: dict[int, list[Listener]] = {}
     try:
-        for address in addresses:
-            if address.path:
-                listeners.append(Listener(_bind_path(address, backlog)))
-            else:
-                listeners += [Listener(sock) for sock in _bind_port(address, backlog)]
+        for n in order:
+            bound[n] = [Listener(sock) for sock in _bind(*places[n], backlog, left)]
     except BaseException:
-        for listener in listeners:
+        for listener in itertools.chain(*bound.values()):
             listener.close()
         raise
-    return listeners
+    finally:
+        for sock in left:
+            sock.close()
+    return [listener for n in sorted(bound) for listener in bound[n]]
+
+
+def _is_asked_for(sock: socket.socket, places: Iterable[tuple[Address, _Places]]) -> bool:
+    """Whether it listens at one of them; where it does not it is closed."""
+    for address, found in places:
+        if any(_is_at(sock, family, host, address.port) for family, (host, *_) in found):
+            return True
+    name = sock.getsockname()
+    sock.close()
+    if isinstance(name, str) and name:
+        _remove_stale(name)
+    return False
+
+
+def _places(address: Address) -> _Places:
+    """The socket addresses that an address stands for, with a port of 0."""
+    return [(socket.AF_UNIX, (address.path,))] if address.path else _resolve(address)
+
+
+def _is_at(sock: socket.socket, family: int, host: object, port: int) -> bool:
+    """Whether it listens there; port 0: at any port."""
+    if sock.family != family:
+        return False
+    name = sock.getsockname()
+    if family == socket.AF_UNIX:
+        # Nobody reaches it where its path has gone.
+        return bool(name == host and os.path.exists(name))
+    return bool(name[:2] == (host, port or name[1]))
+
+
+def _take(
+    kept: list[socket.socket], family: int, host: object, port: int, backlog: int
+) -> socket.socket | None:
+    """Of the sockets that the last process has left, the one that is there."""
+    for sock in kept:
+        if _is_at(sock, family, host, port):
+            kept.remove(sock)
+            sock.listen(backlog)
+            return sock
+    return None
+
+
+def _bind(
+    address: Address, places: _Places, backlog: int, kept: list[socket.socket]
+) -> list[socket.socket]:
+    if address.path:
+        last = _take(kept, socket.AF_UNIX, address.path, 0, backlog)
+        return [last or _bind_path(address, backlog)]
+    return _bind_port(address, places, backlog, kept)
 
 
 def _bind_path(address: Address, backlog: int) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(address)
+        _remove_stale(address.path)
         sock.bind(address.path)
         sock.listen(backlog)
     except OSError as error:
@@ -131,28 +198,29 @@ def _bind_path(address: Address, backlog: int) -> socket.socket:
     return sock
 
 
-def _remove_stale(address: Address) -> None:
+def _remove_stale(path: str) -> None:
     """Remove the socket of a server that is gone; leave everything else alone."""
     try:
-        if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(address.path)
+            probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(address.path)
+            os.unlink(path)
         except OSError:
             return
 
 
-def _bind_port(address: Address, backlog: int) -> list[socket.socket]:
-    found = _resolve(address)
+def _bind_port(
+    address: Address, found: _Places, backlog: int, kept: list[socket.socket]
+) -> list[socket.socket]:
     for attempt in range(_TRIES_FOR_ONE_PORT):
         try:
-            return _bind_all(found, address.port, backlog)
+            return _bind_all(found, address.port, backlog, kept)
         except OSError as error:
             # Port 0 is picked for the first family and may be taken in the second.
             last = attempt == _TRIES_FOR_ONE_PORT - 1
@@ -161,7 +229,7 @@ def _bind_port(address: Address, backlog: int) -> list[socket.socket]:
     raise AssertionError
 
 
-def _resolve(address: Address) -> list[tuple[int, tuple[object, ...]]]:
+def _resolve(address: Address) -> _Places:
     if address.host == "*":
         return [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0, 0, 0))]  # noqa: S104
     if address.host == "localhost":
@@ -178,13 +246,21 @@ def _resolve(address: Address) -> list[tuple[int, tuple[object, ...]]]:
 
 
 def _bind_all(
-    found: Iterable[tuple[int, tuple[object, ...]]], port: int, backlog: int
+    found: _Places,
+    port: int,
+    backlog: int,
+    kept: list[socket.socket],
 ) -> list[socket.socket]:
     """One socket for each address, all with the same port."""
     bound: list[socket.socket] = []
     absent: OSError | None = None
     try:
         for family, (host, _, *scope) in found:
+            last = _take(kept, family, host, port, backlog)
+            if last:
+                bound.append(last)
+                port = last.getsockname()[1]
+                continue
             sock = None
             try:
                 sock = socket.socket(family, socket.SOCK_STREAM)
@@ -225,20 +301,31 @@ def _cannot(address: Address, error: OSError) -> ListenError:
     return ListenError(f"cannot listen on {address}: {error.strerror or error}")
 
 
-def passed(environ: MutableMapping[str, str], pid: int) -> list[Listener]:
-    """The sockets that a service manager passed to this process, sd_listen_fds(3).
+def passed(environ: MutableMapping[str, str], pid: int) -> list[tuple[int, str]]:
+    """The descriptors that a service manager passed to this process, with their names.
 
     To be called before any fork, in the process that was started; takes the variables away so
-    that no child believes them.  Raises `ListenError` where they make no sense.
+    that no child believes them (sd_listen_fds_with_names(3)).  Raises `ListenError` where they
+    make no sense.
     """
-    values = {name: environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS")}
-    environ.pop("LISTEN_FDNAMES", None)
+    keys = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+    values = {name: environ.pop(name, "") for name in keys}
     if not values["LISTEN_FDS"] or values["LISTEN_PID"] != str(pid):
         return []
     number = values["LISTEN_FDS"]
     if not (number.isascii() and number.isdigit() and len(number) <= len("65535")):
         raise ListenError(f"LISTEN_FDS must be a number of descriptors, not {number[:40]!r}")
     descriptors = range(_FIRST_PASSED_FD, _FIRST_PASSED_FD + int(number))
+    names = values["LISTEN_FDNAMES"].split(":")
+    names += [""] * (len(descriptors) - len(names))
+    return list(zip(descriptors, names, strict=False))
+
+
+def adopt(descriptors: Sequence[int]) -> list[Listener]:
+    """Listen on sockets that belong to the service manager.
+
+    Raises `ListenError` where one of them is nothing to listen on.
+    """
     for fd in descriptors:
         _check_passed(fd)
     return [_adopt(fd) for fd in descriptors]

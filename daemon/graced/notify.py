@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
+from contextlib import suppress
 
 from sdnotify import SystemdNotifier
 
@@ -69,6 +70,39 @@ class Notifier:
     def main_pid(self, pid: int) -> None:
         """`pid` is the main process of the service from now on."""
         self._send(f"MAINPID={pid}")
+
+    def store(self, name: str, descriptors: Sequence[int]) -> None:
+        """Keep descriptors for the next start of the service, FDSTORE in sd_notify(3)."""
+        if self._notifier is None or not descriptors:
+            return
+        # FDPOLL=0: they are passed on whatever has become of the other end.
+        message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
+        try:
+            socket.send_fds(self._notifier.socket, [message], descriptors)
+        except OSError as error:
+            self._broken(error)
+
+    def replacer(self, name: str) -> Callable[[int], None]:
+        """A function that has a descriptor kept instead of the one that has this name.
+
+        Any thread may call it.  It never waits: where the service manager does not read, nothing
+        is kept.
+        """
+        manager = self._notifier.socket.dup() if self._notifier else None
+
+        def replace(descriptor: int) -> None:
+            if manager:
+                manager.setblocking(False)
+                with suppress(OSError):
+                    manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
+                    message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
+                    socket.send_fds(manager, [message], [descriptor])
+
+        return replace
+
+    def forget(self, name: str) -> None:
+        """Keep the descriptors of that name no longer."""
+        self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def barrier(self) -> None:
         """Return when the service manager has read all that was sent before."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 from threading import Event, Lock
 
 from graced import events
 from graced.admission import Admission
 from graced.client import Client
-from graced.errors import start_thread
+from graced.errors import StuckError, start_thread
 from graced.handler_pool import DEADLINE, HandlerPool
 from graced.io_thread import MOMENT, IOThread
 from graced.manners import Manners
@@ -25,17 +28,26 @@ if TYPE_CHECKING:
 
     from graced.door import Port
     from graced.handler_pool import Run
+    from graced.keeper import Keeper
+
+
+PATIENCE = 1.0
+"""Seconds that an I/O thread may take to answer."""
 
 
 class Blocking:
     """How blocking handlers are run."""
 
-    __slots__ = ("greet", "max_threads", "run")
+    __slots__ = ("greet", "max_threads", "movable", "run")
 
-    def __init__(self, run: Run, *, greet: bool = False, max_threads: int = 256) -> None:
+    def __init__(
+        self, run: Run, *, greet: bool = False, movable: bool = False, max_threads: int = 256
+    ) -> None:
         self.run = run
         self.greet = greet
         """Whether a handler speaks first, and so must not wait for its client's first byte."""
+        self.movable = movable
+        """Whether a handler can go on in another process."""
         self.max_threads = max_threads
 
 
@@ -55,6 +67,7 @@ class Server:
         admission: Admission,
         manners: Manners,
         blocking: Blocking | None = None,
+        keeper: Keeper | None = None,
         io_threads: int = 1,
     ) -> None:
         self.changed_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -66,6 +79,7 @@ class Server:
         self.deadline: float | None = None
         """Monotonic time at which the drain ends."""
         self._admission = admission
+        self._keeper = keeper
         self._log_connections = manners.log_connections
         self._echoed_by_handlers = 0
         self._left_handlers = 0
@@ -78,6 +92,7 @@ class Server:
             self.pool = HandlerPool(
                 blocking.run,
                 greet=blocking.greet,
+                movable=blocking.movable,
                 max_threads=blocking.max_threads,
                 farewell=manners.farewell,
                 gap=manners.gap,
@@ -90,6 +105,7 @@ class Server:
                 admission,
                 manners,
                 handlers=self.pool,
+                keeper=keeper,
                 changed=self._changed,
                 shared=io_threads > 1,
                 name=f"io-{number}",
@@ -101,6 +117,38 @@ class Server:
         """Start to serve.  Raises `StartError`."""
         for thread in self.io_threads:
             start_thread(thread)
+
+    def freeze(self) -> list[Client]:
+        """Accept and serve nobody any more, and return those who were served.
+
+        Those whom a blocking handler talks to that cannot move stay.  Raises `StuckError`.
+        """
+        answers: SimpleQueue[list[Client]] = SimpleQueue()
+        for thread in self.io_threads:
+            thread.freeze(answers.put)
+        try:
+            frozen = [c for _ in self.io_threads for c in answers.get(timeout=PATIENCE)]
+        except Empty:
+            raise StuckError("an I/O thread does not turn") from None
+        if self.pool:
+            moved = self.pool.freeze(PATIENCE)
+            for client in moved:
+                self._admission.leave(client.host)
+            frozen += moved
+        return frozen
+
+    def adopt(self, clients: Sequence[Client], timeout: float = PATIENCE) -> None:
+        """Serve clients that were frozen, here or in another process.
+
+        Return when they are among the clients; with a `timeout` of 0 at once: before `start`.
+        """
+        done: SimpleQueue[None] = SimpleQueue()
+        number = len(self.io_threads)
+        for index, thread in enumerate(self.io_threads):
+            thread.adopt(clients[index::number], partial(done.put, None))
+        with suppress(Empty):
+            for _ in self.io_threads:
+                done.get(timeout=timeout)
 
     # What main waits for.
 
@@ -202,6 +250,8 @@ class Server:
 
     def _leave(self, client: Client, reason: str) -> None:
         """A handler's client is gone (called by the handler's thread)."""
+        if self._keeper:
+            self._keeper.left(client)
         self._admission.leave(client.host)
         self._echoed_by_handlers += client.echoed
         if self._log_connections:

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from time import monotonic
 
 from graced import daemonize, events, handlers, journal, limits, listener
 from graced.admission import Admission
 from graced.daemonize import Parent
-from graced.errors import FailedError, GracedError
+from graced.errors import HANDED_ON, FailedError, GracedError, StartError
+from graced.fdstore import KEPT, LISTENERS, FdStore
 from graced.handlers import Handler
 from graced.io_thread import MAX_LINGERING
 from graced.journal import Log
+from graced.keeper import Keeper
+from graced.legacy import Legacy
 from graced.listener import Listener
 from graced.manners import Manners
 from graced.notify import Notifier
 from graced.pidfile import PidFile
 from graced.server import Blocking, Server, default_io_threads
 from graced.settings import Settings
-from graced.signals import SignalInbox
+from graced.signals import HAND_ON, SignalInbox
 from graced.supervisor import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from socket import socket
     from typing import Any
 
 
-def run(settings: Settings, *, pid_file: str | None, daemon: bool) -> None:
+def run(
+    settings: Settings, *, pid_file: str | None, daemon: bool, check: Callable[[], object]
+) -> int:
     """Serve until told to stop; with `daemon`, return in the parent when the daemon serves.
 
-    Raises `GracedError`; where it is a `FailedError` it has been logged.
+    `check` raises `GracedError` where the next start would refuse its configuration.
+    Return the exit status.  Raises `GracedError`; where it is a `FailedError` it has been logged.
     """
     with ExitStack() as belongings:
         # First of all: whatever is opened from here on is ours, and survives the fork.
@@ -38,12 +46,8 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool) -> None:
         log = journal.open_log(settings.level, journal.sink_for(detached=False))
         belongings.callback(log.stop)
         try:
-            service = Service(settings, pid_file, log, belongings)
-            if not daemon:
-                service.serve()
-            elif parent := service.detach(inherited):
-                with parent:
-                    service.serve(parent)
+            service = Service(settings, pid_file, log, belongings, check)
+            return service.serve_detached(inherited) if daemon else service.serve()
         except GracedError:
             raise
         except BaseException as error:
@@ -60,6 +64,7 @@ class Service:
         pid_file: str | None,
         log: Log,
         belongings: ExitStack,
+        check: Callable[[], object],
     ) -> None:
         """Take hold of everything that can be refused, on the terminal of who starts us.
 
@@ -68,6 +73,7 @@ class Service:
         self._settings = settings
         self._log = log
         self._belongings = belongings
+        self._check = check
         if not handlers.is_built_in(settings.handler):
             # Only somebody else's uses `logging`, maybe as soon as it is imported.
             from graced import logbridge  # noqa: PLC0415
@@ -82,47 +88,133 @@ class Service:
         self._lock = PidFile(pid_file) if pid_file else None
         if self._lock:
             belongings.callback(self._lock.remove)
-        passed = listener.passed(os.environ, os.getpid())
-        self._doors = passed or listener.bind(settings.listen, settings.backlog)
+        self._store = FdStore(self._notifier)
+        self._legacy = Legacy(listener.passed(os.environ, os.getpid()))
+        left = self._legacy.listeners
+        if left:
+            # Those that are not asked for any more would stand in the way of others.
+            self._store.release(LISTENERS)
+        if self._legacy.others:
+            for sock in left:
+                sock.close()
+            self._doors = listener.adopt(self._legacy.others)
+        else:
+            self._doors = listener.bind(settings.listen, settings.backlog, left)
         for door in self._doors:
             belongings.callback(door.close)
 
     def detach(self, inherited: frozenset[int]) -> Parent | None:
         """Fork.  In the daemon, return its parent; in the parent None, when the daemon serves."""
-        doors = {door.sock.fileno() for door in self._doors}
+        passed = {sock.fileno() for sock in self._sockets()}
         ours = daemonize.open_descriptors() - inherited
         keep_stderr = journal.stderr_outlives_us()
-        parent = daemonize.daemonize(self._notifier, ours | doors, keep_stderr=keep_stderr)
+        try:
+            parent = daemonize.daemonize(self._notifier, ours | passed, keep_stderr=keep_stderr)
+        except StartError:
+            # The next try is to find what this one has found.
+            self._keep_listeners()
+            raise
         if parent is None:
             # The pidfile and the path of a Unix socket are the daemon's now.
             self._belongings.pop_all()
-            for door in self._doors:
-                door.sock.close()
+            for sock in self._sockets():
+                sock.close()
             self._notifier.close()
         elif not keep_stderr:
             self._log.sink = journal.sink_for(detached=True)
         return parent
 
-    def serve(self, parent: Parent | None = None) -> None:
-        """The life of the service: start, serve, drain, stop."""
+    def _sockets(self) -> list[socket]:
+        """What stays open over the fork."""
+        clients = self._legacy.clients
+        return [door.sock for door in self._doors] + [client.sock for client in clients]
+
+    def serve_detached(self, inherited: frozenset[int]) -> int:
+        """Serve in the background; in the parent, return when the daemon serves.
+
+        `inherited`: descriptors that are not ours.
+        """
+        parent = self.detach(inherited)
+        if parent is None:
+            return 0
+        with parent:
+            return self.serve(parent)
+
+    def serve(self, parent: Parent | None = None) -> int:
+        """The life of the service: start, serve, drain, stop.  Return the exit status."""
         with SignalInbox() as inbox:
             self._log.start()
-            server = build(self._settings, self._handler, self._doors)
+            keeper = self._keeper()
+            server = build(self._settings, self._handler, self._doors, keeper)
             grace = self._settings.grace_period
             supervisor = Supervisor(server, inbox, self._notifier, grace=grace)
             if self._lock:
                 self._lock.write()
-            supervisor.start()
+            self._take_over(supervisor, replaced={KEPT} if keeper else set())
             events.STARTED(addresses=", ".join(d.name for d in self._doors), pid=os.getpid())
             if parent:
                 self._notifier.barrier()
                 parent.serving()
             first = supervisor.serve()
+            handing_on = first is HAND_ON and self._can_hand_on()
+            if handing_on:
+                if keeper:
+                    # The kernel counts what is under way, and would count each client twice.
+                    keeper.close()
+                    self._store.release(KEPT)
+                supervisor.hand_on(self._store)
+                for door in self._doors:
+                    door.leave()
             supervisor.drain(first)
             supervisor.stop()
+        return HANDED_ON if handing_on else 0
+
+    def _can_hand_on(self) -> bool:
+        """Whether it is wanted, and whether there will be somebody to take the clients up."""
+        if self._settings.keep == "never":
+            return False
+        try:
+            self._check()
+        except GracedError as error:
+            events.CANNOT_HAND_ON(reason=error)
+            return False
+        return True
+
+    def _keeper(self) -> Keeper | None:
+        always = self._notifier and self._settings.keep == "always"
+        return Keeper(self._notifier.replacer(KEPT)) if always else None
+
+    def _take_over(self, supervisor: Supervisor, replaced: set[str]) -> None:
+        """Start to serve, first of all those who were left to us.
+
+        `replaced`: names under which something of ours is kept already.
+        """
+        legacy = self._legacy
+        if self._handler and not legacy.frozen:
+            # What a blocking handler knew of its client has gone with its process.
+            for client in legacy.clients:
+                client.counted = False
+        carried = sum(client.counted for client in legacy.clients)
+        if legacy.frozen:
+            waited = monotonic() - legacy.frozen
+            events.CARRIED(clients=carried, milliseconds=round(1000 * waited))
+        elif legacy.clients:
+            events.RESCUED(clients=carried)
+        self._store.forget(legacy.names - {LISTENERS} - replaced)
+        supervisor.start(legacy.clients)
+        self._keep_listeners()
+
+    def _keep_listeners(self) -> None:
+        if self._settings.keep != "never":
+            self._store.keep_listeners(door.sock for door in self._doors if not door.passed)
 
 
-def build(settings: Settings, handler: Handler | None, doors: Sequence[Listener]) -> Server:
+def build(
+    settings: Settings,
+    handler: Handler | None,
+    doors: Sequence[Listener],
+    keeper: Keeper | None = None,
+) -> Server:
     """The server that the settings ask for."""
     blocking = None
     if handler:
@@ -131,7 +223,10 @@ def build(settings: Settings, handler: Handler | None, doors: Sequence[Listener]
             handler.factory(request, address, server)  # type: ignore[arg-type]
 
         blocking = Blocking(
-            run_handler, greet=handler.greets, max_threads=settings.max_handler_threads
+            run_handler,
+            greet=handler.greets,
+            movable=handler.movable,
+            max_threads=settings.max_handler_threads,
         )
     server = Server(
         doors,
@@ -144,6 +239,7 @@ def build(settings: Settings, handler: Handler | None, doors: Sequence[Listener]
             log_connections=settings.connections,
         ),
         blocking=blocking,
+        keeper=keeper,
         io_threads=settings.io_threads or default_io_threads(),
     )
     return server

@@ -25,6 +25,7 @@ CONFIG_FILE = "/etc/graced/graced.toml"
 DROP_INS = "/etc/graced/conf.d"
 PID_FILE = "/run/graced/graced.pid"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+KEEP = ("restart", "always", "never")
 
 
 def _seconds(low: float, high: float) -> Check:
@@ -73,6 +74,12 @@ def _farewell(value: Any) -> bytes:
 def _level(value: Any) -> str:
     if value not in LOG_LEVELS:
         raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
+    return str(value)
+
+
+def _keep(value: Any) -> str:
+    if value not in KEEP:
+        raise ValueError(f"must be one of {', '.join(KEEP)}")
     return str(value)
 
 
@@ -186,6 +193,13 @@ SETTINGS = (
         "threads",
         "one per client whose handler blocks: below the unit's TasksMax",
     ),
+    Setting(
+        "continuity.keep",
+        "restart",
+        _keep,
+        ", ".join(KEEP),
+        "a restart or an upgrade is noticed by nobody, at no cost while clients are served",
+    ),
     Setting("log.level", "info", _level, ", ".join(LOG_LEVELS), "payloads are logged at debug"),
     Setting(
         "log.connections",
@@ -219,6 +233,7 @@ class Settings(SimpleNamespace):
     idle_timeout: float
     stall_timeout: float
     max_handler_threads: int
+    keep: str
     level: str
     connections: bool
     pid_file: str

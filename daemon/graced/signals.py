@@ -21,7 +21,12 @@ STOP = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 IMPATIENT = (signal.SIGINT, signal.SIGQUIT)
 """Those that end the grace period when they come during the drain."""
 STATUS = signal.SIGUSR1
-WATCHED = (*STOP, STATUS)
+HAND_ON = signal.SIGUSR2
+"""Stop, but leave the clients to the next start (`RestartKillSignal=` of the unit)."""
+NUDGE = signal.SIGURG
+"""Sent to a thread of ours, so that the system call it waits in looks again; ignored otherwise."""
+END = (*STOP, HAND_ON)
+WATCHED = (*END, STATUS)
 
 
 def _leave_it_to_the_inbox(_signum: int, _frame: FrameType | None) -> None:
@@ -41,7 +46,7 @@ class SignalInbox:
     def __enter__(self) -> SignalInbox:
         self._wakeup_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._handlers: dict[signal.Signals, Any] = {
-            signum: signal.signal(signum, _leave_it_to_the_inbox) for signum in WATCHED
+            signum: signal.signal(signum, _leave_it_to_the_inbox) for signum in (*WATCHED, NUDGE)
         }
         self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         return self

@@ -19,6 +19,13 @@ from graced.server import Server
 from graced.signals import SignalInbox
 from graced.watchdog import Watchdog
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from graced.client import Client
+    from graced.fdstore import FdStore
+
 STATUS_INTERVAL = 1.0
 """Seconds between two STATUS lines, at least."""
 LONGEST_SLEEP = 86400.0
@@ -49,8 +56,10 @@ class Supervisor:
         self._poll.register(inbox, select.POLLIN)
         self._poll.register(server.changed_fd, select.POLLIN)
 
-    def start(self) -> None:
-        """Serve, and say so."""
+    def start(self, carried: Sequence[Client] = ()) -> None:
+        """Serve, first of all those whom the last process has left, and say so."""
+        if carried:
+            self._server.adopt(carried, timeout=0.0)
         self._server.start()
         self._watchdog.start()
         self.lifecycle.to(State.SERVING)
@@ -58,19 +67,30 @@ class Supervisor:
         self._notifier.ready(self._said)
 
     def serve(self) -> signal.Signals:
-        """Return the first signal that asks to stop."""
-        while (signum := self._next_signal(math.inf)) not in signals.STOP:
+        """Return the first signal that asks to stop, for good or for the next start."""
+        while (signum := self._next_signal(math.inf)) not in signals.END:
             if signum:
                 events.STATUS(status=self._status())
         return signum
 
+    def hand_on(self, store: FdStore) -> None:
+        """Leave the clients to the next start; whoever cannot be left remains to be told."""
+        self.lifecycle.to(State.HANDING_ON)
+        frozen_at = time.monotonic()
+        frozen = self._server.freeze()
+        rest = store.leave(frozen, frozen_at)
+        self._server.adopt(rest)
+        events.HANDED_ON(clients=len(frozen) - len(rest), clients_left=self._server.clients)
+
     def drain(self, first: signal.Signals) -> None:
         """Say goodbye, until the last client has left or the grace period is over."""
+        handed_on = self.lifecycle.state is State.HANDING_ON
         self.lifecycle.to(State.DRAINING)
         self._began = time.monotonic()
         self._deadline = self._began + self._grace
         clients = self._server.clients
-        events.SIGNAL(signal=first.name, seconds=self._grace, clients_left=clients)
+        if not handed_on:
+            events.SIGNAL(signal=first.name, seconds=self._grace, clients_left=clients)
         self._remember(self._status())
         self._notifier.stopping(self._said, self._grace + PATIENCE)
         if clients:
@@ -107,7 +127,7 @@ class Supervisor:
         if signum in signals.IMPATIENT:
             events.SIGNAL_IMPATIENT(signal=signum.name)
             self._deadline = -math.inf
-        elif signum in signals.STOP:
+        elif signum in signals.END:
             events.SIGNAL_AGAIN(signal=signum.name)
         else:
             events.STATUS(status=self._status())
@@ -120,7 +140,12 @@ class Supervisor:
         if not self._received:
             self._sleep(until)
             self._received.extend(self._inbox.take())
-        return self._received.popleft() if self._received else None
+        signum = self._received.popleft() if self._received else None
+        if signum is signals.HAND_ON and not self._notifier:
+            # Nobody would start the next one.
+            events.HAND_ON_REFUSED()
+            return None
+        return signum
 
     def _sleep(self, until: float) -> None:
         timeout = min(until, self._watchdog.due, self._status_due()) - time.monotonic()

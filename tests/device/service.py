@@ -24,6 +24,10 @@ SIGNAL_AGAIN = "d74278d8237d4656b246ddec8a9b884c"
 NOTIFYING = "76d13a09ca564b7dbe72ccf17771e257"
 COUNTDOWN = "4b779ae099954386815e6573d828c35d"
 STOPPED = "e8349aa6f3f24e1c92e73c784359eaa7"
+HANDED_ON = "4f87b58082bf4cb4a7d8d4dab39020d3"
+CARRIED = "6a9b6ce1a36c4d15a62d4a6f23e33a6e"
+NOT_CARRIED = "dd5cc68cab9e4b2d9dbc4b2eea89ce0f"
+HAND_ON_REFUSED = "c9e6d01fc623407d99628991c423c108"
 REFUSED = "d09ac25e75aa48c28863f7e8ba9d372a"
 
 _UNITS = "/etc/systemd/system"
@@ -140,6 +144,18 @@ class Service:
             self.device.inside(make)
         finally:
             self._clients += clients
+        return clients
+
+    def connect_path(self, path: str, count: int = 1) -> list[socket.socket]:
+        """The same as ``connect``, for a Unix socket."""
+        clients = []
+        for _ in range(count):
+            clients.append(client := socket.socket(socket.AF_UNIX))
+            self._clients.append(client)
+            client.settimeout(PATIENCE)
+            client.connect(str(self.device.path(path)))
+            client.sendall(b"?")
+            assert client.recv(64) == b"?"
         return clients
 
     def echoes(self, port: int = PORT) -> bool:

@@ -30,15 +30,17 @@ BLOCKING = ("--handler", "support.handlers:BlockingHandler")
 def sequence(kind: Kind, graced: Graced | Daemon, rest: list[str]) -> list[tuple[str, int]]:
     """Who says what until it serves, and `rest`."""
     ready = "READY=1\nSTATUS=serving: 0 clients now, 0 so far, 0 bytes echoed"
+    keep = "FDSTORE=1\nFDNAME=graced-listeners\nFDPOLL=0"
     if isinstance(graced, Daemon):
         start = [
             (f"MAINPID={graced.pid}", graced.command_pid),
             ("BARRIER=1", graced.command_pid),
             (ready, graced.pid),
+            (keep, graced.pid),
             ("BARRIER=1", graced.pid),
         ]
     else:
-        start = [(ready, graced.pid)]
+        start = [(ready, graced.pid), (keep, graced.pid)]
     return [*start, *((text, graced.pid) for text in rest)]
 
 

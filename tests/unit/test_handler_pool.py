@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
+import select
+import signal
 import socket
+import socketserver
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from queue import Queue
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from graced import handlers
 from graced.client import HEARD, UNTOLD, WAITING, Client
 from graced.conversation import Conversation
 from graced.handler_pool import HandlerPool
+from graced.signals import NUDGE
 from support import FAREWELL, PATIENCE
 from support import Client as Other
 
@@ -21,13 +28,16 @@ from support import Client as Other
 class Scene:
     """A pool, its clients, and what has become of them."""
 
-    def __init__(self, run: Callable[[Any, Any], None], *, max_threads: int, gap: float) -> None:
+    def __init__(
+        self, run: Callable[[Any, Any], None], *, max_threads: int, gap: float, movable: bool
+    ) -> None:
         self.left: Queue[tuple[Client, str]] = Queue()
         self.others: list[Other] = []
         self.pool = HandlerPool(
             run,
             greet=False,
             max_threads=max_threads,
+            movable=movable,
             farewell=FAREWELL,
             gap=gap,
             stall_timeout=0.0,
@@ -61,9 +71,12 @@ def stage() -> Iterator[Stage]:
     scenes: list[Scene] = []
 
     def stage(
-        run: Callable[[Any, Any], None] = echo, max_threads: int = 10, gap: float = 0.0
+        run: Callable[[Any, Any], None] = echo,
+        max_threads: int = 10,
+        gap: float = 0.0,
+        movable: bool = False,
     ) -> Scene:
-        scenes.append(Scene(run, max_threads=max_threads, gap=gap))
+        scenes.append(Scene(run, max_threads=max_threads, gap=gap, movable=movable))
         return scenes[-1]
 
     yield stage
@@ -287,3 +300,162 @@ def test_a_request_of_another_class_is_left_as_it_is(stage: Stage) -> None:
         assert scene.gone() == "handler ended"
     scene.come()
     assert seen.get(timeout=PATIENCE) is Conversation
+
+
+# Clients move on.
+
+
+class Counting(socketserver.BaseRequestHandler):
+    """Numbers what its client says, from its first word on."""
+
+    number = 0
+
+    def handle(self) -> None:
+        while self.request.recv(100):
+            self.number += 1
+            self.request.sendall(b"%d" % self.number)
+
+    def save(self) -> bytes:
+        return b"%d" % self.number
+
+    def restore(self, state: bytes) -> None:
+        self.number = int(state)
+
+
+class Busy(Counting):
+    """Does not come to a read for a while."""
+
+    gate = threading.Event()
+
+    def handle(self) -> None:
+        self.gate.wait()
+        super().handle()
+
+
+@pytest.fixture
+def _nudged() -> Iterator[None]:
+    """As `SignalInbox` has it: what interrupts a read does nothing else."""
+    before = signal.signal(NUDGE, lambda _signum, _frame: None)
+    yield
+    signal.signal(NUDGE, before)
+
+
+def runs(factory: type[Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Any], None]:
+    """What runs a handler in a service."""
+    module: Any = ModuleType("a_plugin")
+    module.Mine = factory
+    monkeypatch.setitem(sys.modules, "a_plugin", module)
+    found = handlers.find("a_plugin:Mine", FAREWELL)
+    assert found
+    assert found.movable
+    made = found.factory
+
+    def run(request: Any, address: Any) -> None:
+        made(request, address, None)  # type: ignore[arg-type]
+
+    return run
+
+
+def come_by_tcp(scene: Scene) -> Other:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        other = Other.connect(f"127.0.0.1:{server.getsockname()[1]}")
+        ours, _ = server.accept()
+    scene.others.append(other)
+    scene.pool.take(Client(ours, "host", len(scene.others), WAITING, 0.0))
+    return other
+
+
+def ask(other: Other, number: int) -> None:
+    other.send(b"how many?")
+    assert other.recv() == b"%d" % number
+
+
+def say_goodbye(scene: Scene, other: Other) -> None:
+    scene.pool.drain()
+    poll = select.poll()
+    poll.register(other.sock, select.POLLIN)
+    # A TCP client acknowledges what it has read after a moment, and is not told before.
+    while not poll.poll(50):
+        scene.pool.remind()
+    other.expect_farewell_alone()
+
+
+COME = pytest.mark.parametrize("come", [Scene.come, come_by_tcp], ids=["unix", "tcp"])
+
+
+@COME
+@pytest.mark.usefixtures("_nudged")
+def test_who_waits_in_a_read_goes_on_in_another_process(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other]
+) -> None:
+    run = runs(Counting, monkeypatch)
+    here, there = stage(run, movable=True), stage(run, movable=True)
+    clients = [come(here) for _ in range(5)]
+    for number in (1, 2, 3):
+        for client in clients:
+            ask(client, number)
+    moved = here.pool.freeze(PATIENCE)
+    assert [client.saved for client in moved] == [b"3"] * 5
+    assert [client.echoed for client in moved] == [3] * 5
+    assert here.pool.join(PATIENCE) == 0
+    assert here.left.empty()
+    clients[0].send(b"meanwhile")
+    for each in moved:
+        there.pool.take(each)
+    assert clients[0].recv() == b"4"
+    for client in clients[1:]:
+        ask(client, 4)
+    for client in clients:
+        ask(client, 5)
+        client.close()
+    assert {there.gone() for _ in clients} == {"handler ended"}
+    assert [client.echoed for client in moved] == [5] * 5
+
+
+@COME
+@pytest.mark.usefixtures("_nudged")
+def test_who_does_not_come_to_a_read_stays(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other]
+) -> None:
+    Busy.gate.clear()
+    scene = stage(runs(Busy, monkeypatch), movable=True)
+    client = come(scene)
+    client.send(b"how many?")
+    try:
+        assert scene.pool.freeze(0.1) == []
+    finally:
+        Busy.gate.set()
+    assert client.recv() == b"1"
+    ask(client, 2)
+    say_goodbye(scene, client)
+
+
+@COME
+def test_who_cannot_move_stays(stage: Stage, come: Callable[[Scene], Other]) -> None:
+    scene = stage()
+    client = come(scene)
+    client.echo(b"hello")
+    assert scene.pool.freeze(PATIENCE) == []
+    client.echo(b"hello, you")
+    say_goodbye(scene, client)
+
+
+@COME
+@pytest.mark.parametrize("movable", [True, False])
+@pytest.mark.usefixtures("_nudged")
+def test_who_waits_for_a_thread_has_nothing_to_save(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other], movable: bool
+) -> None:
+    run = runs(Counting, monkeypatch) if movable else echo
+    here, there = stage(run, max_threads=1, movable=movable), stage(echo)
+    served = come(here)
+    served.send(b"?")
+    assert len(served.recv()) == 1
+    waiting = come(here)
+    waiting.send(b"hello")
+    moved = here.pool.freeze(PATIENCE)
+    assert [client.saved for client in moved] == [None, b"1"][: 1 + movable]
+    for each in moved[1:]:
+        each.sock.close()
+    there.pool.take(moved[0])
+    assert waiting.recv() == b"hello"

@@ -13,6 +13,7 @@ from graced import handlers
 from graced.errors import ConfigError
 from graced.handlers import Handler
 from graced.threaded_echo import EchoHandler
+from support.handlers import ShoutingHandler, TutorialHandler
 
 FAREWELL = b"configured"
 
@@ -30,9 +31,10 @@ def test_the_stream_handler_is_none() -> None:
 
 
 def test_the_threaded_echo() -> None:
-    assert handlers.find("echo-threaded", FAREWELL) == Handler(
-        factory=EchoHandler, farewell=FAREWELL, greets=False
-    )
+    found = handlers.find("echo-threaded", FAREWELL)
+    assert found
+    assert issubclass(found.factory, EchoHandler)
+    assert (found.farewell, found.greets, found.movable) == (FAREWELL, False, True)
 
 
 @pytest.mark.parametrize(
@@ -49,17 +51,50 @@ def test_the_threaded_echo() -> None:
 def test_what_a_handler_says_of_itself(
     plugin: Any, attributes: dict[str, Any], farewell: bytes, greets: bool
 ) -> None:
-    plugin.Mine = type("Mine", (EchoHandler,), attributes)
+    plugin.Mine = type("Mine", (TutorialHandler,), attributes)
     assert handlers.find("a_plugin:Mine", FAREWELL) == Handler(
-        factory=plugin.Mine, farewell=farewell, greets=greets
+        factory=plugin.Mine, farewell=farewell, greets=greets, movable=False
     )
 
 
+def nothing(*_args: object) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("methods", "movable"),
+    [
+        ({}, False),
+        ({"save": nothing}, False),
+        ({"restore": nothing}, False),
+        ({"save": nothing, "restore": None}, False),
+        ({"save": nothing, "restore": nothing}, True),
+    ],
+    ids=["neither", "save", "restore", "no method", "both"],
+)
+def test_who_can_go_on_in_another_process(
+    plugin: Any, methods: dict[str, Any], movable: bool
+) -> None:
+    plugin.Mine = type("Mine", (TutorialHandler,), methods)
+    found = handlers.find("a_plugin:Mine", FAREWELL)
+    assert found
+    assert found.movable == movable
+    assert issubclass(found.factory, plugin.Mine)
+    assert found.factory.__name__ == "Mine"
+
+
+def test_one_that_reads_ahead_cannot(plugin: Any) -> None:
+    methods = {"save": nothing, "restore": nothing}
+    plugin.Mine = type("Mine", (ShoutingHandler,), methods)
+    with pytest.raises(ConfigError, match=r"cannot save\(\) what its rfile has read ahead"):
+        handlers.find("a_plugin:Mine", FAREWELL)
+
+
 def test_a_class_inside_of_a_class(plugin: Any) -> None:
-    plugin.Outer = type("Outer", (), {"Inner": EchoHandler})
+    plugin.Outer = type("Outer", (), {"Inner": TutorialHandler})
     found = handlers.find("a_plugin:Outer.Inner", FAREWELL)
     assert found
-    assert found.factory is EchoHandler
+    assert found.factory is TutorialHandler
 
 
 @pytest.mark.parametrize("farewell", [7, ["bye"], bytearray(b"bye")])
@@ -96,7 +131,7 @@ def test_an_error_of_somebody_elses_module_is_one_short_line(
 
 
 def test_a_name_of_an_entry_point(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin.Mine = type("Mine", (EchoHandler,), {})
+    plugin.Mine = type("Mine", (TutorialHandler,), {})
     points = importlib.metadata.EntryPoints(
         [importlib.metadata.EntryPoint("mine", "a_plugin:Mine", handlers.GROUP)]
     )

@@ -11,21 +11,27 @@ from graced.lifecycle import NEXT, IllegalStepError, Lifecycle, State
 LIFE = [State.SERVING, State.DRAINING, State.CLOSING, State.STOPPED]
 
 
+HANDED_ON = [State.SERVING, State.HANDING_ON, *LIFE[1:]]
+
+
 def at(state: State) -> Lifecycle:
     """One that has come to `state` by the shortest way."""
     lifecycle = Lifecycle()
-    for step in LIFE if state in LIFE else []:
-        lifecycle.to(step)
-        if step is state:
+    for life in (LIFE, HANDED_ON, [State.FAILED]):
+        if state in life:
+            for step in life[: life.index(state) + 1]:
+                lifecycle.to(step)
             break
-    if state is State.FAILED:
-        lifecycle.to(state)
     assert lifecycle.state is state
     return lifecycle
 
 
-def test_a_whole_life() -> None:
-    assert at(State.STOPPED).state is State.STOPPED
+@pytest.mark.parametrize("life", [LIFE, HANDED_ON], ids=["stopped", "handed on"])
+def test_a_whole_life(life: list[State]) -> None:
+    lifecycle = Lifecycle()
+    for step in life:
+        lifecycle.to(step)
+    assert lifecycle.state is State.STOPPED
 
 
 @pytest.mark.parametrize(
@@ -42,8 +48,8 @@ def test_a_step_is_in_the_table_or_raises_and_changes_nothing(here: State, there
         assert lifecycle.state is here
 
 
-def test_there_is_one_way_through_and_failure_at_each_place_of_it() -> None:
-    way = [State.STARTING, *LIFE]
-    for here, there in pairwise(way):
-        assert NEXT[here] == {there, State.FAILED}
-    assert NEXT[State.STOPPED] == NEXT[State.FAILED] == frozenset()
+def test_there_are_two_ways_through_and_failure_at_each_place_of_them() -> None:
+    ways = [*pairwise([State.STARTING, *LIFE]), *pairwise([State.STARTING, *HANDED_ON])]
+    for here in State:
+        steps = {there for start, there in ways if start is here}
+        assert NEXT[here] == (steps | {State.FAILED} if steps else set())

@@ -14,7 +14,8 @@ import pytest
 
 from graced import errors, gracectl
 from graced.options import OPTIONS
-from graced.settings import SETTINGS, Setting
+from graced.settings import KEEP, SETTINGS, Setting
+from graced.signals import WATCHED
 
 MAN = Path(__file__).parents[2] / "packaging" / "man"
 PAGES = sorted(MAN.glob("*.[0-9]"))
@@ -102,7 +103,7 @@ def test_every_exit_status_is_described() -> None:
         errors.GracedError,
         *errors.GracedError.__subclasses__(),
     ]
-    assert statuses("graced.8") == {0, *(error.status for error in family)}
+    assert statuses("graced.8") == {0, errors.HANDED_ON, *(error.status for error in family)}
     assert statuses("gracectl.1") == {
         gracectl.ALL_BACK,
         gracectl.SOME_LOST,
@@ -110,6 +111,20 @@ def test_every_exit_status_is_described() -> None:
         gracectl.GOING_OFFLINE,
         gracectl.NO_CONNECTION,
     }
+
+
+def test_every_signal_is_described() -> None:
+    (section,) = re.findall(
+        r"^\.Sh SIGNALS\n(.*?)^\.El", (MAN / "graced.8").read_text(), re.S | re.M
+    )
+    items = re.findall(r"^\.It Dv (.*)$", section, re.M)
+    assert {name for item in items for name in item.split(" , ")} == {s.name for s in WATCHED}
+
+
+def test_every_value_of_keep_is_described() -> None:
+    (setting,) = [setting for setting in SETTINGS if setting.key == "continuity.keep"]
+    named = re.findall(r"^\.It Cm (\w+)$", ENTRIES[setting.key], re.M)
+    assert named == list(KEEP)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

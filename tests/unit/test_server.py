@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from graced import listener
+from graced import server as server_module
 from graced.address import Address
 from graced.admission import Admission
+from graced.errors import StuckError
 from graced.manners import Manners
 from graced.server import Blocking, Server, default_io_threads
 from support import FAREWELL, PATIENCE, Client
@@ -191,3 +193,48 @@ def test_one_io_thread_while_there_is_a_gil(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("sys._is_gil_enabled", lambda: False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {1, 3, 5})
     assert default_io_threads() == 3
+
+
+@KINDS
+@pytest.mark.parametrize("io_threads", [1, 3])
+def test_whoever_can_be_frozen_is_served_by_the_next(
+    make: Make, run: Callable[[Any, Any], None] | None, io_threads: int
+) -> None:
+    here, there = make(run=run, io_threads=io_threads), make(run=run, io_threads=io_threads)
+    clients = [connect(here) for _ in range(10)]
+    for client in clients:
+        client.echo(b"hello")
+    frozen = here.freeze()
+    # The handlers of this run cannot go on elsewhere.
+    assert len(frozen) == (0 if run else len(clients))
+    assert here.clients == len(clients) - len(frozen)
+    there.adopt(frozen)
+    assert there.clients == len(frozen)
+    for client in clients:
+        client.echo(b"and on")
+    for server in (here, there):
+        server.drain(time.monotonic() + PATIENCE)
+    for client in clients:
+        client.expect_farewell_alone()
+        client.close()
+    wait_for(here, lambda: here.drained)
+    wait_for(there, lambda: there.drained)
+    assert here.left + there.left == len(clients)
+
+
+def test_a_thread_that_does_not_turn_cannot_be_frozen(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "PATIENCE", 0.1)
+    server = make()
+    gate = threading.Event()
+
+    def hang() -> None:
+        gate.wait(PATIENCE)
+
+    server.io_threads[0].post(hang)
+    try:
+        with pytest.raises(StuckError):
+            server.freeze()
+    finally:
+        gate.set()

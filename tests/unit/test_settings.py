@@ -46,6 +46,7 @@ def test_without_anything_the_defaults_hold(etc: Path) -> None:
         idle_timeout=0.0,
         stall_timeout=60.0,
         max_handler_threads=256,
+        keep="restart",
         level="info",
         connections=True,
         pid_file="/run/graced/graced.pid",
@@ -159,6 +160,7 @@ def test_the_ends_of_a_range_belong_to_it(setting: Setting) -> None:
         ("shutdown.farewell", "x" * 1024, b"x" * 1024),
         ("shutdown.grace_period", 1, 1.0),
         ("log.connections", False, False),
+        *(("continuity.keep", keep, keep) for keep in settings.KEEP),
     ],
 )
 def test_what_becomes_of_a_value(name: str, value: Any, checked: Any) -> None:
@@ -178,6 +180,10 @@ def test_what_becomes_of_a_value(name: str, value: Any, checked: Any) -> None:
         ("shutdown.farewell", 7),
         ("shutdown.farewell", "x" * 1025),
         ("shutdown.farewell", "ä" * 513),
+        ("continuity.keep", "RESTART"),
+        ("continuity.keep", ""),
+        ("continuity.keep", True),
+        ("continuity.keep", []),
         ("log.level", "INFO"),
         ("log.level", []),
         ("log.connections", "yes"),

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from graced.signals import IMPATIENT, STATUS, STOP, WATCHED, SignalInbox
-from support import PATIENCE
+from graced.signals import END, HAND_ON, IMPATIENT, STATUS, STOP, WATCHED, SignalInbox
+from support import PATIENCE, environment
 
 
 @pytest.fixture(autouse=True)
@@ -95,15 +95,15 @@ def test_handlers_and_wakeup_descriptor_are_restored() -> None:
 
 def test_other_signals_are_not_reported() -> None:
     heard = []
-    handler = signal.signal(signal.SIGUSR2, lambda signum, _: heard.append(signum))
+    handler = signal.signal(signal.SIGALRM, lambda signum, _: heard.append(signum))
     try:
         with SignalInbox() as inbox:
-            signal.raise_signal(signal.SIGUSR2)
+            signal.raise_signal(signal.SIGALRM)
             signal.raise_signal(signal.SIGTERM)
             assert inbox.take() == [signal.SIGTERM]
-            assert heard == [signal.SIGUSR2]
+            assert heard == [signal.SIGALRM]
     finally:
-        signal.signal(signal.SIGUSR2, handler)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def test_more_signals_than_it_holds_do_not_block() -> None:
@@ -135,4 +135,19 @@ def test_children_are_neither_deaf_nor_heard() -> None:
 
 def test_who_asks_for_what() -> None:
     assert set(IMPATIENT) < set(STOP)
-    assert STATUS not in STOP
+    assert STATUS not in END
+    assert set(END) == {*STOP, HAND_ON}
+    assert HAND_ON not in STOP
+    assert set(WATCHED) == {*END, STATUS}
+
+
+def test_all_of_them_are_held_back_from_the_first_line_on() -> None:
+    """`graced.__main__` names them once more, since it does so before it imports anything."""
+    code = """if True:
+        import graced.__main__, signal
+        print(*sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(int(signum)) for signum in sorted(WATCHED)]

@@ -1,0 +1,111 @@
+"""What the service manager keeps for the next start: the file descriptor store of sd_notify(3).
+
+Our own listening sockets are in it from the start on: who connects while nobody is there to accept
+waits in their queues.  Clients and their state (`graced.snapshot`) are in it from one process to
+the next, and no longer.
+
+A store that is full closes what does not fit and says nothing.  So what must not be lost is
+followed by the write end of a pipe: where the read end finds that it was closed, the store is full.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from graced.parcel import MOST, Parcel
+from graced.snapshot import encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from socket import socket
+
+    from graced.client import Client
+    from graced.notify import Notifier
+
+PREFIX = "graced-"
+LISTENERS = PREFIX + "listeners"
+CLIENTS = PREFIX + "clients"
+"""A parcel: the state of clients, then their sockets."""
+KEPT = PREFIX + "kept"
+"""A parcel of clients without state (`graced.keeper`)."""
+_PROBE = PREFIX + "probe"
+_LARGEST_STATE = 32 * 1024 * 1024
+"""Bytes: it is memory of the service until the next start has read it."""
+
+
+class FdStore:
+    """The store of one service.  Main thread only."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+
+    def release(self, name: str) -> None:
+        """Return when what has that name is kept no longer."""
+        self._notifier.forget(name)
+        self._notifier.barrier()
+
+    def keep_listeners(self, listeners: Iterable[socket]) -> None:
+        """Have these kept from now on."""
+        self._notifier.store(LISTENERS, [sock.fileno() for sock in listeners])
+
+    def leave(self, clients: Sequence[Client], frozen: float) -> list[Client]:
+        """Leave clients to the next start, and return those for whom there is no room.
+
+        `frozen`: since when, in monotonic seconds, nobody serves them.
+        """
+        parcel = Parcel()
+        state = os.memfd_create(CLIENTS, os.MFD_CLOEXEC)
+        try:
+            kept = _pack(parcel, state, clients)
+            _write(state, encode(kept, frozen))
+            if clients and not (kept and self._put(CLIENTS, parcel.receiver.fileno())):
+                kept = []
+        finally:
+            os.close(state)
+            parcel.close()
+        return list(clients[len(kept) :])
+
+    def _put(self, name: str, fd: int) -> bool:
+        """Return whether there was room."""
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            try:
+                self._notifier.store(name, [fd])
+                self._notifier.store(_PROBE, [write])
+            finally:
+                os.close(write)
+            self._notifier.barrier()
+            poll = select.poll()
+            poll.register(read, 0)
+            full = bool(poll.poll(0))
+            self._notifier.forget(name if full else _PROBE)
+        finally:
+            os.close(read)
+        return not full
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Let go of what the service manager has passed to us: closed must be closed."""
+        for name in names:
+            self._notifier.forget(name)
+
+
+def _pack(parcel: Parcel, state: int, clients: Sequence[Client]) -> Sequence[Client]:
+    """Put the state and as many clients as there is room for into a parcel; return those."""
+    packed = 0
+    size = 0
+    if parcel.put([state]):
+        while packed < len(clients):
+            batch = clients[packed : packed + MOST]
+            size += sum(len(client.owed) + len(client.saved or b"") for client in batch)
+            if size > _LARGEST_STATE or not parcel.put([c.sock.fileno() for c in batch]):
+                break
+            packed += len(batch)
+    return clients[:packed]
+
+
+def _write(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

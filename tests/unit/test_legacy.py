@@ -1,0 +1,237 @@
+"""What the last process has left, with descriptors as the service manager passes them on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graced import events
+from graced.client import GONE, Client
+from graced.fdstore import CLIENTS, KEPT, LISTENERS
+from graced.legacy import Legacy
+from graced.parcel import Parcel
+from graced.snapshot import encode
+
+FROZEN = 12.5
+PROBE = "graced-probe"
+KINDS = ["127.0.0.1", "::1", "unix"]
+
+
+class Left:
+    """What a process leaves, and who is on the other side of it."""
+
+    def __init__(self, stack: ExitStack, directory: Path) -> None:
+        self._stack = stack
+        self._path = str(directory / "socket")
+        self.passed: list[tuple[int, str]] = []
+
+    def listener(self, sock: socket.socket) -> None:
+        self.passed.append((os.dup(sock.fileno()), LISTENERS))
+
+    def client(self, kind: str = "127.0.0.1") -> tuple[Client, socket.socket]:
+        """A client of the process, and its own end."""
+        if kind == "unix":
+            server = socket.socket(socket.AF_UNIX)
+            server.bind(self._path)
+            server.listen()
+        else:
+            family = socket.AF_INET6 if ":" in kind else socket.AF_INET
+            server = socket.create_server((kind, 0), family=family)
+        with server:
+            theirs = self._stack.enter_context(socket.socket(server.family))
+            theirs.connect(server.getsockname())
+            ours = self._stack.enter_context(server.accept()[0])
+        host, port = ("unix:" + self._path, 0) if kind == "unix" else theirs.getsockname()[:2]
+        return Client(ours, host, port, GONE, 1.0), theirs
+
+    def parcel(self, name: str, *messages: list[int]) -> None:
+        parcel = Parcel()
+        for descriptors in messages:
+            assert parcel.put(descriptors)
+        self.passed.append((os.dup(parcel.receiver.fileno()), name))
+        parcel.close()
+
+    def clients(self, clients: list[Client], state: bytes) -> None:
+        """As `FdStore.leave` does it."""
+        fd = os.memfd_create("state")
+        os.write(fd, state)
+        self.parcel(CLIENTS, [fd], [client.sock.fileno() for client in clients])
+        os.close(fd)
+
+    def kept(self, clients: list[Client]) -> None:
+        """As `Keeper` does it."""
+        self.parcel(KEPT, *([client.sock.fileno()] for client in clients))
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def left(stack: ExitStack, tmp_path: Path) -> Left:
+    return Left(stack, tmp_path)
+
+
+@pytest.fixture
+def take_up(stack: ExitStack, left: Left) -> Callable[[], Legacy]:
+    """What is found of it."""
+
+    def take_up() -> Legacy:
+        legacy = Legacy(left.passed)
+        for sock in (*legacy.listeners, *(client.sock for client in legacy.clients)):
+            stack.enter_context(sock)
+            assert not sock.getblocking()
+            assert not sock.get_inheritable()
+        return legacy
+
+    return take_up
+
+
+TakeUp = Callable[[], Legacy]
+
+
+def names(clients: list[Client]) -> list[str]:
+    return [str(client) for client in clients]
+
+
+def test_nothing(take_up: TakeUp) -> None:
+    legacy = take_up()
+    assert [*legacy.names, *legacy.others, *legacy.listeners, *legacy.clients] == []
+    assert not legacy.frozen
+
+
+def test_what_is_not_ours_is_left_alone(take_up: TakeUp, left: Left) -> None:
+    # Not even looked at: the numbers are of nothing.
+    left.passed += [(1000001, "graced.socket"), (1000002, ""), (1000003, "connection")]
+    legacy = take_up()
+    assert legacy.others == [1000001, 1000002, 1000003]
+    assert not legacy.names
+
+
+def test_the_probe_of_one_that_was_killed_is_no_listener(take_up: TakeUp, left: Left) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    left.passed.append((write, PROBE))
+    legacy = take_up()
+    assert not legacy.others
+    assert legacy.names == {PROBE}
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(write)
+
+
+def test_listeners(take_up: TakeUp, left: Left) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
+        left.listener(one)
+        left.listener(two)
+        legacy = take_up()
+        addresses = [sock.getsockname() for sock in legacy.listeners]
+        assert addresses == [one.getsockname(), two.getsockname()]
+    assert legacy.names == {LISTENERS}
+
+
+def test_clients_with_their_state(take_up: TakeUp, left: Left) -> None:
+    one, _ = left.client()
+    two, theirs = left.client("::1")
+    two.owed, two.saved = b"something", b"of its handler"
+    left.clients([one, two], encode([two, one], FROZEN))
+    legacy = take_up()
+    assert legacy.frozen == FROZEN
+    assert legacy.names == {CLIENTS}
+    assert names(legacy.clients) == names([two, one])
+    assert (legacy.clients[0].owed, legacy.clients[0].saved) == (b"something", b"of its handler")
+    assert all(client.counted for client in legacy.clients)
+    two.sock.close()
+    legacy.clients[0].sock.send(b"still the same")
+    assert theirs.recv(64) == b"still the same"
+
+
+def test_a_state_whose_socket_was_not_kept(take_up: TakeUp, left: Left) -> None:
+    one, _ = left.client()
+    two, _ = left.client()
+    left.clients([two], encode([one, two], FROZEN))
+    assert names(take_up().clients) == names([two])
+
+
+def test_a_socket_without_a_state_is_closed(take_up: TakeUp, left: Left) -> None:
+    one, _ = left.client()
+    two, theirs = left.client()
+    left.clients([one, two], encode([one], FROZEN))
+    legacy = take_up()
+    assert names(legacy.clients) == names([one])
+    two.sock.close()
+    assert theirs.recv(1) == b""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "damage",
+    [lambda _data: b"", lambda data: data[:-1], lambda data: b"graced clients 0\n" + data],
+    ids=["empty", "cut off", "older"],
+)
+def test_a_state_that_cannot_be_read_is_one_warning(
+    take_up: TakeUp, left: Left, caplog: pytest.LogCaptureFixture, damage: Any, kind: str
+) -> None:
+    client, _ = left.client(kind)
+    left.clients([client], damage(encode([client], FROZEN)))
+    legacy = take_up()
+    assert names(legacy.clients) == names([client])
+    assert not legacy.clients[0].counted
+    (record,) = caplog.records
+    assert record.msg is events.NOT_CARRIED
+
+
+def test_a_parcel_that_is_empty_is_one_warning(
+    take_up: TakeUp, left: Left, caplog: pytest.LogCaptureFixture
+) -> None:
+    left.parcel(CLIENTS)
+    assert take_up().clients == []
+    (record,) = caplog.records
+    assert record.msg is events.NOT_CARRIED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_was_kept_when_the_process_crashed(take_up: TakeUp, left: Left, kind: str) -> None:
+    client, theirs = left.client(kind)
+    left.kept([client])
+    theirs.send(b"not read")
+    legacy = take_up()
+    assert legacy.names == {KEPT}
+    assert not legacy.frozen
+    assert names(legacy.clients) == names([client])
+    assert legacy.clients[0].counted
+    assert legacy.clients[0].sock.recv(64) == b"not read"
+
+
+@pytest.mark.parametrize("how", ["it closed", "it was reset", "we had closed"])
+def test_who_has_gone_is_not_among_them(take_up: TakeUp, left: Left, how: str) -> None:
+    gone, theirs = left.client()
+    here, _ = left.client()
+    left.kept([gone, here])
+    if how == "it was reset":
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if how == "we had closed":
+        gone.sock.shutdown(socket.SHUT_RDWR)
+    else:
+        theirs.close()
+    gone.sock.close()
+    assert names(take_up().clients) == names([here])
+
+
+def test_where_they_were_left_it_does_not_matter_who_was_kept(take_up: TakeUp, left: Left) -> None:
+    clients = [left.client()[0] for _ in range(3)]
+    left.kept(clients)
+    left.clients(clients[:2], encode(clients[:2], FROZEN))
+    left.passed.reverse()
+    legacy = take_up()
+    assert names(legacy.clients) == names(clients[:2])
+    assert legacy.names == {CLIENTS, KEPT}
+    assert legacy.frozen == FROZEN
