@@ -39,17 +39,19 @@ def _run(argv: Sequence[str]) -> int:
 def _serve_or_check(given: dict[str, Any]) -> int:
     overrides = {key: (name, given[name]) for name, key in _KEYS.items() if name in given}
 
-    def load() -> Settings:
-        return settings.load(given.get("--config"), overrides)
-
-    values = load()
-    if "--check-config" in given:
+    def check() -> Settings:
+        values = settings.load(given.get("--config"), overrides)
         handlers.find(values.handler, values.farewell)
+        return values
+
+    if "--check-config" in given:
+        values = check()
         print(f"graced: configuration is valid, would serve {', '.join(map(str, values.listen))}")
         return 0
+    values = settings.load(given.get("--config"), overrides)
     daemon = "--daemon" in given
     pid_file = values.pid_file if daemon else given.get("--pid-file")
-    return service.run(values, pid_file=pid_file, daemon=daemon, check=load)
+    return service.run(values, pid_file=pid_file, daemon=daemon, check=check)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -112,11 +112,11 @@ class _Running:
         self._directory = Path(
             self._belongings.enter_context(tempfile.TemporaryDirectory(prefix="graced-"))
         )
-        file = self._directory / "graced.toml"
-        file.write_text(config)
+        self.config_file = self._directory / "graced.toml"
+        self.config_file.write_text(config)
         listen = [listen] if isinstance(listen, str) else listen
         addresses = [word for address in listen for word in ("--listen", address)]
-        self.command = [*launch(before), "--config", str(file), *addresses, *options]
+        self.command = [*launch(before), "--config", str(self.config_file), *addresses, *options]
         self._env = environment(env)
         self._pass_fds = pass_fds
 

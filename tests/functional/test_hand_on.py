@@ -1,0 +1,69 @@
+"""SIGUSR2 where nobody would take the clients up; device/test_restart.py has the rest."""
+
+from __future__ import annotations
+
+from signal import SIGTERM, SIGUSR2
+
+import pytest
+
+from support import Graced, NotifySocket
+
+REFUSED = r"^<4>SIGUSR2 received and ignored: no service manager"
+
+
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_without_a_service_manager_it_is_one_warning(handler: str) -> None:
+    with Graced("--handler", handler) as graced, graced.served() as client:
+        graced.signal(SIGUSR2)
+        graced.log.wait_for(REFUSED)
+        client.echo(b"still there")
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 0
+        assert graced.log.count(REFUSED) == 1
+
+
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_with_keep_never_it_is_a_stop(handler: str, notify_socket: NotifySocket) -> None:
+    config = '[continuity]\nkeep = "never"'
+    env = notify_socket.environment
+    with (
+        Graced("--handler", handler, config=config, env=env) as graced,
+        graced.served() as client,
+    ):
+        graced.signal(SIGUSR2)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 0
+        graced.log.wait_for(r"^<6>SIGUSR2 received, closing in 5 s, 1 clients to tell$")
+
+
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_a_configuration_that_is_wrong_by_now_makes_it_a_stop(
+    handler: str, notify_socket: NotifySocket
+) -> None:
+    with (
+        Graced("--handler", handler, config="[log]", env=notify_socket.environment) as graced,
+        graced.served() as client,
+    ):
+        graced.config_file.write_text("[log]\nlevel = 7\n")
+        graced.signal(SIGUSR2)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 0
+        graced.log.wait_for(r"^<4>the clients are told to go, because the next start would fail: ")
+
+
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_a_store_without_room_makes_it_a_stop(handler: str, notify_socket: NotifySocket) -> None:
+    """This service manager closes whatever it is to keep."""
+    with (
+        Graced("--handler", handler, env=notify_socket.environment) as graced,
+        graced.served() as client,
+    ):
+        graced.signal(SIGUSR2)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 79
+        graced.log.wait_for(r"^<6>SIGUSR2 received, leaving 0 clients to the next start, 1 to tell")
