@@ -1,6 +1,7 @@
 """The package in the hands of apt: upgraded, switched off, removed, purged."""
 
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,11 @@ def test_an_upgrade_under_load(machine: Machine, previous: Path, deb: Path) -> N
     machine.write(CONFIG, edited := machine.read(CONFIG) + EDIT)
     graced = Service(machine)
     pid = graced.pid
-    with Load(graced, graced.connect(5)) as load:
-        machine.install(deb, options=KEEP)
-        load.rounds(3)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(client) for client in graced.connect(5)]
+        with Load(graced, clients) as load:
+            machine.install(deb, options=KEEP)
+            load.rounds(3)
     assert load.wrong == []
     assert version(machine) != "0.0.1"
     state = graced.show("ActiveState", "NRestarts", "UnitFileState", "Result")
