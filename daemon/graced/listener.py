@@ -142,6 +142,9 @@ def _is_asked_for(sock: socket.socket, places: Iterable[tuple[Address, _Places]]
         if any(_is_at(sock, family, host, address.port) for family, (host, *_) in found):
             return True
     name = sock.getsockname()
+    with suppress(OSError):
+        # The service manager has a copy, and closes it when it likes.
+        sock.shutdown(socket.SHUT_RDWR)
     sock.close()
     if isinstance(name, str) and name:
         _remove_stale(name)
