@@ -291,5 +291,5 @@ def machine() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1024**3),
         "system": name[1] if name else uname.sysname,
-        "kernel": uname.release,
+        "kernel": uname.release.split("-")[0],
     }
