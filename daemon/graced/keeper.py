@@ -5,7 +5,8 @@ taken out of one, so the copies of those who have left stay in it until it is fu
 are here go into a new one, 253 in a message.  A connection that is closed is shut down, or its copy
 would keep the client waiting for its end.
 
-It costs a system call and 3 KiB of the kernel's memory for each client, and is not the default.
+It costs 3 KiB of the kernel's memory for each client, and makes a connection with one echo 72 us of
+processor time instead of 31 (measured); so it is not the default.
 """
 
 from __future__ import annotations
