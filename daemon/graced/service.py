@@ -195,13 +195,16 @@ class Service:
             for client in legacy.clients:
                 client.counted = False
         carried = sum(client.counted for client in legacy.clients)
+        note = ""
         if legacy.frozen:
-            waited = monotonic() - legacy.frozen
-            events.CARRIED(clients=carried, milliseconds=round(1000 * waited))
+            waited = round(1000 * (monotonic() - legacy.frozen))
+            events.CARRIED(clients=carried, milliseconds=waited)
+            note = f"; carried {carried} clients in {waited} ms"
         elif legacy.clients:
             events.RESCUED(clients=carried)
+            note = f"; carried {carried} clients over a crash"
         self._store.forget(legacy.names - {LISTENERS} - replaced)
-        supervisor.start(legacy.clients)
+        supervisor.start(legacy.clients, note)
         self._keep_listeners()
 
     def _keep_listeners(self) -> None:

@@ -50,14 +50,19 @@ class Supervisor:
         self._received: deque[signal.Signals] = deque()
         self._began = 0.0
         self._deadline = math.inf
+        self._note = ""
         self._said = ""
         self._said_at = -math.inf
         self._poll = select.poll()
         self._poll.register(inbox, select.POLLIN)
         self._poll.register(server.changed_fd, select.POLLIN)
 
-    def start(self, carried: Sequence[Client] = ()) -> None:
-        """Serve, first of all those whom the last process has left, and say so."""
+    def start(self, carried: Sequence[Client] = (), note: str = "") -> None:
+        """Serve, first of all those whom the last process has left, and say so.
+
+        `note`: what the status says of them as long as clients are served.
+        """
+        self._note = note
         if carried:
             self._server.adopt(carried, timeout=0.0)
         self._server.start()
@@ -162,7 +167,7 @@ class Supervisor:
             return f"draining: {server.clients} clients left, {self._seconds_left()} s to go"
         return (
             f"serving: {server.clients} clients now, {server.admitted} so far,"
-            f" {server.echoed} bytes echoed"
+            f" {server.echoed} bytes echoed{self._note}"
         )
 
     def _seconds_left(self) -> int:

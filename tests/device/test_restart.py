@@ -192,6 +192,7 @@ def test_restarts_under_load_are_noticed_by_nobody(
     assert len(handed_on) == len(waited) == RESTARTS - 1
     assert handed_on == fields(graced, CARRIED, "GRACED_CLIENTS")
     assert min(handed_on) >= BUSY + IDLE
+    assert f"; carried {handed_on[-1]} clients in " in graced.show("StatusText")["StatusText"]
     assert (after.descriptors, after.stored) == (before.descriptors, before.stored)
     assert after.stored == LISTENERS
     assert after.memory <= GROWTH * before.memory
