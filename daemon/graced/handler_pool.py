@@ -296,12 +296,23 @@ class HandlerPool:
 
 
 def _was_to_move(request: socket.socket) -> bool:
-    """Whether its handler ended when it was to move; the client is told at least."""
+    """Whether its handler ended when it was to move; a client that has not is told at least."""
     if not (isinstance(request, Conversation) and request.moving):
         return False
     request.stay()
+    if _is_at_its_end(request):
+        return False
     request.tell(insist=True)
     return True
+
+
+def _is_at_its_end(request: socket.socket) -> bool:
+    try:
+        return not socket.socket.recv(request, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _blocks(request: socket.socket) -> bool:
