@@ -39,8 +39,11 @@ def _run(argv: Sequence[str]) -> int:
 def _serve_or_check(given: dict[str, Any]) -> int:
     overrides = {key: (name, given[name]) for name, key in _KEYS.items() if name in given}
 
+    def load() -> Settings:
+        return settings.load(given.get("--config"), overrides)
+
     def check() -> Settings:
-        values = settings.load(given.get("--config"), overrides)
+        values = load()
         handlers.find(values.handler, values.farewell)
         return values
 
@@ -48,7 +51,7 @@ def _serve_or_check(given: dict[str, Any]) -> int:
         values = check()
         print(f"graced: configuration is valid, would serve {', '.join(map(str, values.listen))}")
         return 0
-    values = settings.load(given.get("--config"), overrides)
+    values = load()
     daemon = "--daemon" in given
     pid_file = values.pid_file if daemon else given.get("--pid-file")
     return service.run(values, pid_file=pid_file, daemon=daemon, check=check)

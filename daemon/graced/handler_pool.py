@@ -7,12 +7,12 @@ import socket
 import struct
 import time
 from collections import deque
-from contextlib import suppress
 from threading import Condition, Lock, Thread, current_thread, get_ident
 
 from graced import events
 from graced.client import UNTOLD, Client
 from graced.conversation import Conversation
+from graced.endings import end_both_ways, end_one_way, is_at_its_end, linger
 from graced.signals import NUDGE
 
 TYPE_CHECKING = False
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     Run = Callable[[Any, Any], None]
     """Runs a handler to its end: takes the request and the client's address, as `socketserver`."""
-
-LINGER = 1.0
-"""Seconds that a client which was told has to close before its descriptor goes."""
 
 DEADLINE = "deadline"
 """Why a client left that was hung up on."""
@@ -166,7 +163,7 @@ class HandlerPool:
             if isinstance(request, Conversation):
                 silence = request.silence
                 if silence >= timeout:
-                    _end_both_ways(request)
+                    end_both_ways(request)
                 else:
                     longest = max(longest, silence)
         return longest
@@ -285,7 +282,7 @@ class HandlerPool:
             linger(request)
         else:
             # As in `socketserver`: somebody may have a copy, and the client waits for the end.
-            _end_one_way(request)
+            end_one_way(request)
         with self._lock:
             self._visits.discard(visit)
             self._gone.notify()
@@ -300,19 +297,10 @@ def _was_to_move(request: socket.socket) -> bool:
     if not (isinstance(request, Conversation) and request.moving):
         return False
     request.stay()
-    if _is_at_its_end(request):
+    if is_at_its_end(request):
         return False
     request.tell(insist=True)
     return True
-
-
-def _is_at_its_end(request: socket.socket) -> bool:
-    try:
-        return not socket.socket.recv(request, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 def _blocks(request: socket.socket) -> bool:
@@ -323,31 +311,4 @@ def _hang_up(request: socket.socket, patience: float) -> None:
     """Tell the client, if it is not told; the handler's next call finds the end of file."""
     if isinstance(request, Conversation):
         request.tell(insist=True, patience=patience)
-    _end_both_ways(request)
-
-
-def _end_both_ways(request: socket.socket) -> None:
-    try:
-        request.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        # The client or the handler was faster.
-        return
-
-
-def _end_one_way(request: socket.socket) -> None:
-    with suppress(OSError):
-        request.shutdown(socket.SHUT_WR)
-
-
-def linger(request: socket.socket) -> None:
-    """Read to the client's end: closing with unread data would destroy the farewell (RST)."""
-    deadline = time.monotonic() + LINGER
-    try:
-        request.shutdown(socket.SHUT_WR)
-        while (left := deadline - time.monotonic()) > 0:
-            request.settimeout(left)
-            if not socket.socket.recv(request, 65536):
-                return
-    except OSError:
-        # Gone, or not closing: nothing more can be done for it.
-        return
+    end_both_ways(request)

@@ -500,10 +500,8 @@ class IOThread(Thread):
 
     def _echo(self, client: Client, _event: int) -> None:
         """What the loop does for a message, for whoever does not come from there."""
-        try:
-            received = client.sock.recv_into(self._view)
-        except OSError as error:
-            self._lost(client, error)
+        received = self._receive(client)
+        if received is None:
             return
         if not received:
             self._close(client, "closed by the client")
@@ -512,6 +510,14 @@ class IOThread(Thread):
             events.RECEIVED(client=client, data=_excerpt(self._view[:received]))
         self._owe(client, self._view[:received])
         self._send_owed(client, 0)
+
+    def _receive(self, client: Client) -> int | None:
+        """Read into the view; None: there was nothing to read, or the client is lost."""
+        try:
+            return client.sock.recv_into(self._view)
+        except OSError as error:
+            self._lost(client, error)
+            return None
 
     def _hand_over(self, client: Client, _event: int) -> None:
         assert self._handlers is not None
@@ -751,12 +757,7 @@ class IOThread(Thread):
         self._close(client, "reset by the client" if reset else error.strerror or str(error))
 
     def _discard(self, client: Client, _event: int) -> None:
-        try:
-            received = client.sock.recv_into(self._view)
-        except OSError as error:
-            self._lost(client, error)
-            return
-        if not received:
+        if self._receive(client) == 0:
             self._end_lingering(client)
 
     def _end_lingering(self, client: Client) -> None:

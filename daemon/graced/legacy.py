@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from socket import AF_UNIX, MSG_PEEK, socket
+from socket import AF_UNIX, socket
 from time import monotonic
 
 from graced import events
 from graced.client import GONE, Client
+from graced.endings import is_at_its_end
 from graced.fdstore import CLIENTS, KEPT, LISTENERS, PREFIX
 from graced.parcel import unpack
 from graced.snapshot import SnapshotError, decode
@@ -107,7 +108,7 @@ def _recognise(sock: socket) -> Client | None:
     try:
         peer = sock.getpeername()
         name = sock.getsockname()
-        left = _is_at_its_end(sock)
+        left = is_at_its_end(sock)
     except OSError:
         left = True
     if left:
@@ -115,10 +116,3 @@ def _recognise(sock: socket) -> Client | None:
         return None
     host, port = (f"unix:{name}", 0) if sock.family == AF_UNIX else peer[:2]
     return Client(sock, host, port, GONE, monotonic())
-
-
-def _is_at_its_end(sock: socket) -> bool:
-    try:
-        return not sock.recv(1, MSG_PEEK)
-    except BlockingIOError:
-        return False

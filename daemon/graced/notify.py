@@ -75,10 +75,8 @@ class Notifier:
         """Keep descriptors for the next start of the service, FDSTORE in sd_notify(3)."""
         if self._notifier is None or not descriptors:
             return
-        # FDPOLL=0: they are passed on whatever has become of the other end.
-        message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
         try:
-            socket.send_fds(self._notifier.socket, [message], descriptors)
+            socket.send_fds(self._notifier.socket, [_storing(name)], descriptors)
         except OSError as error:
             self._broken(error)
 
@@ -95,8 +93,7 @@ class Notifier:
                 manager.setblocking(False)
                 with suppress(OSError):
                     manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
-                    message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
-                    socket.send_fds(manager, [message], [descriptor])
+                    socket.send_fds(manager, [_storing(name)], [descriptor])
 
         return replace
 
@@ -133,6 +130,11 @@ class Notifier:
     def _broken(self, error: OSError) -> None:
         events.NOTIFY_BROKEN(reason=error)
         self.close()
+
+
+def _storing(name: str) -> bytes:
+    # FDPOLL=0: they are passed on whatever has become of the other end.
+    return f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
 
 
 def _watchdog(environ: MutableMapping[str, str]) -> float:

@@ -17,7 +17,7 @@ from threading import Event
 from typing import Any
 
 from graced.admission import Admission
-from graced.handler_pool import linger
+from graced.endings import linger
 from graced.listener import display
 from graced.manners import Manners
 from graced.server import Blocking, Server
