@@ -147,7 +147,9 @@ def _is_asked_for(sock: socket.socket, places: Iterable[tuple[Address, _Places]]
         sock.shutdown(socket.SHUT_RDWR)
     sock.close()
     if isinstance(name, str) and name:
-        _remove_stale(name)
+        with suppress(OSError):
+            # A path that nobody listens at is in nobody's way.
+            _remove_stale(name)
     return False
 
 
@@ -182,21 +184,28 @@ def _take(
 def _bind(
     address: Address, places: _Places, backlog: int, kept: list[socket.socket]
 ) -> list[socket.socket]:
-    if address.path:
-        last = _take(kept, socket.AF_UNIX, address.path, 0, backlog)
-        return [last or _bind_path(address, backlog)]
-    return _bind_port(address, places, backlog, kept)
+    try:
+        if address.path:
+            last = _take(kept, socket.AF_UNIX, address.path, 0, backlog)
+            return [last or _bind_path(address.path, backlog)]
+        return _bind_port(places, address.port, backlog, kept)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
 
 
-def _bind_path(address: Address, backlog: int) -> socket.socket:
+def _bind_path(path: str, backlog: int) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(address.path)
-        sock.bind(address.path)
-        sock.listen(backlog)
-    except OSError as error:
+        _remove_stale(path)
+        sock.bind(path)
+        try:
+            sock.listen(backlog)
+        except OSError:
+            os.unlink(path)
+            raise
+    except OSError:
         sock.close()
-        raise _cannot(address, error) from None
+        raise
     sock.setblocking(False)
     return sock
 
@@ -219,17 +228,16 @@ def _remove_stale(path: str) -> None:
 
 
 def _bind_port(
-    address: Address, found: _Places, backlog: int, kept: list[socket.socket]
+    found: _Places, port: int, backlog: int, kept: list[socket.socket]
 ) -> list[socket.socket]:
-    for attempt in range(_TRIES_FOR_ONE_PORT):
+    for _ in range(_TRIES_FOR_ONE_PORT - 1):
         try:
-            return _bind_all(found, address.port, backlog, kept)
+            return _bind_all(found, port, backlog, kept)
         except OSError as error:
             # Port 0 is picked for the first family and may be taken in the second.
-            last = attempt == _TRIES_FOR_ONE_PORT - 1
-            if address.port or error.errno != errno.EADDRINUSE or last:
-                raise _cannot(address, error) from None
-    raise AssertionError
+            if port or error.errno != errno.EADDRINUSE:
+                raise
+    return _bind_all(found, port, backlog, kept)
 
 
 def _resolve(address: Address) -> _Places:
@@ -298,10 +306,6 @@ def _set_up_clients(sock: socket.socket) -> None:
     # A client whose power was cut would otherwise keep its place until the next restart; the
     # kernel asks after two hours and wakes nobody up for it.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-
-def _cannot(address: Address, error: OSError) -> ListenError:
-    return ListenError(f"cannot listen on {address}: {error.strerror or error}")
 
 
 def passed(environ: MutableMapping[str, str], pid: int) -> list[tuple[int, str]]:

@@ -45,7 +45,7 @@ def files() -> range:
     held = next(
         number
         for number, call in enumerate(calls)
-        if re.match(r"rt_sigprocmask\(SIG_BLOCK, \[HUP INT QUIT USR1 TERM\]", call)
+        if re.match(r"rt_sigprocmask\(SIG_BLOCK, \[HUP INT QUIT USR1 USR2 TERM\]", call)
     )
     before = sum(call.startswith("openat(") for call in calls[:held])
     return range(before + 1, sum(call.startswith("openat(") for call in calls) + 1)
