@@ -27,6 +27,7 @@ from contextlib import suppress
 from functools import partial
 from time import monotonic, sleep
 
+from graced.endings import is_at_its_end
 from graced.tcp_info import tcp_info
 
 TYPE_CHECKING = False
@@ -142,29 +143,47 @@ class Conversation(socket.socket):
         self._stage = OVERDUE if insist else max(self._stage, DUE)
         quiet = self.silence >= self._gap
         if self._unwatched:
-            # A write that waits for room has bytes before it; any other takes no time.
+            # A write that waits for room has bytes before it, and one whose thread waits for the
+            # GIL has sent some a moment ago; any other takes no time.
             info = tcp_info(self)
-            self._unwatched = info is None or info.pending
+            self._unwatched = (
+                info is None or info.pending or (not patience and info.unsaid < self._gap)
+            )
         if self._unwatched or not (quiet or insist):
             return
         if self._writing.acquire(timeout=patience):
             try:
-                self._say_farewell(socket.MSG_DONTWAIT)
+                self._say_farewell(self._send_now)
             finally:
                 self._writing.release()
 
-    def _say_farewell(self, flags: int = 0) -> None:
+    def _say_farewell(self, send: Callable[[bytes], int] | None = None) -> None:
         if self._stage not in {DUE, OVERDUE}:
             return
         try:
             while self._rest:
-                self._rest = self._rest[super().send(self._rest, flags) :]
+                self._rest = self._rest[(send or super().send)(self._rest) :]
         except OSError:
             # Full: the rest follows before the handler's next word.  Broken: it will find out.
             return
         self._stage = TOLD
 
+    def _send_now(self, data: bytes) -> int:
+        if self.gettimeout() is None:
+            return super().send(data, socket.MSG_DONTWAIT)
+        # Python would wait for the handler's timeout, whatever the flags say.
+        return os.write(self.fileno(), data)
+
     # The handler's side.
+
+    def part(self) -> None:
+        """Tell a client that neither has been told nor has left: its handler has returned."""
+        self._unwatched = False
+        if self._stage < TOLD and self._farewell and not is_at_its_end(self):
+            sleep(max(0.0, self._gap - self.silence))
+            with self._writing:
+                self._stage = max(self._stage, DUE)
+                self._say_farewell(self._send_now)
 
     def _before_reading(self) -> None:
         self._unwatched = False

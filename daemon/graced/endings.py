@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from contextlib import suppress
@@ -12,11 +13,16 @@ LINGER = 1.0
 
 def is_at_its_end(request: socket.socket) -> bool:
     """Whether the other side has said its last word, and all of it has been read."""
+    poll = select.poll()
     try:
-        return not socket.socket.recv(request, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        poll.register(request, select.POLLIN)
+        # A read would wait for the handler's timeout, whatever its flags say.
+        flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
+        return bool(poll.poll(0)) and not socket.socket.recv(request, 1, flags)
     except BlockingIOError:
         return False
-    except OSError:
+    except (OSError, ValueError):
+        # Broken, or closed by its handler.
         return True
 
 

@@ -1,17 +1,16 @@
 """What the service manager keeps for the next start: the file descriptor store of sd_notify(3).
 
 Our own listening sockets are in it from the start on: who connects while nobody is there to accept
-waits in their queues.  Clients and their state (`graced.snapshot`) are in it from one process to
-the next, and no longer.
+waits in their queues.  So is a parcel (`graced.parcel`) for clients and their state
+(`graced.snapshot`), which is empty until they are left to the next process.
 
-A store that is full closes what does not fit and says nothing.  So what must not be lost is
-followed by the write end of a pipe: where the read end finds that it was closed, the store is full.
+A store that is full closes what does not fit, when it likes, and says nothing.  So the place is
+taken long before it is needed: of a parcel that nobody keeps the other end is closed by then.
 """
 
 from __future__ import annotations
 
 import os
-import select
 
 from graced.parcel import MOST, Parcel
 from graced.snapshot import encode
@@ -30,7 +29,6 @@ CLIENTS = PREFIX + "clients"
 """A parcel: the state of clients, then their sockets."""
 KEPT = PREFIX + "kept"
 """A parcel of clients without state (`graced.keeper`)."""
-_PROBE = PREFIX + "probe"
 _LARGEST_STATE = 32 * 1024 * 1024
 """Bytes: it is memory of the service until the next start has read it."""
 
@@ -40,6 +38,11 @@ class FdStore:
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
+        self._parcel = Parcel()
+
+    def close(self) -> None:
+        """Have nothing more to do with it; what is kept stays there."""
+        self._parcel.close()
 
     def release(self, name: str) -> None:
         """Return when what has that name is kept no longer."""
@@ -50,40 +53,26 @@ class FdStore:
         """Have these kept from now on."""
         self._notifier.store(LISTENERS, [sock.fileno() for sock in listeners])
 
+    def reserve(self) -> None:
+        """Take the place for clients, if there is one."""
+        self._notifier.store(CLIENTS, [self._parcel.receiver.fileno()])
+        self._parcel.receiver.close()
+
     def leave(self, clients: Sequence[Client], frozen: float) -> list[Client]:
         """Leave clients to the next start, and return those for whom there is no room.
 
         `frozen`: since when, in monotonic seconds, nobody serves them.
         """
-        parcel = Parcel()
         state = os.memfd_create(CLIENTS, os.MFD_CLOEXEC)
         try:
-            kept = _pack(parcel, state, clients)
-            _write(state, encode(kept, frozen))
-            if clients and not (kept and self._put(CLIENTS, parcel.receiver.fileno())):
-                kept = []
+            kept = _pack(self._parcel, state, clients) if clients else clients
+            if kept:
+                _write(state, encode(kept, frozen))
+            else:
+                self._notifier.forget(CLIENTS)
         finally:
             os.close(state)
-            parcel.close()
         return list(clients[len(kept) :])
-
-    def _put(self, name: str, fd: int) -> bool:
-        """Return whether there was room."""
-        read, write = os.pipe2(os.O_CLOEXEC)
-        try:
-            try:
-                self._notifier.store(name, [fd])
-                self._notifier.store(_PROBE, [write])
-            finally:
-                os.close(write)
-            self._notifier.barrier()
-            poll = select.poll()
-            poll.register(read, 0)
-            full = bool(poll.poll(0))
-            self._notifier.forget(name if full else _PROBE)
-        finally:
-            os.close(read)
-        return not full
 
     def forget(self, names: Iterable[str]) -> None:
         """Let go of what the service manager has passed to us: closed must be closed."""

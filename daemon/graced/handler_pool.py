@@ -12,7 +12,7 @@ from threading import Condition, Lock, Thread, current_thread, get_ident
 from graced import events
 from graced.client import UNTOLD, Client
 from graced.conversation import Conversation
-from graced.endings import end_both_ways, end_one_way, is_at_its_end, linger
+from graced.endings import end_both_ways, end_one_way, linger
 from graced.signals import NUDGE
 
 TYPE_CHECKING = False
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DEADLINE = "deadline"
 """Why a client left that was hung up on."""
+PATIENCE = 0.5
+"""Seconds beyond the gap that a handler has to come to a pause in which its client can be told."""
 LAST_WRITES = 0.05
 """Seconds that the writes of all handlers together may take to end at the deadline."""
 
@@ -79,7 +81,7 @@ class HandlerPool:
         self._threads: set[Thread] = set()
         self._starting = 0
         self._draining = False
-        self._reminded = False
+        self._patient_until = 0.0
         self._closing = False
 
     def take(self, client: Client) -> None:
@@ -127,22 +129,23 @@ class HandlerPool:
                 if stranded:
                     self._waiting.remove(visit)
             if stranded:
-                self._end(visit, str(error))
+                end_one_way(visit.request)
+                self._forget(visit, str(error))
 
     def drain(self) -> None:
         """Tell the clients of all handlers that are quiet.
 
         To be followed by `remind`: the first time when the others can have become quiet, and
-        again and again for those who are not: they are told all the same.
+        again and again for those who are not: after `PATIENCE` they are told all the same.
         """
         with self._lock:
             self._draining = True
+            self._patient_until = time.monotonic() + self._gap + PATIENCE
         self._tell(insist=False)
 
     def remind(self) -> None:
         """Tell who could not be told before."""
-        self._tell(insist=self._reminded)
-        self._reminded = True
+        self._tell(insist=time.monotonic() >= self._patient_until)
 
     def _tell(self, *, insist: bool) -> None:
         with self._lock:
@@ -273,33 +276,35 @@ class HandlerPool:
     def _end(self, visit: _Visit, reason: str) -> None:
         if self._has_moved(visit):
             return
-        client, request = visit.client, visit.request
+        request = visit.request
         if isinstance(request, Conversation):
-            client.echoed += request.written
+            visit.client.echoed += request.written
         if self._closing:
             reason = DEADLINE
         elif self._draining or _was_to_move(request):
+            if isinstance(request, Conversation):
+                request.part()
             linger(request)
         else:
             # As in `socketserver`: somebody may have a copy, and the client waits for the end.
             end_one_way(request)
+        self._forget(visit, reason)
+
+    def _forget(self, visit: _Visit, reason: str) -> None:
         with self._lock:
             self._visits.discard(visit)
             self._gone.notify()
         try:
-            request.close()
+            visit.request.close()
         finally:
-            self._leave(client, reason)
+            self._leave(visit.client, reason)
 
 
 def _was_to_move(request: socket.socket) -> bool:
-    """Whether its handler ended when it was to move; a client that has not is told at least."""
+    """Whether its handler ended when it was to move."""
     if not (isinstance(request, Conversation) and request.moving):
         return False
     request.stay()
-    if is_at_its_end(request):
-        return False
-    request.tell(insist=True)
     return True
 
 

@@ -486,15 +486,15 @@ class IOThread(Thread):
         client.told = TELLING
         self._lingering += 1
         client.phase = LINGERING
+        self._timers.at(client, self._now + LINGER)
         try:
             self._watch(client.sock.fileno(), client, EPOLLIN)
             if self._manners.farewell:
-                client.sock.send(self._manners.farewell)
+                with suppress(BlockingIOError):
+                    client.sock.send(self._manners.farewell)
             client.sock.shutdown(SHUT_WR)
         except OSError as error:
             self._lost(client, error)
-            return
-        self._timers.at(client, self._now + LINGER)
 
     # Clients stay.
 
@@ -656,6 +656,7 @@ class IOThread(Thread):
         if self.draining:
             return
         self._serve_who_is_here()
+        self._now = monotonic()
         self.draining = True
         if self._manners.farewell:
             for client in self._present():
@@ -733,7 +734,10 @@ class IOThread(Thread):
 
     def _hold(self, client: Client, event: int) -> None:
         try:
-            here = client.sock.recv(1, MSG_PEEK)
+            here = bool(client.sock.recv(1, MSG_PEEK))
+        except BlockingIOError:
+            # Out-of-band data, which stays until it is really read.
+            here = True
         except OSError as error:
             self._lost(client, error)
             return
@@ -775,11 +779,8 @@ class IOThread(Thread):
         client.phase = GONE
         self._timers.forget(client)
         self._clients[client.sock.fileno()] = _gone
-        if self._keeper:
-            # The copy must not hold back the end of the stream.
-            with suppress(OSError):
-                client.sock.shutdown(SHUT_RDWR)
-            self._keeper.left(client)
+        if self._keeper or self._handlers:
+            self._end_for_all(client)
         client.sock.close()
         if client.counted:
             self._admission.leave(client.host)
@@ -796,6 +797,15 @@ class IOThread(Thread):
                 self._changed()
         if self._ending.due and not self._lingering:
             self._finished = True
+
+    def _end_for_all(self, client: Client) -> None:
+        """The keeper or a handler's child may have a copy, which closing would leave open."""
+        with suppress(OSError):
+            client.sock.shutdown(SHUT_RDWR)
+        with suppress(OSError):
+            self._epoll.unregister(client.sock.fileno())
+        if self._keeper:
+            self._keeper.left(client)
 
     def _finish(self) -> None:
         """Take in and tell who is in the queue, close everybody, and end."""

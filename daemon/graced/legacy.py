@@ -47,14 +47,16 @@ class Legacy:
                         self._read_clients(sock)
                     elif name == KEPT:
                         kept += _sockets(unpack(sock))
-        if CLIENTS in self.names:
+        if self.frozen:
             _close(kept)
         else:
             self.clients = [client for client in map(_recognise, kept) if client]
 
     def _read_clients(self, parcel: socket) -> None:
         messages = unpack(parcel)
-        state = next(messages, [])
+        state = next(messages, None)
+        if state is None:
+            return
         connections = _sockets(messages)
         try:
             self.frozen, self.clients = decode(_read(state), connections, GONE)

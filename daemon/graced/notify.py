@@ -30,8 +30,10 @@ class Notifier:
         """
         self.watchdog = _watchdog(environ)
         """Seconds within which the watchdog wants to be fed; 0: there is none."""
+        self.managed = bool(environ.get("NOTIFY_SOCKET"))
+        """Whether a service manager has started us, be it that it does not listen any more."""
         self._notifier: SystemdNotifier | None = None
-        if environ.get("NOTIFY_SOCKET"):
+        if self.managed:
             try:
                 self._notifier = SystemdNotifier(debug=True)
                 self._notifier.socket.settimeout(SEND_TIMEOUT)

@@ -86,6 +86,7 @@ class Server:
         self._closed_handlers = 0
         self._count_lock = Lock()
         self._counted = False
+        self._report_move = False
         self._probe = 0
         self.pool: HandlerPool | None = None
         if blocking:
@@ -180,6 +181,7 @@ class Server:
 
     def report_next_move(self) -> None:
         """Make `changed_fd` readable at the next byte or client."""
+        self._report_move = True
         for thread in self.io_threads:
             thread.report_next_move()
 
@@ -220,6 +222,7 @@ class Server:
             thread.drain()
         if self.pool:
             self.pool.drain()
+        self._changed()
 
     @property
     def drained(self) -> bool:
@@ -243,7 +246,9 @@ class Server:
         return stuck
 
     def close(self) -> None:
-        """Give up the descriptors; the threads must be over."""
+        """Give up the descriptors, but for a thread that is stuck and may use them yet."""
+        if any(thread.is_alive() for thread in self.io_threads):
+            return
         for thread in self.io_threads:
             thread.close()
         os.close(self.changed_fd)
@@ -253,7 +258,8 @@ class Server:
         if self._keeper:
             self._keeper.left(client)
         self._admission.leave(client.host)
-        self._echoed_by_handlers += client.echoed
+        with self._count_lock:
+            self._echoed_by_handlers += client.echoed
         if self._log_connections:
             events.CLOSED(
                 client=client,
@@ -269,5 +275,7 @@ class Server:
                 return
             if self.draining.is_set():
                 self._left_handlers += 1
-        if self.draining.is_set() and not self._admission.clients:
+        last = self.draining.is_set() and not self._admission.clients
+        if last or self._report_move:
+            self._report_move = False
             self._changed()

@@ -89,6 +89,7 @@ class Service:
         if self._lock:
             belongings.callback(self._lock.remove)
         self._store = FdStore(self._notifier)
+        belongings.callback(self._store.close)
         self._legacy = Legacy(listener.passed(os.environ, os.getpid()))
         left = self._legacy.listeners
         if left:
@@ -166,12 +167,15 @@ class Service:
                 for door in self._doors:
                     door.leave()
             supervisor.drain(first)
+            if not handing_on:
+                # They are shut in the end, for whoever has a copy too.
+                self._store.forget({LISTENERS})
             supervisor.stop()
         return HANDED_ON if handing_on else 0
 
     def _can_hand_on(self) -> bool:
         """Whether it is wanted, and whether there will be somebody to take the clients up."""
-        if self._settings.keep == "never":
+        if self._settings.keep == "never" or not self._notifier:
             return False
         try:
             self._check()
@@ -205,7 +209,9 @@ class Service:
             note = f"; carried {carried} clients over a crash"
         self._store.forget(legacy.names - {LISTENERS} - replaced)
         supervisor.start(legacy.clients, note)
-        self._keep_listeners()
+        if self._settings.keep != "never":
+            self._keep_listeners()
+            self._store.reserve()
 
     def _keep_listeners(self) -> None:
         if self._settings.keep != "never":

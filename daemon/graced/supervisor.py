@@ -146,7 +146,7 @@ class Supervisor:
             self._sleep(until)
             self._received.extend(self._inbox.take())
         signum = self._received.popleft() if self._received else None
-        if signum is signals.HAND_ON and not self._notifier:
+        if signum is signals.HAND_ON and not self._notifier.managed:
             # Nobody would start the next one.
             events.HAND_ON_REFUSED()
             return None

@@ -13,11 +13,13 @@ _FIELDS = struct.Struct("=24x I 16x I 4x I 88x I 52x 2Q")
 class TcpInfo:
     """The state of one connection."""
 
-    __slots__ = ("pending", "silence", "written")
+    __slots__ = ("pending", "silence", "unsaid", "written")
 
-    def __init__(self, silence: float, written: int, *, pending: bool) -> None:
+    def __init__(self, silence: float, unsaid: float, written: int, *, pending: bool) -> None:
         self.silence = silence
         """Seconds since a byte went either way."""
+        self.unsaid = unsaid
+        """Seconds since a byte was sent."""
         self.written = written
         """Bytes that were written to the socket so far, whether they have arrived or not."""
         self.pending = pending
@@ -33,6 +35,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
         return None
     return TcpInfo(
         silence=min(sent_ago, received_ago) / 1000,
+        unsaid=sent_ago / 1000,
         written=sent - again + unsent,
         pending=bool(unacked or unsent),
     )

@@ -13,11 +13,13 @@ import select
 import socket
 import socketserver
 import time
-from threading import Event
+from threading import Event, Lock, current_thread
 from typing import Any
 
 from graced.admission import Admission
+from graced.conversation import Conversation
 from graced.endings import linger
+from graced.io_thread import IOThread
 from graced.listener import display
 from graced.manners import Manners
 from graced.server import Blocking, Server
@@ -81,6 +83,7 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         self.deadline: float | None = None
         """Monotonic time at which the clients are closed; None before `shutdown`."""
         self._engine: Server | None = None
+        self._ending = Lock()
         self._over = Event()
         self._over.set()
         super().__init__(*args, **kwargs)
@@ -92,7 +95,14 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         Nothing else is polled for.
         """
         self._over.clear()
-        self.socket.setblocking(False)
+        try:
+            self.socket.setblocking(False)
+            self._serve(poll_interval)
+        finally:
+            self.draining.clear()
+            self._over.set()
+
+    def _serve(self, poll_interval: float) -> None:
         engine = self._engine = self._build()
         try:
             if not self.draining.is_set():
@@ -103,8 +113,6 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
             self._engine = None
             engine.close()
             self.socket.setblocking(True)
-            self.draining.clear()
-            self._over.set()
 
     def shutdown(self) -> None:
         """Say goodbye, and return when `serve_forever` is over.
@@ -112,10 +120,12 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         Any thread may call but the one in `serve_forever`.  If nobody is in it the next call
         of it returns at once.
         """
-        self.deadline = time.monotonic() + self.grace_period
-        self.draining.set()
-        if engine := self._engine:
-            engine.drain(self.deadline)
+        with self._ending:
+            if not self.draining.is_set():
+                self.deadline = time.monotonic() + self.grace_period
+                self.draining.set()
+                if engine := self._engine:
+                    engine.drain(self.deadline)
         self._over.wait()
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -127,7 +137,10 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
 
     def shutdown_request(self, request: Any) -> None:
         """End one request; in the drain, when the client has had time to read its farewell."""
-        if self.draining.is_set():
+        # Those that were not verified are closed by the thread that others wait for.
+        if self.draining.is_set() and not isinstance(current_thread(), IOThread):
+            if isinstance(request, Conversation):
+                request.part()
             linger(request)
         super().shutdown_request(request)
 

@@ -67,3 +67,34 @@ def test_a_store_without_room_makes_it_a_stop(handler: str, notify_socket: Notif
         client.close()
         assert graced.wait() == 79
         graced.log.wait_for(r"^<6>SIGUSR2 received, leaving 0 clients to the next start, 1 to tell")
+
+
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_where_the_service_manager_does_not_listen_any_more_it_is_a_stop(handler: str) -> None:
+    with NotifySocket() as notify:
+        graced = Graced("--handler", handler, env=notify.environment)
+        graced.__enter__()
+        notify.wait_for("READY=1")
+    try:
+        with graced.served() as client:
+            graced.log.wait_for("^<4>cannot talk to the service manager: ")
+            graced.signal(SIGUSR2)
+            client.expect_farewell_alone()
+            client.close()
+            assert graced.wait() == 0
+    finally:
+        graced.__exit__(None, None, None)
+
+
+def test_a_stop_leaves_no_listener_to_the_next_start(notify_socket: NotifySocket) -> None:
+    """In the end nobody can connect to it any more."""
+    with Graced(env=notify_socket.environment) as graced, graced.served() as client:
+        notify_socket.wait_for("FDNAME=graced-clients")
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 0
+        texts = [message.text for message in notify_socket.messages]
+    forgotten = texts.index("FDSTOREREMOVE=1\nFDNAME=graced-listeners")
+    kept = [n for n, text in enumerate(texts) if "FDSTORE=1\nFDNAME=graced-listeners" in text]
+    assert max(kept) < forgotten

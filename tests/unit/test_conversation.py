@@ -84,9 +84,23 @@ def test_who_has_just_written_is_told_after_the_gap(make: Callable[..., Pair]) -
 
 def test_who_is_never_quiet_is_told_all_the_same(make: Callable[..., Pair]) -> None:
     pair = make()
+    pair.handler.tell(insist=False)
     pair.handler.sendall(b"hello")
     pair.handler.tell(insist=True)
     assert pair.client.recv_exactly(5 + len(FAREWELL)) == b"hello" + FAREWELL
+
+
+@pytest.mark.parametrize("make", [tcp_pair], indirect=True)
+def test_who_has_just_written_may_be_writing_still(make: Callable[..., Pair]) -> None:
+    """A write that began before there was a farewell may have more to come."""
+    pair = make()
+    pair.handler.sendall(b"hello")
+    pair.handler.tell(insist=True)
+    assert pair.client.recv() == b"hello"
+    assert nothing_to_read(pair.client)
+    wait_for_the_gap(pair)
+    pair.handler.tell(insist=True)
+    pair.client.expect_farewell_alone()
 
 
 def test_a_read_waits_for_the_gap_and_says_it_first(make: Callable[..., Pair]) -> None:
@@ -150,17 +164,41 @@ def test_it_is_never_inside_of_a_write(make: Callable[..., Pair]) -> None:
     assert tail in {FAREWELL + b"y", b"y" + FAREWELL}
 
 
-def test_telling_never_blocks(make: Callable[..., Pair]) -> None:
+@pytest.mark.parametrize("timeout", [None, 3600.0, 0.0])
+def test_telling_never_blocks(make: Callable[..., Pair], timeout: float | None) -> None:
     """Whatever does not fit follows before the handler's next word, all of it."""
     farewell = b"long farewell " * 200_000
     pair = make(farewell)
+    pair.handler.settimeout(timeout)
     wait_for_the_gap(pair)
     pair.handler.tell(insist=False)
+    pair.handler.settimeout(None)
     writer = threading.Thread(target=pair.handler.sendall, args=(b"hello",))
     writer.start()
     received = pair.client.recv_exactly(len(farewell) + 5)
     writer.join()
     assert received == farewell + b"hello"
+
+
+@pytest.mark.parametrize("timeout", [None, 3600.0])
+def test_who_neither_is_told_nor_has_left_is_told_at_the_end(
+    make: Callable[..., Pair], timeout: float | None
+) -> None:
+    pair = make()
+    pair.handler.settimeout(timeout)
+    pair.handler.sendall(b"bye")
+    assert pair.client.recv() == b"bye"
+    for _ in range(2):
+        pair.handler.part()
+    pair.client.expect_farewell_alone()
+    assert nothing_to_read(pair.client)
+
+
+def test_who_has_left_is_not_told_at_the_end(make: Callable[..., Pair]) -> None:
+    pair = make()
+    pair.client.finish()
+    pair.handler.part()
+    assert nothing_to_read(pair.client)
 
 
 def test_one_that_reads_again_and_again_is_told(make: Callable[..., Pair]) -> None:

@@ -90,6 +90,11 @@ class Manager:
             sock.sendto(b"X_SETTLED=1", self.name)
         assert self._settled.acquire(timeout=PATIENCE)
 
+    def forget(self, name: str) -> None:
+        """As if it had never been kept."""
+        self._settle()
+        self._keep(lambda kept: kept != name)
+
     def names(self) -> set[str]:
         """Of all that is kept now."""
         self._settle()
@@ -118,7 +123,9 @@ def start(
         monkeypatch.setenv("NOTIFY_SOCKET", manager.name)
         notifier = Notifier()
         stack.callback(notifier.close)
-        return manager, FdStore(notifier)
+        store = FdStore(notifier)
+        stack.callback(store.close)
+        return manager, store
 
     return start
 
@@ -157,6 +164,7 @@ def ports(clients: list[Client]) -> list[int]:
 
 def test_where_nobody_is_here_nothing_is_left(start: Start, crowd: Crowd, stack: ExitStack) -> None:
     manager, store = start(10)
+    store.reserve()
     assert store.leave([], FROZEN) == []
     assert not manager.names()
 
@@ -166,6 +174,7 @@ def test_what_is_left_is_what_the_next_process_finds(
     start: Start, crowd: Crowd, stack: ExitStack, number: int
 ) -> None:
     manager, store = start(10)
+    store.reserve()
     clients = crowd(number, owed=b"something")
     assert store.leave(clients, FROZEN) == []
     legacy = inherited(manager, stack)
@@ -178,29 +187,51 @@ def test_what_is_left_is_what_the_next_process_finds(
     assert legacy.names == manager.names() == {CLIENTS}
 
 
-@pytest.mark.parametrize("limit", range(4))
-def test_there_is_room_for_all_or_for_none(
+def test_who_crashes_leaves_an_empty_place(start: Start, stack: ExitStack) -> None:
+    manager, store = start(10)
+    store.reserve()
+    store.close()
+    legacy = inherited(manager, stack)
+    assert legacy.names == {CLIENTS}
+    assert not legacy.clients
+    assert not legacy.frozen
+
+
+@pytest.mark.parametrize("limit", range(3))
+def test_all_have_one_place_or_none(
     start: Start, crowd: Crowd, stack: ExitStack, limit: int
 ) -> None:
-    """One place is for them, and one is wanted behind it, to see that they had theirs."""
     manager, store = start(limit)
+    store.reserve()
+    assert manager.names() == ({CLIENTS} if limit else set())
     clients = crowd(3)
     rest = store.leave(clients, FROZEN)
-    assert rest == (clients if limit < 2 else [])
+    assert rest == ([] if limit else clients)
     legacy = inherited(manager, stack)
     assert ports(legacy.clients) == ports(clients[len(rest) :])
-    assert manager.names() == ({CLIENTS} if limit >= 2 else set())
+
+
+def test_a_place_that_is_lost_late_is_noticed_too(
+    start: Start, crowd: Crowd, stack: ExitStack
+) -> None:
+    """systemd closes what does not fit in a process of its own (since 254)."""
+    manager, store = start(1)
+    store.reserve()
+    manager.forget(CLIENTS)
+    clients = crowd(3)
+    assert store.leave(clients, FROZEN) == clients
 
 
 def test_what_is_in_the_store_already_takes_its_room(
     start: Start, crowd: Crowd, stack: ExitStack
 ) -> None:
-    manager, store = start(3)
+    manager, store = start(2)
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
         store.keep_listeners([one, two])
+        store.reserve()
+        assert manager.names() == {LISTENERS}
         clients = crowd(2)
         assert store.leave(clients, FROZEN) == clients
-        assert manager.names() == {LISTENERS}
         assert len(inherited(manager, stack).listeners) == 2
 
 
@@ -219,6 +250,7 @@ def test_who_does_not_fit_into_the_parcel_is_returned(
 
     monkeypatch.setattr(Parcel, "put", limited)
     manager, store = start(10)
+    store.reserve()
     clients = crowd(8)
     kept = min(8, 3 * max(0, room - 1))
     assert store.leave(clients, FROZEN) == clients[kept:], "in the order of coming"
@@ -234,6 +266,7 @@ def test_the_kernel_has_the_last_word_on_what_fits(
     """With a message for each client its buffer is full after some hundreds."""
     monkeypatch.setattr(fdstore, "MOST", 1)
     manager, store = start(10)
+    store.reserve()
     clients = crowd(1000)
     rest = store.leave(clients, FROZEN)
     kept = len(clients) - len(rest)
@@ -249,6 +282,7 @@ def test_there_is_a_limit_to_the_state(
     monkeypatch.setattr(fdstore, "MOST", 3)
     monkeypatch.setattr(fdstore, "_LARGEST_STATE", 600)
     manager, store = start(10)
+    store.reserve()
     clients = crowd(12)
     for client in clients:
         setattr(client, what, b"x" * 100)
@@ -259,10 +293,12 @@ def test_there_is_a_limit_to_the_state(
 
 
 def test_without_a_service_manager_nobody_is_left(
-    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     store = FdStore(Notifier())
+    stack.callback(store.close)
+    store.reserve()
     clients = crowd(2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         store.keep_listeners([listener])
@@ -270,11 +306,17 @@ def test_without_a_service_manager_nobody_is_left(
 
 
 def test_a_service_manager_that_goes_is_one_warning(
-    crowd: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    crowd: Crowd,
+    stack: ExitStack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with Manager(tmp_path / "notify", 1000) as gone:
         monkeypatch.setenv("NOTIFY_SOCKET", gone.name)
         store = FdStore(Notifier())
+        stack.callback(store.close)
+    store.reserve()
     clients = crowd(2)
     assert store.leave(clients, FROZEN) == clients
     (record,) = caplog.records
@@ -295,6 +337,7 @@ def test_listeners_are_kept_until_they_are_released(start: Start, stack: ExitSta
 
 def test_what_is_taken_over_is_let_go_of(start: Start, crowd: Crowd, stack: ExitStack) -> None:
     manager, store = start(1000)
+    store.reserve()
     store.leave(crowd(2), FROZEN)
     store.forget(inherited(manager, stack).names)
     assert not manager.names()

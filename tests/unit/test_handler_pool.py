@@ -206,6 +206,40 @@ def test_who_comes_in_the_drain_is_told(stage: Stage) -> None:
     client.expect_farewell_alone()
 
 
+def test_reminding_often_is_no_reason_to_insist(stage: Stage) -> None:
+    """Each I/O thread reminds."""
+    scene = stage(gap=60.0)
+    client = scene.come()
+    client.echo(b"hello")
+    scene.pool.drain()
+    for _ in range(3):
+        scene.pool.remind()
+    client.sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        client.recv()
+
+
+@pytest.mark.parametrize("come", ["unix", "tcp"])
+def test_who_is_let_go_in_the_drain_before_it_was_told_is_told(stage: Stage, come: str) -> None:
+    gate = threading.Event()
+
+    def last_word(request: Any, _address: Any) -> None:
+        assert gate.wait(PATIENCE)
+        request.sendall(b"bye")
+
+    scene = stage(last_word, gap=0.1)
+    client = scene.come() if come == "unix" else come_by_tcp(scene)
+    scene.pool.drain()
+    gate.set()
+    heard = client.recv()
+    if heard == b"bye":
+        client.expect_farewell_alone()
+    else:
+        assert heard == FAREWELL
+        assert client.recv() == b"bye"
+    client.expect_end()
+
+
 def test_who_waits_for_a_thread_is_told_too(stage: Stage) -> None:
     scene = stage(max_threads=1)
     first, second = scene.come(), scene.come()

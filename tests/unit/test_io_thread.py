@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
+from socket import MSG_OOB
 from typing import Any
 
 import pytest
@@ -585,3 +586,42 @@ def test_the_name_of_a_unix_client_is_its_own(make: Make, tmp_path: Any) -> None
             three.echo(b"hello")
             ports = {client.port for client in then.do(then.thread._present)}
         assert len(ports) == 3
+
+
+def test_the_copy_that_a_child_has_keeps_no_client_and_makes_no_news(make: Make) -> None:
+    """Of a handler that forks."""
+    scene = make(handlers=Handlers(), idle_timeout=0.1)
+    with scene.connect() as idle:
+        while not (clients := scene.do(scene.thread._present)):
+            pass
+        with clients[0].sock.dup():
+            idle.expect_end()
+            idle.send(b"too late")
+            assert scene.do(lambda: scene.thread._epoll.poll(0)) == []
+
+
+def test_out_of_band_data_after_the_farewell_wakes_nobody_up(make: Make, tmp_path: Any) -> None:
+    scene = make(f"unix:{tmp_path}/one")
+    with scene.connect() as client:
+        client.echo(b"hello")
+        scene.thread.drain()
+        client.expect_farewell_alone()
+        client.sock.send(b"!", MSG_OOB)
+        # It is held back, and thrown away after the gap.
+        while scene.do(lambda: scene.thread._epoll.poll(0)):
+            pass
+        client.echo(b"still here")
+
+
+def test_one_that_takes_nothing_is_turned_away_all_the_same(make: Make) -> None:
+    scene, then = make(), make()
+    with scene.connect() as deaf:
+        deafen(scene, deaf)
+        (stranger,) = scene.freeze()
+        stranger.counted = False
+        then.adopt([stranger])
+        # Nothing more fits but the end.
+        assert set(deaf.recv_to_end()) == set(b"x")
+        deaf.close()
+        while then.do(lambda: then.thread._lingering):
+            pass

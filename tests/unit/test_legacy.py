@@ -20,7 +20,7 @@ from graced.parcel import Parcel
 from graced.snapshot import encode
 
 FROZEN = 12.5
-PROBE = "graced-probe"
+UNKNOWN = "graced-of-another-version"
 KINDS = ["127.0.0.1", "::1", "unix"]
 
 
@@ -117,13 +117,13 @@ def test_what_is_not_ours_is_left_alone(take_up: TakeUp, left: Left) -> None:
     assert not legacy.names
 
 
-def test_the_probe_of_one_that_was_killed_is_no_listener(take_up: TakeUp, left: Left) -> None:
+def test_what_is_neither_a_listener_nor_a_parcel_is_closed(take_up: TakeUp, left: Left) -> None:
     read, write = os.pipe()
     os.close(read)
-    left.passed.append((write, PROBE))
+    left.passed.append((write, UNKNOWN))
     legacy = take_up()
     assert not legacy.others
-    assert legacy.names == {PROBE}
+    assert legacy.names == {UNKNOWN}
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(write)
 
@@ -189,13 +189,16 @@ def test_a_state_that_cannot_be_read_is_one_warning(
     assert record.msg is events.NOT_CARRIED
 
 
-def test_a_parcel_that_is_empty_is_one_warning(
+def test_a_parcel_that_is_empty_is_what_a_crash_leaves(
     take_up: TakeUp, left: Left, caplog: pytest.LogCaptureFixture
 ) -> None:
+    client, _ = left.client()
+    left.kept([client])
     left.parcel(CLIENTS)
-    assert take_up().clients == []
-    (record,) = caplog.records
-    assert record.msg is events.NOT_CARRIED
+    legacy = take_up()
+    assert names(legacy.clients) == names([client])
+    assert not legacy.frozen
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -478,3 +478,79 @@ def test_a_handler_that_never_returns_does_not_hold_shutdown_up() -> None:
         for thread in threading.enumerate():
             if thread.name.startswith("handler"):
                 thread.join(PATIENCE)
+
+
+def test_who_is_turned_down_in_the_drain_holds_nobody_up() -> None:
+    """It stays, and waiting for it is no business of the thread that serves the others."""
+
+    class Closed(GracefulTCPServer):
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            return not self.draining.is_set()
+
+    server = Closed(("127.0.0.1", 0), EchoHandler)
+    server.grace_period = 600
+    with serving(server) as stop, ExitStack() as stack:
+        with connect(server) as client:
+            client.echo(b"hello")
+            stopping = threading.Thread(target=stop)
+            stopping.start()
+            client.expect_farewell_alone()
+            late = [stack.enter_context(connect(server)) for _ in range(20)]
+            for each in late:
+                each.expect_end()
+            client.echo(b"still here")
+        stopping.join(PATIENCE)
+        assert not stopping.is_alive()
+
+
+def test_a_client_that_never_comes_in_does_not_hold_shutdown_up() -> None:
+    """As one that is silent in a TLS handshake; the thread is left behind with its descriptors."""
+    gate = threading.Event()
+    inside = threading.Event()
+
+    class Shaking(GracefulTCPServer):
+        def get_request(self) -> Any:
+            inside.set()
+            assert gate.wait(PATIENCE)
+            raise BlockingIOError
+
+    server = Shaking(("127.0.0.1", 0), EchoHandler)
+    server.grace_period = 0.2
+    with serving(server) as stop, connect(server):
+        assert inside.wait(PATIENCE)
+        (stuck,) = [t for t in threading.enumerate() if t.name.startswith("io-")]
+        assert server._engine
+        engine = server._engine
+        stop()
+        assert stuck.is_alive()
+        # Nobody else may be given these numbers before the thread is over.
+        os.fstat(engine.changed_fd)
+        gate.set()
+        stuck.join(PATIENCE)
+        assert not stuck.is_alive()
+        engine.close()
+
+
+def test_another_shutdown_does_not_move_the_deadline() -> None:
+    server = GracefulTCPServer(("127.0.0.1", 0), EchoHandler)
+    server.grace_period = 600
+    with serving(server), connect(server) as client:
+        client.echo(b"hello")
+        stopping = [threading.Thread(target=server.shutdown) for _ in range(2)]
+        stopping[0].start()
+        client.expect_farewell_alone()
+        deadline = server.deadline
+        stopping[1].start()
+        client.echo(b"still here")
+        assert server.deadline == deadline
+        client.close()
+        for thread in stopping:
+            thread.join(PATIENCE)
+
+
+def test_serving_on_a_closed_socket_fails_and_shutdown_returns() -> None:
+    server = GracefulTCPServer(("127.0.0.1", 0), EchoHandler)
+    server.server_close()
+    with pytest.raises(OSError, match="Bad file"):
+        server.serve_forever()
+    server.shutdown()
