@@ -39,16 +39,16 @@ def _run(argv: Sequence[str]) -> int:
 def _serve_or_check(given: dict[str, Any]) -> int:
     overrides = {key: (name, given[name]) for name, key in _KEYS.items() if name in given}
 
-    def load() -> Settings:
-        return settings.load(given.get("--config"), overrides)
+    def load(*, lenient: bool = False) -> Settings:
+        return settings.load(given.get("--config"), overrides, lenient=lenient)
 
-    def check() -> Settings:
-        values = load()
+    def check(*, lenient: bool = True) -> Settings:
+        values = load(lenient=lenient)
         handlers.find(values.handler, values.farewell)
         return values
 
     if "--check-config" in given:
-        values = check()
+        values = check(lenient=False)
         print(f"graced: configuration is valid, would serve {', '.join(map(str, values.listen))}")
         return 0
     values = load()

@@ -45,6 +45,18 @@ TOLD = 3
 HEARD = 4
 
 
+_FIRST_OF_64_BITS = 66
+"""SO_RCVTIMEO_NEW of asm-generic/socket.h: from this on, times are 64 bits wide everywhere."""
+
+
+def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
+    """Set SO_RCVTIMEO or SO_SNDTIMEO, socket(7); 0: none.  Raises `OSError`."""
+    whole, rest = divmod(seconds, 1.0)
+    format = "qq" if option >= _FIRST_OF_64_BITS else "ll"
+    timeval = struct.pack(format, int(whole), round(rest * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, option, timeval)
+
+
 class MovedError(BaseException):
     """The handler of a moving conversation wanted to read: it is to save its state instead."""
 
@@ -121,8 +133,7 @@ class Conversation(socket.socket):
 
     def _limit_reads(self, microseconds: int) -> None:
         with suppress(OSError):
-            limit = struct.pack("ll", 0, microseconds)
-            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            set_timeout(self, socket.SO_RCVTIMEO, microseconds / 1_000_000)
 
     @property
     def moving(self) -> bool:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -131,6 +132,9 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
 
 
 def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
+    # python-daemon 2.3.2 makes a set of all descriptors that there could ever be.
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     from daemon import DaemonContext  # type: ignore[attr-defined]  # noqa: PLC0415
 
     umask = os.umask(0o077)

@@ -11,6 +11,7 @@ taken long before it is needed: of a parcel that nobody keeps the other end is c
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from graced.parcel import MOST, Parcel
 from graced.snapshot import encode
@@ -38,11 +39,12 @@ class FdStore:
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
-        self._parcel = Parcel()
+        self._parcel: Parcel | None = None
 
     def close(self) -> None:
         """Have nothing more to do with it; what is kept stays there."""
-        self._parcel.close()
+        if self._parcel:
+            self._parcel.close()
 
     def release(self, name: str) -> None:
         """Return when what has that name is kept no longer."""
@@ -55,6 +57,7 @@ class FdStore:
 
     def reserve(self) -> None:
         """Take the place for clients, if there is one."""
+        self._parcel = Parcel()
         self._notifier.store(CLIENTS, [self._parcel.receiver.fileno()])
         self._parcel.receiver.close()
 
@@ -63,15 +66,15 @@ class FdStore:
 
         `frozen`: since when, in monotonic seconds, nobody serves them.
         """
-        state = os.memfd_create(CLIENTS, os.MFD_CLOEXEC)
-        try:
-            kept = _pack(self._parcel, state, clients) if clients else clients
-            if kept:
-                _write(state, encode(kept, frozen))
-            else:
-                self._notifier.forget(CLIENTS)
-        finally:
-            os.close(state)
+        kept: Sequence[Client] = ()
+        if clients and self._parcel:
+            with suppress(OSError), open(os.memfd_create(CLIENTS, os.MFD_CLOEXEC), "wb") as state:
+                packed = _pack(self._parcel, state.fileno(), clients)
+                state.write(encode(packed, frozen))
+                state.flush()
+                kept = packed
+        if not kept:
+            self._notifier.forget(CLIENTS)
         return list(clients[len(kept) :])
 
     def forget(self, names: Iterable[str]) -> None:
@@ -92,9 +95,3 @@ def _pack(parcel: Parcel, state: int, clients: Sequence[Client]) -> Sequence[Cli
                 break
             packed += len(batch)
     return clients[:packed]
-
-
-def _write(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]

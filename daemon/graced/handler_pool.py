@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
-import struct
 import time
 from collections import deque
 from threading import Condition, Lock, Thread, current_thread, get_ident
 
 from graced import events
 from graced.client import UNTOLD, Client
-from graced.conversation import Conversation
+from graced.conversation import Conversation, set_timeout
 from graced.endings import end_both_ways, end_one_way, linger
 from graced.signals import NUDGE
 
@@ -94,9 +93,7 @@ class HandlerPool:
         request.setblocking(True)
         if self._stall_timeout:
             # A write of the handler fails when nothing was taken for so long, socket(7).
-            seconds, rest = divmod(self._stall_timeout, 1.0)
-            limit = struct.pack("ll", int(seconds), int(rest * 1_000_000))
-            request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            set_timeout(request, socket.SO_SNDTIMEO, self._stall_timeout)
         visit = _Visit(client, request)
         with self._lock:
             self._visits.add(visit)

@@ -463,11 +463,14 @@ class IOThread(Thread):
         if self._manners.idle_timeout and not self._sweep.due:
             self._timers.at(self._sweep, self._now + self._manners.idle_timeout)
 
-    def _refuse(self, client: Client, reason: str) -> None:
+    def _count_refusal(self, client: Client, reason: str) -> None:
         self._refused += 1
         self._refused_last = (client, reason)
         if not self._refusals.due:
             self._report_refusals(self._refusals)
+
+    def _refuse(self, client: Client, reason: str) -> None:
+        self._count_refusal(client, reason)
         if self._lingering < MAX_LINGERING:
             self._turn_away(client)
         else:
@@ -619,7 +622,8 @@ class IOThread(Thread):
             if refusal:
                 client.counted = False
                 client.owed = b""
-                self._refuse(client, refusal)
+                self._count_refusal(client, refusal)
+                self._turn_away(client)
             elif not client.counted:
                 client.owed = b""
                 self._turn_away(client)

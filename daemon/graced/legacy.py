@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from socket import AF_UNIX, socket
+from contextlib import suppress
+from socket import AF_UNIX, SHUT_WR, socket
 from time import monotonic
 
 from graced import events
@@ -16,6 +17,8 @@ from graced.snapshot import SnapshotError, decode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+_AT_ONCE = 1024 * 1024
 
 
 class Legacy:
@@ -51,6 +54,15 @@ class Legacy:
             _close(kept)
         else:
             self.clients = [client for client in map(_recognise, kept) if client]
+
+    def turn_away(self, farewell: bytes) -> None:
+        """Tell the clients that nobody will serve them."""
+        for client in self.clients:
+            with client.sock, suppress(OSError):
+                client.sock.send(farewell)
+                client.sock.shutdown(SHUT_WR)
+                # What is unread at the end would destroy the farewell.
+                client.sock.recv(_AT_ONCE)
 
     def _read_clients(self, parcel: socket) -> None:
         messages = unpack(parcel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
 
 from graced import events
 from graced.errors import ConfigError
@@ -13,23 +14,24 @@ OWN_THREADS = 8
 _CGROUPS = ("/sys/fs/cgroup/{path}/pids.max", "/sys/fs/cgroup/pids/{path}/pids.max")
 
 
-def honour_descriptors(max_clients: int, others: int) -> None:
-    """Raise the limit of descriptors to what so many clients, and those turned away, need.
-
-    Raises `ConfigError` where that is not permitted: better now than by the client that is one
-    too many.
-    """
+def raise_descriptors(max_clients: int, others: int) -> None:
+    """Raise the limit of descriptors to what so many clients, and those turned away, need."""
     need = max_clients + others + OWN_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or need <= soft:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
-    except (OSError, ValueError):
+    if soft != resource.RLIM_INFINITY and need > soft:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+
+
+def check_descriptors(max_clients: int, others: int) -> None:
+    """Raise `ConfigError` where there are fewer: better now than by the one that is too many."""
+    need = max_clients + others + OWN_DESCRIPTORS
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and need > soft:
         raise ConfigError(
             f"limits.max_clients = {max_clients} needs {need} descriptors,"
-            f" but the limit (RLIMIT_NOFILE) is {min(soft, hard)}"
-        ) from None
+            f" but the limit (RLIMIT_NOFILE) is {soft}"
+        )
 
 
 def check_threads(threads: int) -> None:

@@ -55,16 +55,13 @@ class Notifier:
     def ready(self, status: str) -> None:
         self._send("READY=1", f"STATUS={status}")
 
-    def status(self, status: str) -> None:
-        self._send(f"STATUS={status}")
+    def status(self, status: str, patience: float = 0.0) -> None:
+        """`patience`: as in `stopping`; 0: as long as the service manager likes."""
+        self._send(f"STATUS={status}", *_extending(patience))
 
     def stopping(self, status: str, patience: float) -> None:
         """We are going; do not lose patience within `patience` seconds."""
-        self._send(
-            "STOPPING=1",
-            f"STATUS={status}",
-            f"EXTEND_TIMEOUT_USEC={int(patience * 1_000_000)}",
-        )
+        self._send("STOPPING=1", f"STATUS={status}", *_extending(patience))
 
     def feed_watchdog(self) -> None:
         self._send("WATCHDOG=1")
@@ -132,6 +129,10 @@ class Notifier:
     def _broken(self, error: OSError) -> None:
         events.NOTIFY_BROKEN(reason=error)
         self.close()
+
+
+def _extending(patience: float) -> list[str]:
+    return [f"EXTEND_TIMEOUT_USEC={int(patience * 1_000_000)}"] if patience else []
 
 
 def _storing(name: str) -> bytes:

@@ -79,8 +79,20 @@ class Service:
             from graced import logbridge  # noqa: PLC0415
 
             logbridge.install(log)
+        passed = listener.passed(os.environ, os.getpid())
+        limits.raise_descriptors(settings.max_clients, others=MAX_LINGERING)
+        self._legacy = Legacy(passed)
+        try:
+            self._claim(pid_file)
+        except GracedError:
+            # There will be no other try: what systemd keeps for it goes with the service.
+            self._legacy.turn_away(settings.farewell)
+            raise
+
+    def _claim(self, pid_file: str | None) -> None:
+        settings, belongings = self._settings, self._belongings
         self._handler = handlers.find(settings.handler, settings.farewell)
-        limits.honour_descriptors(settings.max_clients, others=MAX_LINGERING)
+        limits.check_descriptors(settings.max_clients, others=MAX_LINGERING)
         if self._handler:
             limits.check_threads(settings.max_handler_threads)
         self._notifier = Notifier()
@@ -90,7 +102,6 @@ class Service:
             belongings.callback(self._lock.remove)
         self._store = FdStore(self._notifier)
         belongings.callback(self._store.close)
-        self._legacy = Legacy(listener.passed(os.environ, os.getpid()))
         left = self._legacy.listeners
         if left:
             # Those that are not asked for any more would stand in the way of others.
@@ -114,6 +125,7 @@ class Service:
         except StartError:
             # The next try is to find what this one has found.
             self._keep_listeners()
+            self._leave_paths()
             raise
         if parent is None:
             # The pidfile and the path of a Unix socket are the daemon's now.
@@ -164,8 +176,7 @@ class Service:
                     keeper.close()
                     self._store.release(KEPT)
                 supervisor.hand_on(self._store)
-                for door in self._doors:
-                    door.leave()
+                self._leave_paths()
             supervisor.drain(first)
             if not handing_on:
                 # They are shut in the end, for whoever has a copy too.
@@ -173,13 +184,19 @@ class Service:
             supervisor.stop()
         return HANDED_ON if handing_on else 0
 
+    @property
+    def _keeps(self) -> bool:
+        """Whether anything is left to the next start."""
+        return bool(self._notifier) and self._settings.keep != "never"
+
     def _can_hand_on(self) -> bool:
         """Whether it is wanted, and whether there will be somebody to take the clients up."""
-        if self._settings.keep == "never" or not self._notifier:
+        if not self._keeps:
             return False
         try:
             self._check()
-        except GracedError as error:
+        except Exception as error:
+            # An upgrade of Python may have replaced what it would have had to import.
             events.CANNOT_HAND_ON(reason=error)
             return False
         return True
@@ -209,12 +226,17 @@ class Service:
             note = f"; carried {carried} clients over a crash"
         self._store.forget(legacy.names - {LISTENERS} - replaced)
         supervisor.start(legacy.clients, note)
-        if self._settings.keep != "never":
+        if self._keeps:
             self._keep_listeners()
             self._store.reserve()
 
+    def _leave_paths(self) -> None:
+        if self._keeps:
+            for door in self._doors:
+                door.leave()
+
     def _keep_listeners(self) -> None:
-        if self._settings.keep != "never":
+        if self._keeps:
             self._store.keep_listeners(door.sock for door in self._doors if not door.passed)
 
 

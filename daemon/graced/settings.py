@@ -259,7 +259,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _read(path: str) -> Iterable[tuple[str, Any]]:
+def _read(path: str, *, lenient: bool) -> Iterable[tuple[str, Any]]:
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -273,6 +273,8 @@ def _read(path: str) -> Iterable[tuple[str, Any]]:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     for section, table in document.items():
         if section not in _SECTIONS:
+            if lenient:
+                continue
             known = ", ".join(sorted(_SECTIONS))
             raise ConfigError(f"{path}: unknown section {_shown(section)}, allowed are {known}")
         if not isinstance(table, dict):
@@ -280,6 +282,8 @@ def _read(path: str) -> Iterable[tuple[str, Any]]:
         for name, value in table.items():
             key = f"{section}.{name}"
             if key not in _BY_KEY:
+                if lenient:
+                    continue
                 known = ", ".join(k.split(".")[1] for k in _BY_KEY if k.startswith(f"{section}."))
                 raise ConfigError(
                     f"{path}: unknown key {_shown(key)}, allowed in [{section}] are {known}"
@@ -322,14 +326,18 @@ def _files(named: str | None) -> list[str]:
     return present + [os.path.join(DROP_INS, name) for name in drop_ins]
 
 
-def load(config: str | None, options: Mapping[str, tuple[str, Any]]) -> Settings:
+def load(
+    config: str | None, options: Mapping[str, tuple[str, Any]], *, lenient: bool = False
+) -> Settings:
     """Read everything.  `options` maps keys to command-line options, by name and value.
+
+    `lenient`: what is unknown is no error, it may be for the next version.
 
     Raises `ConfigError`, or `UsageError` for an option.
     """
     values = {setting.key: setting.check(setting.default) for setting in SETTINGS}
     for path in _files(config):
-        for key, value in _read(path):
+        for key, value in _read(path, lenient=lenient):
             values[key] = _checked(key, value, path)
     for key, (option, value) in options.items():
         try:

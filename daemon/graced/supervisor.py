@@ -31,7 +31,7 @@ STATUS_INTERVAL = 1.0
 LONGEST_SLEEP = 86400.0
 """Seconds; poll(2) counts milliseconds in an int."""
 PATIENCE = 10.0
-"""Seconds that the service manager is asked to wait beyond the grace period."""
+"""Seconds that the service manager is asked, each second of the drain, to wait for the next."""
 
 
 class Supervisor:
@@ -97,7 +97,7 @@ class Supervisor:
         if not handed_on:
             events.SIGNAL(signal=first.name, seconds=self._grace, clients_left=clients)
         self._remember(self._status())
-        self._notifier.stopping(self._said, self._grace + PATIENCE)
+        self._notifier.stopping(self._said, PATIENCE)
         if clients:
             events.NOTIFYING(clients_left=clients)
         self._server.drain(self._deadline)
@@ -190,7 +190,8 @@ class Supervisor:
             status = self._status()
             if status != self._said:
                 self._remember(status)
-                self._notifier.status(status)
+                draining = self.lifecycle.state is State.DRAINING
+                self._notifier.status(status, PATIENCE if draining else 0.0)
 
     def _remember(self, status: str) -> None:
         self._said = status

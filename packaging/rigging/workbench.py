@@ -92,8 +92,8 @@ def run_tests(release: str, pytest_arguments: Sequence[str] = ()) -> int:
 
 def _copy_checkout(target: Path) -> None:
     """Copy what git tracks or would track; build products of another Python stay out."""
-    argv = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others"]
-    argv += ["--exclude-standard"]
+    argv = ["git", "-c", "safe.directory=*", "-C", str(CHECKOUT)]
+    argv += ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listing = subprocess.run(argv, stdout=subprocess.PIPE, check=True, text=True)
     for name in filter(None, listing.stdout.split("\0")):
         source = CHECKOUT / name

@@ -51,6 +51,8 @@ GROWTH = 1.05
 STORMS = scaled(4, 60)
 LISTENERS = 2
 """127.0.0.1 and ::1"""
+KEPT = LISTENERS + 1
+"""What is in the store all the time: the listeners, and the place for clients."""
 SUCCESS = {"ActiveState": "active", "SubState": "running", "Result": "success"}
 STOPPED_WELL = {"ActiveState": "inactive", "Result": "success"}
 SOCKET_ACTIVATED = "/usr/share/doc/graced/examples/socket-activated.conf"
@@ -194,7 +196,7 @@ def test_restarts_under_load_are_noticed_by_nobody(
     assert min(handed_on) >= BUSY + IDLE
     assert f"; carried {handed_on[-1]} clients in " in graced.show("StatusText")["StatusText"]
     assert (after.descriptors, after.stored) == (before.descriptors, before.stored)
-    assert after.stored == LISTENERS
+    assert after.stored == KEPT
     assert after.memory <= GROWTH * before.memory
     bad = [r["MESSAGE"] for r in graced.journal() if int(r["PRIORITY"]) <= 4]
     assert [text for text in bad if "not logged" not in text] == []
@@ -296,7 +298,7 @@ def test_a_client_that_leaves_while_nobody_serves_is_not_kept(graced: Service) -
     with graced.watch() as watch:
         watch.until(lambda unit: clients_now(unit["StatusText"]) == 1)
     # Nobody keeps a socket that is closed.
-    assert Footprint(graced).stored == LISTENERS
+    assert Footprint(graced).stored == KEPT
 
 
 def settle_restart(graced: Service, restarts: int = 1) -> None:
@@ -438,12 +440,17 @@ def test_a_restart_while_it_starts(graced: Service) -> None:
     """Whoever has been carried by a process that is not ready yet is carried by the next one."""
     dice = Dice()
     print(repr(dice))
-    clients = graced.connect(50)
+    listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
+    graced.restart()
+    clients = [*graced.connect(50), *graced.connect_path(ECHO_PATH, 10)]
+    path = graced.device.path(ECHO_PATH)
+    inode = path.stat().st_ino
     for _ in range(STORMS):
         for _ in range(3):
             graced.device.systemctl("restart", "--no-block", UNIT)
             wait(dice.uniform(0, 0.3))
         assert [client for client in clients if not answers(client)] == []
+        assert path.stat().st_ino == inode, "nobody who waits there is lost"
     await_state(graced, SUCCESS)
     assert_serves(graced)
 
@@ -536,7 +543,7 @@ def test_a_store_that_is_small(graced: Service, size: int) -> None:
     assert fields(graced, CARRIED, "GRACED_CLIENTS") in ([left], [])
     assert left >= 16 if size == 20 else left in (0, len(clients))
     assert graced.journal(f"MESSAGE_ID={NOT_CARRIED}") == []
-    assert Footprint(graced).stored <= LISTENERS
+    assert Footprint(graced).stored <= KEPT
     assert graced.echoes()
 
 
@@ -600,7 +607,7 @@ def test_unix_clients_are_carried(graced: Service) -> None:
         assert [client for client in clients if not answers(client)] == []
         clients += graced.connect_path(ECHO_PATH, 2)
     settle(graced)
-    assert Footprint(graced).stored == LISTENERS + 1
+    assert Footprint(graced).stored == KEPT + 1
     graced.device.systemctl("stop", "--no-block", UNIT)
     for client in clients:
         assert receive(client, len(FAREWELL)) == FAREWELL
@@ -651,7 +658,7 @@ def test_clients_of_an_address_that_is_no_more_go_on(graced: Service) -> None:
     with pytest.raises(ConnectionRefusedError):
         graced.connect(1)
     assert not graced.device.exists(ECHO_PATH)
-    assert Footprint(graced).stored == LISTENERS
+    assert Footprint(graced).stored == KEPT
     listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
     graced.restart()
     clients += [*graced.connect_path(ECHO_PATH, 5), *graced.connect(5)]
@@ -676,7 +683,7 @@ def test_clients_go_on_when_the_addresses_overlap(graced: Service, before: str, 
     with graced.device.connect(PORT, "::1") as client:
         assert answers(client)
     settle(graced)
-    assert Footprint(graced).stored == (1 if "[" in after else LISTENERS)
+    assert Footprint(graced).stored == (1 if "[" in after else LISTENERS) + 1
 
 
 def test_a_socket_of_systemd(graced: Service) -> None:
@@ -695,7 +702,7 @@ def test_a_socket_of_systemd(graced: Service) -> None:
         load.rounds(2)
     assert load.wrong == []
     assert [client for client in clients if not answers(client)] == []
-    assert Footprint(graced).stored == 0
+    assert Footprint(graced).stored == 1
 
 
 def test_a_new_systemd(graced: Service) -> None:
@@ -706,7 +713,7 @@ def test_a_new_systemd(graced: Service) -> None:
         graced.restart()
         assert [client for client in clients if not answers(client)] == []
     settle(graced)
-    assert Footprint(graced).stored == LISTENERS
+    assert Footprint(graced).stored == KEPT
 
 
 def test_a_configuration_that_it_cannot_start_with(graced: Service) -> None:
@@ -716,6 +723,38 @@ def test_a_configuration_that_it_cannot_start_with(graced: Service) -> None:
     graced.device.systemctl("restart", "--no-block", UNIT)
     assert {leave_when_told(client) for client in clients} == {FAREWELL}
     await_state(graced, {"ActiveState": "failed", "ExecMainStatus": "78"})
+
+
+def test_a_limit_that_it_cannot_start_with(graced: Service) -> None:
+    """Which this process cannot know: the next one tells them."""
+    clients = graced.connect(10)
+    graced.configure("[limits]\nmax_clients = 10000\n")
+    graced.device.systemctl("restart", "--no-block", UNIT)
+    assert {leave_when_told(client) for client in clients} == {FAREWELL}
+    await_state(graced, {"ActiveState": "failed", "ExecMainStatus": "78"})
+
+
+def test_who_is_told_to_stop_and_started_again_has_listeners(graced: Service) -> None:
+    """Those of a stop are shut in the end, and must not come back from the store."""
+    listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
+    # As Debian's kernels have it: anybody may attach a filter to a socket.
+    graced.drop_in(
+        "[Service]\nRestart=always\nRestartSec=100ms\n"
+        "PrivateUsers=no\nCapabilityBoundingSet=CAP_NET_ADMIN\nAmbientCapabilities=CAP_NET_ADMIN\n"
+    )
+    graced.restart()
+    settle(graced)
+    (client,) = graced.connect(1)
+    with graced.follow() as journal:
+        kill(graced, "SIGTERM")
+        assert leave_when_told(client) == FAREWELL
+        journal.until(is_message(STOPPED))
+        journal.until(is_message(STARTED))
+    clients = [*graced.connect_path(ECHO_PATH, 5), *graced.connect(5)]
+    assert [client for client in clients if not answers(client)] == []
+
+
+# Handlers that block
 
 
 # Handlers that block

@@ -98,3 +98,18 @@ def test_a_stop_leaves_no_listener_to_the_next_start(notify_socket: NotifySocket
     forgotten = texts.index("FDSTOREREMOVE=1\nFDNAME=graced-listeners")
     kept = [n for n, text in enumerate(texts) if "FDSTORE=1\nFDNAME=graced-listeners" in text]
     assert max(kept) < forgotten
+
+
+def test_a_configuration_for_the_next_version_is_none_that_is_wrong(
+    notify_socket: NotifySocket,
+) -> None:
+    """An upgrade brings it before the old version is asked to go."""
+    with (
+        Graced(config="[log]", env=notify_socket.environment) as graced,
+        graced.served() as client,
+    ):
+        graced.config_file.write_text("[access]\nallow = []\n")
+        graced.signal(SIGUSR2)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 79

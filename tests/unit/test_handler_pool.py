@@ -208,15 +208,21 @@ def test_who_comes_in_the_drain_is_told(stage: Stage) -> None:
 
 def test_reminding_often_is_no_reason_to_insist(stage: Stage) -> None:
     """Each I/O thread reminds."""
-    scene = stage(gap=60.0)
+    gate = threading.Event()
+
+    def speak(request: Any, _address: Any) -> None:
+        request.sendall(b"hello")
+        assert gate.wait(PATIENCE)
+        request.close()
+
+    scene = stage(speak, gap=3600.0)
     client = scene.come()
-    client.echo(b"hello")
+    assert client.recv() == b"hello"
     scene.pool.drain()
     for _ in range(3):
         scene.pool.remind()
-    client.sock.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        client.recv()
+    gate.set()
+    client.expect_end()
 
 
 @pytest.mark.parametrize("come", ["unix", "tcp"])

@@ -494,6 +494,23 @@ def test_who_does_not_fit_any_more_is_turned_away(
     assert then.admission.clients == 0
 
 
+def test_all_who_do_not_fit_any_more_are_told(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no strangers, of whom only so many may linger."""
+    monkeypatch.setattr(io_thread, "MAX_LINGERING", 1)
+    scene, then = make(), make(limit=1)
+    clients = [scene.connect() for _ in range(5)]
+    for client in clients:
+        client.echo(b"hello")
+    frozen = scene.freeze()
+    then.adopt(frozen)
+    for client in clients:
+        if client.name == str(frozen[0]):
+            client.echo(b"still here")
+        else:
+            assert client.recv_to_end() == FAREWELL
+        client.close()
+
+
 def test_who_is_not_counted_is_turned_away_and_not_logged(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

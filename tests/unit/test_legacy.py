@@ -154,6 +154,20 @@ def test_clients_with_their_state(take_up: TakeUp, left: Left) -> None:
     assert theirs.recv(64) == b"still the same"
 
 
+def test_where_nobody_will_serve_them_they_are_told(take_up: TakeUp, left: Left) -> None:
+    one, theirs = left.client()
+    two, gone = left.client()
+    left.clients([one, two], encode([one, two], FROZEN))
+    theirs.send(b"not read")
+    gone.close()
+    legacy = take_up()
+    for client in (one, two):
+        client.sock.close()
+    legacy.turn_away(b"SHUTDOWN")
+    assert theirs.recv(64) == b"SHUTDOWN"
+    assert theirs.recv(64) == b""
+
+
 def test_a_state_whose_socket_was_not_kept(take_up: TakeUp, left: Left) -> None:
     one, _ = left.client()
     two, _ = left.client()

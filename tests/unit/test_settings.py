@@ -96,6 +96,15 @@ def test_an_error_names_the_file_that_has_it(etc: Path) -> None:
     assert str(caught.value) == (f"{wrong}: limits.max_clients must be a whole number, not 'many'")
 
 
+def test_what_is_unknown_may_be_for_the_next_version(etc: Path) -> None:
+    (etc / "graced.toml").write_text(
+        "[access]\nallow = []\n[server]\ncolour = 1\nbacklog = 7\n", encoding="utf-8"
+    )
+    with pytest.raises(ConfigError, match="unknown section 'access'"):
+        settings.load(None, {})
+    assert settings.load(None, {}, lenient=True).backlog == 7
+
+
 def test_an_error_in_an_option_names_the_option(etc: Path) -> None:
     with pytest.raises(UsageError, match=r"^--grace must be from 0 to 86400 seconds, not -1$"):
         settings.load(None, {"shutdown.grace_period": ("--grace", -1)})
