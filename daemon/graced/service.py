@@ -80,6 +80,7 @@ class Service:
 
             logbridge.install(log)
         passed = listener.passed(os.environ, os.getpid())
+        self._passed = {fd for fd, _ in passed}
         limits.raise_descriptors(settings.max_clients, others=MAX_LINGERING)
         self._legacy = Legacy(passed)
         try:
@@ -117,11 +118,11 @@ class Service:
 
     def detach(self, inherited: frozenset[int]) -> Parent | None:
         """Fork.  In the daemon, return its parent; in the parent None, when the daemon serves."""
-        passed = {sock.fileno() for sock in self._sockets()}
-        ours = daemonize.open_descriptors() - inherited
+        # What was passed to us is ours, and so is whatever has got its number since.
+        ours = daemonize.open_descriptors() - (inherited - self._passed)
         keep_stderr = journal.stderr_outlives_us()
         try:
-            parent = daemonize.daemonize(self._notifier, ours | passed, keep_stderr=keep_stderr)
+            parent = daemonize.daemonize(self._notifier, ours, keep_stderr=keep_stderr)
         except StartError:
             # The next try is to find what this one has found.
             self._keep_listeners()
