@@ -744,6 +744,7 @@ def test_who_is_told_to_stop_and_started_again_has_listeners(graced: Service) ->
     )
     graced.restart()
     settle(graced)
+    graced.mark()
     (client,) = graced.connect(1)
     with graced.follow() as journal:
         kill(graced, "SIGTERM")
