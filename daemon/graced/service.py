@@ -104,9 +104,6 @@ class Service:
         self._store = FdStore(self._notifier)
         belongings.callback(self._store.close)
         left = self._legacy.listeners
-        if left:
-            # Those that are not asked for any more would stand in the way of others.
-            self._store.release(LISTENERS)
         if self._legacy.others:
             for sock in left:
                 sock.close()
@@ -227,6 +224,8 @@ class Service:
             note = f"; carried {carried} clients over a crash"
         self._store.forget(legacy.names - {LISTENERS} - replaced)
         supervisor.start(legacy.clients, note)
+        # Last: who dies before leaves to the next what was left to it.
+        self._store.forget(legacy.names & {LISTENERS})
         if self._keeps:
             self._keep_listeners()
             self._store.reserve()

@@ -84,6 +84,7 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         """Monotonic time at which the clients are closed; None before `shutdown`."""
         self._engine: Server | None = None
         self._ending = Lock()
+        """Held by who uses the engine or gives it up."""
         self._over = Event()
         self._over.set()
         super().__init__(*args, **kwargs)
@@ -110,8 +111,9 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
                 self._watch(engine, poll_interval)
         finally:
             engine.stop()
-            self._engine = None
-            engine.close()
+            with self._ending:
+                self._engine = None
+                engine.close()
             self.socket.setblocking(True)
 
     def shutdown(self) -> None:
