@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from signal import SIGTERM
 
 from robustness.crowd import Crowd
-from robustness.measure import Usage, median, percentile, ping_pong
+from robustness.measure import Usage, median
 from robustness.scale import FULL, scaled
+from robustness.trips import GOOD, Trips
 from support import FAREWELL, Graced
 
 CLIENTS = scaled(1_000, 10_000)
 STORM = scaled(2_000, 10_000)
 """Connections a second besides."""
-GOOD = 16
 ROUNDS = scaled(3, 9)
 SECONDS = scaled(0.4, 2.0)
 WORSE = scaled(20.0, 5.0)
@@ -43,21 +43,20 @@ def test_sixteen_among_ten_thousand(record_property: Callable[[str, object], Non
         empty = stack.enter_context(Graced(listen=ADDRESSES, config=CONFIG))
         graced = stack.enter_context(Graced("--grace", "2", listen=ADDRESSES, config=CONFIG))
         usage = Usage(graced.pid)
-        alone = [stack.enter_context(empty.connect(i % len(ADDRESSES))) for i in range(GOOD)]
         good = [stack.enter_context(graced.connect(i % len(ADDRESSES))) for i in range(GOOD)]
-        ping_pong(alone, 0.1)
-        ping_pong(good, 0.1)
-        before = usage.memory
-
-        crowd = stack.enter_context(Crowd(graced.addresses, CLIENTS, STORM))
-        crowd.storm()
-        calm, stormy = [], []
-        for _ in range(ROUNDS):
-            crowd.pause()
-            calm.append(percentile(ping_pong(alone, SECONDS), 99))
-            crowd.go_on()
-            stormy.append(percentile(ping_pong(good, SECONDS), 99))
-        memory = usage.memory
+        with Trips(empty.addresses) as undisturbed, Trips(graced.addresses) as disturbed:
+            undisturbed.percentile(0.1)
+            disturbed.percentile(0.1)
+            before = usage.memory
+            crowd = stack.enter_context(Crowd(graced.addresses, CLIENTS, STORM))
+            crowd.storm()
+            calm, stormy = [], []
+            for _ in range(ROUNDS):
+                crowd.pause()
+                calm.append(undisturbed.percentile(SECONDS))
+                crowd.go_on()
+                stormy.append(disturbed.percentile(SECONDS))
+            memory = usage.memory
 
         graced.signal(SIGTERM)
         for client in good:
