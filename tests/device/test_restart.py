@@ -716,19 +716,15 @@ def test_a_new_systemd(graced: Service) -> None:
     assert Footprint(graced).stored == KEPT
 
 
-def test_a_configuration_that_it_cannot_start_with(graced: Service) -> None:
-    """Nobody can be carried by a start that fails: they are told, as by a stop."""
+@pytest.mark.parametrize(
+    "config",
+    ["[server]\nlisten = 7\n", "[limits]\nmax_clients = 10000\n"],
+    ids=["seen before", "not to be known before"],
+)
+def test_a_configuration_that_it_cannot_start_with(graced: Service, config: str) -> None:
+    """Nobody can be carried by a start that is refused: they are told by the one or the other."""
     clients = graced.connect(10)
-    graced.configure("[server]\nlisten = 7\n")
-    graced.device.systemctl("restart", "--no-block", UNIT)
-    assert {leave_when_told(client) for client in clients} == {FAREWELL}
-    await_state(graced, {"ActiveState": "failed", "ExecMainStatus": "78"})
-
-
-def test_a_limit_that_it_cannot_start_with(graced: Service) -> None:
-    """Which this process cannot know: the next one tells them."""
-    clients = graced.connect(10)
-    graced.configure("[limits]\nmax_clients = 10000\n")
+    graced.configure(config)
     graced.device.systemctl("restart", "--no-block", UNIT)
     assert {leave_when_told(client) for client in clients} == {FAREWELL}
     await_state(graced, {"ActiveState": "failed", "ExecMainStatus": "78"})
