@@ -5,7 +5,9 @@ addresses, of which one in a hundred is hostile, and makes RATE connections a se
 says ``ready`` when all are there; when the line ``storm`` comes it becomes hostile.  It ends when
 the server has closed them all, and says what they have heard, as JSON.
 
-The processes run with the lowest priority: clients elsewhere would take no processor time here.
+The processes run with the lowest priority, and should have a processor of their own where there is
+one: clients elsewhere would take no processor time here, and a kernel that does not preempt itself
+lets what they do in it hold up the others for some 2 ms.
 """
 
 from __future__ import annotations

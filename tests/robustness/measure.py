@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from support import Client
@@ -37,6 +38,17 @@ class Usage:
     @property
     def threads(self) -> int:
         return len(os.listdir(self._proc / "task"))
+
+
+@contextmanager
+def on_processors(processors: Iterable[int]) -> Iterator[None]:
+    """Have this thread, and whatever it starts meanwhile, run on these alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
