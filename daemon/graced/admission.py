@@ -1,8 +1,11 @@
-"""Who may come in: the clients counted, all together and by host."""
+"""Who may come in: the clients counted, all together and by host, and those who stay out."""
 
 from __future__ import annotations
 
 import threading
+
+from graced import events
+from graced.client import REPORTING, Client, Subject
 
 
 class Admission:
@@ -45,3 +48,29 @@ class Admission:
                 self._per_host[host] -= 1
                 if not self._per_host[host]:
                     del self._per_host[host]
+
+
+class Refusals(Subject):
+    """Those of an I/O thread that have not been reported."""
+
+    __slots__ = ("_last", "_number")
+
+    def __init__(self) -> None:
+        super().__init__(REPORTING)
+        self._number = 0
+        self._last: tuple[Client, str] | None = None
+
+    def add(self, client: Client, reason: str) -> None:
+        """Remember one."""
+        self._number += 1
+        self._last = (client, reason)
+
+    def report(self) -> bool:
+        """Log how many there were, and the last of them; return whether there was any."""
+        if self._last is None:
+            return False
+        client, reason = self._last
+        events.REFUSED(refused=self._number, client=client, reason=reason)
+        self._number = 0
+        self._last = None
+        return True

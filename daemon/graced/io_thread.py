@@ -17,7 +17,7 @@ What makes it fast
     system calls to end, up to 5 ms at a time.
 
 What makes it safe
-    The main thread asks for things by `post`; they are done by this thread between two messages.
+    What the main thread asks for is done by this thread, between two messages (`post`).
     A client that does not take its bytes is not read until it has: it costs one buffer at most,
     and less when many do it (`OWED_BUDGET`).  Interest in a descriptor is changed only when it has
     news that cannot be used, so five thousand idle clients are told the farewell by five thousand
@@ -38,20 +38,18 @@ The farewell stands alone
 
 from __future__ import annotations
 
-import os
 import sys
-from collections import deque
 from contextlib import suppress
 from itertools import count
 from math import inf
 from mmap import mmap
-from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
+from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT
 from socket import AF_UNIX, MSG_PEEK, SHUT_RDWR, SHUT_WR, socket
 from threading import Thread
 from time import monotonic
 
 from graced import events
-from graced.admission import Admission
+from graced.admission import Admission, Refusals
 from graced.client import (
     CLIENT_PHASES,
     ENDING,
@@ -77,7 +75,7 @@ from graced.client import (
 )
 from graced.door import Door, NoCapacityError
 from graced.manners import Manners
-from graced.timers import Timers
+from graced.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,8 +122,6 @@ ACCEPTS_PER_TURN = 2
 four times what it is without one; with 8 it was six times."""
 LONGEST_BACKLOG = 65535
 
-LONGEST_SLEEP = 86400.0
-"""Seconds; epoll_wait(2) counts milliseconds in an int."""
 LINGER = 1.0
 """Seconds that a client has to close after everything was said."""
 MOST_READS_AT_THE_END = 4
@@ -144,10 +140,6 @@ REPORT_INTERVAL = 1.0
 RESTING = frozenset({SERVED, WAITING, TRACED})
 CARRIED = RESTING | {STALLED}
 """The phases in which a client can be handed on: what it has heard and is owed is all there is."""
-
-
-_gone = Subject(GONE)
-"""What stands in the table for a descriptor that is closed."""
 
 
 class IOThread(Thread):
@@ -190,6 +182,7 @@ class IOThread(Thread):
         self._manners = manners
         self._handlers = handlers
         self._keeper = keeper
+        self._reactor = Reactor()
         self._changed = changed
         self._exclusive = EPOLLEXCLUSIVE if shared else 0
         self._resting = SERVED
@@ -202,27 +195,17 @@ class IOThread(Thread):
         self._buffer = memoryview(mmap(-1, BUFFER_SIZE))
         self._view = self._buffer
         self._owed = 0
-        self._clients: list[Subject] = []
         self._doors = [Door(port) for port in ports]
-        self._timers = Timers()
         self._unix_clients = count(1)
-        self._now = monotonic()
-        self._posted: deque[Callable[[], None]] = deque()
         self._report_move = False
 
         self._finished = False
         self._ending = Subject(ENDING)
         self._sweep = Subject(SWEEPING)
         self._reminder = Subject(REMINDING)
-        self._refusals = Subject(REPORTING)
-        self._refused = 0
-        self._refused_last: tuple[Client, str] | None = None
+        self._refusals = Refusals()
         self._lingering = 0
         self._tables()
-
-        self._epoll = epoll()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._watch(self._wake_fd, Subject(WAKING), EPOLLIN)
         for door in self._doors:
             self._open(door)
 
@@ -237,7 +220,7 @@ class IOThread(Thread):
             HELD: self._do_not_read,
             LINGERING: self._discard,
             LISTENING: self._accept,
-            WAKING: self._wake,
+            WAKING: self._reactor.woken,
             GONE: self._is_gone,
         }
         on_due: dict[int, Callable[[Any], None]] = {
@@ -258,8 +241,7 @@ class IOThread(Thread):
 
     def post(self, action: Callable[[], None]) -> None:
         """Have `action` called by this thread, soon.  Any thread may call."""
-        self._posted.append(action)
-        os.eventfd_write(self._wake_fd, 1)
+        self._reactor.post(action)
 
     def probe(self, number: int) -> None:
         """Ask for a sign of life: `answered` becomes `number`.  Any thread may call."""
@@ -304,15 +286,14 @@ class IOThread(Thread):
 
     def close(self) -> None:
         """Give up what is open: when the thread is over, or was never started."""
-        self._epoll.close()
-        os.close(self._wake_fd)
+        self._reactor.close()
 
     # The loop.
 
     def run(self) -> None:
         """Serve until finished; a failure is kept in `failure`."""
         try:
-            self._do_what_was_posted()
+            self._reactor.do_what_was_posted()
             self._serve()
         except BaseException as failure:
             self.failure = failure
@@ -320,16 +301,17 @@ class IOThread(Thread):
             self._shut()
 
     def _serve(self) -> None:
-        poll = self._epoll.poll
-        clients = self._clients
+        reactor = self._reactor
+        poll = reactor.epoll.poll
+        clients = reactor.subjects
         on_event = self._on_event
-        timers = self._timers
+        timers = reactor.timers
         view = self._view
         length, data = -1, view
         client: Any
         while not self._finished:
-            ready = poll(-1 if timers.next == inf else self._timeout(), EVENTS_PER_TURN)
-            self._now = now = monotonic()
+            ready = poll(-1 if timers.next == inf else reactor.timeout(), EVENTS_PER_TURN)
+            reactor.now = now = monotonic()
             moved = 0
             for fd, event in ready:
                 client = clients[fd]
@@ -368,11 +350,8 @@ class IOThread(Thread):
                 self._do_what_is_due()
                 view = self._view
 
-    def _timeout(self) -> float:
-        return min(max(0.0, self._timers.next - monotonic()), LONGEST_SLEEP)
-
     def _do_what_is_due(self) -> None:
-        for subject in self._timers.expired(self._now):
+        for subject in self._reactor.due():
             self._on_due[subject.phase](subject)
 
     def _moved(self) -> None:
@@ -380,29 +359,13 @@ class IOThread(Thread):
             self._report_move = False
             self._changed()
 
-    def _wake(self, _waker: Subject, _event: int) -> None:
-        os.eventfd_read(self._wake_fd)
-        self._do_what_was_posted()
-
-    def _do_what_was_posted(self) -> None:
-        while self._posted:
-            self._posted.popleft()()
-
     def _is_gone(self, _subject: Subject, _event: int) -> None:
         """News of a descriptor that is closed: a child that is about to exec still has it."""
-
-    # Descriptors and points in time.
-
-    def _watch(self, fd: int, subject: Subject, interest: int) -> None:
-        while len(self._clients) <= fd:
-            self._clients.append(_gone)
-        self._clients[fd] = subject
-        self._epoll.register(fd, interest)
 
     # Clients come.
 
     def _open(self, door: Door) -> None:
-        self._watch(door.fileno(), door, EPOLLIN | self._exclusive)
+        self._reactor.watch(door.fileno(), door, EPOLLIN | self._exclusive)
 
     def _accept(self, door: Door, _event: int, most: int = ACCEPTS_PER_TURN) -> None:
         try:
@@ -414,9 +377,9 @@ class IOThread(Thread):
     def _pause(self, door: Door, reason: str) -> None:
         if not door.paused:
             door.paused = True
-            self._epoll.unregister(door.fileno())
+            self._reactor.unwatch(door.fileno())
             events.ACCEPT_PAUSED(reason=reason, seconds=ACCEPT_PAUSE)
-        self._timers.at(door, self._now + ACCEPT_PAUSE)
+        self._reactor.after(door, ACCEPT_PAUSE)
 
     def _retry(self, door: Door) -> None:
         self._accept(door, 0)
@@ -431,7 +394,7 @@ class IOThread(Thread):
             host, port = sys.intern(address[0]), address[1]
         else:
             host, port = door.port.name, next(self._unix_clients)
-        client = Client(sock, host, port, self._resting, self._now)
+        client = Client(sock, host, port, self._resting, self._reactor.now)
         refusal = self._admission.enter(host)
         if refusal:
             client.counted = False
@@ -453,7 +416,7 @@ class IOThread(Thread):
                 self._handlers.take(client)
                 return
         try:
-            self._watch(sock.fileno(), client, EPOLLIN)
+            self._reactor.watch(sock.fileno(), client, EPOLLIN)
         except OSError as error:
             # The kernel has no room for one more in the set (epoll_ctl(2): ENOMEM, ENOSPC).
             self._close(client, str(error.strerror))
@@ -461,11 +424,10 @@ class IOThread(Thread):
 
     def _expect_idleness(self) -> None:
         if self._manners.idle_timeout and not self._sweep.due:
-            self._timers.at(self._sweep, self._now + self._manners.idle_timeout)
+            self._reactor.after(self._sweep, self._manners.idle_timeout)
 
     def _count_refusal(self, client: Client, reason: str) -> None:
-        self._refused += 1
-        self._refused_last = (client, reason)
+        self._refusals.add(client, reason)
         if not self._refusals.due:
             self._report_refusals(self._refusals)
 
@@ -476,25 +438,25 @@ class IOThread(Thread):
         else:
             client.sock.close()
 
-    def _report_refusals(self, _subject: Subject) -> None:
-        if self._refused and self._refused_last:
-            client, reason = self._refused_last
-            events.REFUSED(refused=self._refused, client=client, reason=reason)
-            self._refused = 0
-            self._refused_last = None
-            self._timers.at(self._refusals, self._now + REPORT_INTERVAL)
+    def _report_refusals(self, refusals: Refusals) -> None:
+        if refusals.report():
+            self._reactor.after(refusals, REPORT_INTERVAL)
 
     def _turn_away(self, client: Client) -> None:
-        """Tell a client that came too late or is too many, without a RST that destroys it."""
+        """Tell a client that came too late or is too many, after what another process owed it.
+
+        It gets what it takes at once, and no RST that destroys it.
+        """
         client.told = TELLING
+        rest, client.owed = client.owed + self._manners.farewell, b""
         self._lingering += 1
         client.phase = LINGERING
-        self._timers.at(client, self._now + LINGER)
+        self._reactor.after(client, LINGER)
         try:
-            self._watch(client.sock.fileno(), client, EPOLLIN)
-            if self._manners.farewell:
+            self._reactor.watch(client.sock.fileno(), client, EPOLLIN)
+            if rest:
                 with suppress(BlockingIOError):
-                    client.sock.send(self._manners.farewell)
+                    client.sock.send(rest)
             client.sock.shutdown(SHUT_WR)
         except OSError as error:
             self._lost(client, error)
@@ -524,9 +486,7 @@ class IOThread(Thread):
 
     def _hand_over(self, client: Client, _event: int) -> None:
         assert self._handlers is not None
-        fd = client.sock.fileno()
-        self._epoll.unregister(fd)
-        self._clients[fd] = _gone
+        self._reactor.unwatch(client.sock.fileno())
         client.phase = GONE
         self._handlers.take(client)
 
@@ -535,7 +495,7 @@ class IOThread(Thread):
         client.owed = bytes(rest)
         self._account_owed(len(rest))
         client.phase = STALLED
-        self._epoll.modify(client.sock.fileno(), EPOLLOUT)
+        self._reactor.want(client.sock.fileno(), EPOLLOUT)
         self._await_progress(client)
 
     def _account_owed(self, change: int) -> None:
@@ -544,7 +504,7 @@ class IOThread(Thread):
 
     def _await_progress(self, client: Client) -> None:
         if self._manners.stall_timeout:
-            self._timers.at(client, self._now + self._manners.stall_timeout)
+            self._reactor.after(client, self._manners.stall_timeout)
 
     def _send_owed(self, client: Client, event: int) -> None:
         try:
@@ -552,7 +512,7 @@ class IOThread(Thread):
         except OSError as error:
             self._lost(client, error)
             return
-        client.last = self._now
+        client.last = self._reactor.now
         client.echoed += sent
         self.echoed += sent
         self._account_owed(-sent)
@@ -572,7 +532,7 @@ class IOThread(Thread):
 
     def _resume(self, client: Client, phase: int) -> None:
         client.phase = phase
-        self._epoll.modify(client.sock.fileno(), EPOLLIN)
+        self._reactor.want(client.sock.fileno(), EPOLLIN)
 
     def _give_up(self, client: Client) -> None:
         self._close(client, "stalled")
@@ -580,21 +540,23 @@ class IOThread(Thread):
     def _close_idle(self, sweep: Subject) -> None:
         """Close who has been idle for too long, and look again when the next may have been."""
         timeout = self._manners.idle_timeout
-        oldest = self._now
+        oldest = self._reactor.now
         for client in self._present():
             if client.phase in RESTING:
-                if client.last + timeout <= self._now:
+                if client.last + timeout <= self._reactor.now:
                     self._close(client, "idle")
                 else:
                     oldest = min(oldest, client.last)
         if self._handlers:
-            oldest = min(oldest, self._now - self._handlers.close_idle(timeout))
+            oldest = min(oldest, self._reactor.now - self._handlers.close_idle(timeout))
         if self._admission.clients:
             # A sixteenth later at most, so that many clients do not mean many sweeps.
-            self._timers.at(sweep, max(oldest + timeout, self._now + timeout / 16))
+            self._reactor.timers.at(sweep, max(oldest + timeout, self._reactor.now + timeout / 16))
 
     def _present(self) -> list[Client]:
-        return [c for c in self._clients if isinstance(c, Client) and c.phase < CLIENT_PHASES]
+        return [
+            c for c in self._reactor.subjects if isinstance(c, Client) and c.phase < CLIENT_PHASES
+        ]
 
     # Clients move on.
 
@@ -603,17 +565,15 @@ class IOThread(Thread):
             self._abandon(door)
         frozen = [client for client in self._present() if client.phase in CARRIED]
         for client in frozen:
-            fd = client.sock.fileno()
-            self._epoll.unregister(fd)
-            self._clients[fd] = _gone
+            self._reactor.unwatch(client.sock.fileno())
             self._account_owed(-len(client.owed))
             client.phase = GONE
-            self._timers.forget(client)
+            self._reactor.timers.forget(client)
             self._admission.leave(client.host)
         return frozen
 
     def _adopt(self, clients: Sequence[Client]) -> None:
-        self._now = monotonic()
+        self._reactor.now = monotonic()
         for client in clients:
             client.timer = 0.0
             if client.saved is not None and not (self._handlers and self._handlers.movable):
@@ -621,11 +581,9 @@ class IOThread(Thread):
             refusal = client.counted and self._admission.enter(client.host)
             if refusal:
                 client.counted = False
-                client.owed = b""
                 self._count_refusal(client, refusal)
                 self._turn_away(client)
             elif not client.counted:
-                client.owed = b""
                 self._turn_away(client)
             else:
                 self._go_on(client)
@@ -636,14 +594,14 @@ class IOThread(Thread):
             # Who comes now must not get a number that somebody has.
             self._unix_clients = count(max(client.port + 1, next(self._unix_clients)))
         if self._manners.idle_timeout:
-            over = max(self._now, client.last + self._manners.idle_timeout)
+            over = max(self._reactor.now, client.last + self._manners.idle_timeout)
             if not self._sweep.due or over < self._sweep.due:
-                self._timers.at(self._sweep, over)
+                self._reactor.timers.at(self._sweep, over)
         owed, client.owed = client.owed, b""
         if self._keeper:
             self._keeper.came(client)
         try:
-            self._watch(client.sock.fileno(), client, EPOLLIN)
+            self._reactor.watch(client.sock.fileno(), client, EPOLLIN)
             if self._handlers:
                 client.address = client.sock.getpeername()
         except OSError as error:
@@ -660,18 +618,18 @@ class IOThread(Thread):
         if self.draining:
             return
         self._serve_who_is_here()
-        self._now = monotonic()
+        self._reactor.now = monotonic()
         self.draining = True
         if self._manners.farewell:
             for client in self._present():
                 if client.phase in RESTING:
-                    if self._now - client.last >= self._manners.gap:
+                    if self._reactor.now - client.last >= self._manners.gap:
                         self._tell(client)
                     else:
                         client.phase = HUSHED
-                        self._timers.at(client, client.last + self._manners.gap)
+                        self._reactor.timers.at(client, client.last + self._manners.gap)
         if self._handlers:
-            self._timers.at(self._reminder, self._now + self._manners.gap)
+            self._reactor.after(self._reminder, self._manners.gap)
         self._changed()
 
     def _serve_who_is_here(self) -> None:
@@ -681,8 +639,8 @@ class IOThread(Thread):
                 self._abandon(door)
             elif door.phase == LISTENING:
                 self._accept(door, 0, LONGEST_BACKLOG)
-        for fd, event in self._epoll.poll(0, len(self._clients)):
-            subject: Any = self._clients[fd]
+        for fd, event in self._reactor.epoll.poll(0, len(self._reactor.subjects)):
+            subject: Any = self._reactor.subjects[fd]
             if subject.phase == SERVED:
                 self._echo(subject, event)
             elif subject.phase < CLIENT_PHASES:
@@ -691,23 +649,21 @@ class IOThread(Thread):
     def _insist(self, reminder: Subject) -> None:
         assert self._handlers is not None
         self._handlers.remind()
-        self._timers.at(reminder, self._now + REMIND_INTERVAL)
+        self._reactor.after(reminder, REMIND_INTERVAL)
 
     def _abandon(self, door: Door) -> None:
         """Leave a listening socket alone: the next start serves what queues there."""
         if door.phase == GONE:
             return
-        fd = door.fileno()
         door.due = 0.0
         door.phase = GONE
-        self._clients[fd] = _gone
         if not door.paused:
-            self._epoll.unregister(fd)
+            self._reactor.unwatch(door.fileno())
 
     def _hush(self, client: Client) -> None:
         client.phase = HUSHED
-        self._epoll.modify(client.sock.fileno(), 0)
-        self._timers.at(client, self._now + self._manners.gap)
+        self._reactor.want(client.sock.fileno(), 0)
+        self._reactor.after(client, self._manners.gap)
 
     def _do_not_read(self, client: Client, event: int) -> None:
         if event & EPOLLERR:
@@ -715,10 +671,10 @@ class IOThread(Thread):
         elif event & EPOLLHUP:
             self._close(client, "closed by the client")
         else:
-            self._epoll.modify(client.sock.fileno(), 0)
+            self._reactor.want(client.sock.fileno(), 0)
 
     def _break_silence(self, client: Client) -> None:
-        self._epoll.modify(client.sock.fileno(), EPOLLIN)
+        self._reactor.want(client.sock.fileno(), EPOLLIN)
         self._tell(client)
 
     def _tell(self, client: Client) -> None:
@@ -747,8 +703,8 @@ class IOThread(Thread):
             return
         if here:
             client.phase = HELD
-            self._epoll.modify(client.sock.fileno(), 0)
-            self._timers.at(client, self._now + self._manners.gap)
+            self._reactor.want(client.sock.fileno(), 0)
+            self._reactor.after(client, self._manners.gap)
         else:
             self._close(client, "closed by the client")
 
@@ -781,8 +737,8 @@ class IOThread(Thread):
         self._account_owed(-len(client.owed))
         client.owed = b""
         client.phase = GONE
-        self._timers.forget(client)
-        self._clients[client.sock.fileno()] = _gone
+        self._reactor.timers.forget(client)
+        self._reactor.forget(client.sock.fileno())
         if self._keeper or self._handlers:
             self._end_for_all(client)
         client.sock.close()
@@ -793,7 +749,7 @@ class IOThread(Thread):
                     client=client,
                     reason=reason,
                     bytes=client.echoed,
-                    seconds=self._now - client.since,
+                    seconds=self._reactor.now - client.since,
                 )
             if self._report_move:
                 self._moved()
@@ -807,7 +763,7 @@ class IOThread(Thread):
         with suppress(OSError):
             client.sock.shutdown(SHUT_RDWR)
         with suppress(OSError):
-            self._epoll.unregister(client.sock.fileno())
+            self._reactor.unwatch(client.sock.fileno())
         if self._keeper:
             self._keeper.left(client)
 
@@ -821,8 +777,8 @@ class IOThread(Thread):
                 if door.port.sock.family == AF_UNIX:
                     # It has nothing more to say, and would say so again and again.
                     self._abandon(door)
-        self._now = monotonic()
-        self._timers.at(self._ending, self._now + MOMENT)
+        self._reactor.now = monotonic()
+        self._reactor.after(self._ending, MOMENT)
         for client in self._present():
             if client.phase != LINGERING:
                 self._part(client)

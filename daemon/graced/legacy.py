@@ -59,7 +59,7 @@ class Legacy:
         """Tell the clients that nobody will serve them."""
         for client in self.clients:
             with client.sock, suppress(OSError):
-                client.sock.send(farewell)
+                client.sock.send(client.owed + farewell)
                 client.sock.shutdown(SHUT_WR)
                 # What is unread at the end would destroy the farewell.
                 client.sock.recv(_AT_ONCE)

@@ -157,6 +157,7 @@ def test_clients_with_their_state(take_up: TakeUp, left: Left) -> None:
 def test_where_nobody_will_serve_them_they_are_told(take_up: TakeUp, left: Left) -> None:
     one, theirs = left.client()
     two, gone = left.client()
+    one.owed = b"owed"
     left.clients([one, two], encode([one, two], FROZEN))
     theirs.send(b"not read")
     gone.close()
@@ -164,7 +165,7 @@ def test_where_nobody_will_serve_them_they_are_told(take_up: TakeUp, left: Left)
     for client in (one, two):
         client.sock.close()
     legacy.turn_away(b"SHUTDOWN")
-    assert theirs.recv(64) == b"SHUTDOWN"
+    assert theirs.recv(64) == b"owedSHUTDOWN"
     assert theirs.recv(64) == b""
 
 
