@@ -118,8 +118,7 @@ is this and `SMALL_READ` for each client."""
 EVENTS_PER_TURN = 85
 """Those for which malloc has memory at hand (1 KiB); more in a turn were 1 % slower."""
 ACCEPTS_PER_TURN = 2
-"""So that a storm of connects cannot starve those who are served: their 99th percentile is then
-four times what it is without one; with 8 it was six times."""
+"""By each door: a storm of connects cannot starve those who are served."""
 LONGEST_BACKLOG = 65535
 
 LINGER = 1.0
@@ -360,7 +359,10 @@ class IOThread(Thread):
             self._changed()
 
     def _is_gone(self, _subject: Subject, _event: int) -> None:
-        """News of a descriptor that is closed: a child that is about to exec still has it."""
+        """News of a descriptor that is nobody's, which epoll has had before it was left alone.
+
+        Or later: a child that is about to exec has a copy.
+        """
 
     # Clients come.
 
@@ -383,10 +385,15 @@ class IOThread(Thread):
 
     def _retry(self, door: Door) -> None:
         self._accept(door, 0)
-        if not door.due:
-            door.paused = False
+        if door.due:
+            return
+        try:
             self._open(door)
-            events.ACCEPT_RESUMED()
+        except OSError as error:
+            self._pause(door, str(error.strerror))
+            return
+        door.paused = False
+        events.ACCEPT_RESUMED()
 
     def _welcome(self, door: Door, sock: socket, address: Any) -> None:
         sock.setblocking(False)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _AT_ONCE = 1024 * 1024
+_MOST_READS = 4
 
 
 class Legacy:
@@ -56,13 +57,16 @@ class Legacy:
             self.clients = [client for client in map(_recognise, kept) if client]
 
     def turn_away(self, farewell: bytes) -> None:
-        """Tell the clients that nobody will serve them."""
+        """Tell the clients that nobody will serve them, after what they take of what is owed."""
         for client in self.clients:
             with client.sock, suppress(OSError):
-                client.sock.send(client.owed + farewell)
+                with suppress(BlockingIOError):
+                    client.sock.send(client.owed + farewell)
                 client.sock.shutdown(SHUT_WR)
-                # What is unread at the end would destroy the farewell.
-                client.sock.recv(_AT_ONCE)
+                # What is unread at the end would destroy what was said.
+                for _ in range(_MOST_READS):
+                    if not client.sock.recv(_AT_ONCE):
+                        break
 
     def _read_clients(self, parcel: socket) -> None:
         messages = unpack(parcel)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from math import inf
 from select import EPOLLIN, epoll
 from time import monotonic
 
@@ -19,14 +18,13 @@ LONGEST_SLEEP = 86400.0
 """Seconds; epoll_wait(2) counts milliseconds in an int."""
 
 _gone = Subject(GONE)
-"""What stands in the table for a descriptor that is closed."""
+"""What stands in the table for a descriptor that nobody waits for."""
 
 
 class Reactor:
     """An epoll set, the subject behind each of its descriptors, and a heap of times.
 
-    For one thread, except `post`.  The hot loop reads the attributes; what happens less often
-    than once a message goes through the methods.
+    For one thread, except `post`.
     """
 
     def __init__(self) -> None:
@@ -35,7 +33,10 @@ class Reactor:
         """By descriptor."""
         self.timers = Timers()
         self.now = monotonic()
-        """The time for all that one epoll_wait has returned."""
+        """The time for all that one epoll_wait has returned.
+
+        Set by the thread after each; and by an action that may have waited before it was done.
+        """
         self._posted: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._wake_fd, Subject(WAKING), EPOLLIN)
@@ -67,8 +68,8 @@ class Reactor:
         """Wait for news of `fd`.  Raises `OSError`."""
         while len(self.subjects) <= fd:
             self.subjects.append(_gone)
-        self.subjects[fd] = subject
         self.epoll.register(fd, interest)
+        self.subjects[fd] = subject
 
     def want(self, fd: int, interest: int) -> None:
         """Wait for other news of it; 0: only for its end."""
@@ -80,19 +81,17 @@ class Reactor:
         self.forget(fd)
 
     def forget(self, fd: int) -> None:
-        """It is out of the set, or about to be closed."""
+        """Clear its place in the table, no more: it is out of the set or about to be closed."""
         self.subjects[fd] = _gone
 
     # Points in time.
 
     def timeout(self) -> float:
-        """Seconds until something may be due; -1: nothing will be."""
-        if self.timers.next == inf:
-            return -1
+        """Seconds until something may be due."""
         return min(max(0.0, self.timers.next - monotonic()), LONGEST_SLEEP)
 
     def after(self, subject: Subject, seconds: float) -> None:
-        """Have `subject` be due in so many seconds, and not when it otherwise would have been."""
+        """Have `subject` be due so many seconds after `now`, and not when it otherwise would."""
         self.timers.at(subject, self.now + seconds)
 
     def due(self) -> Iterator[Subject]:

@@ -13,8 +13,8 @@ class EchoHandler(BaseRequestHandler):
     """RFC 862 with a thread for each client.
 
     It reads into a buffer that it keeps: ``recv(65536)``, as in `socketserver`'s own example, has
-    malloc find as much for every message, which a hundred threads at once pay with half of what
-    they could echo.
+    malloc find as much for every message, which costs a hundred threads at once up to a third of
+    what they could echo.
     """
 
     def handle(self) -> None:

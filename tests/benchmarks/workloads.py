@@ -43,7 +43,7 @@ class Sizes(NamedTuple):
     """Seconds in which all of it ends; what remains then is left out."""
 
 
-FULL = Sizes(5, 1.0, 6000, (1000, 10_000), (1000, 5000, 10_000), 15, 10.0, 1380.0)
+FULL = Sizes(7, 1.0, 6000, (1000, 10_000), (1000, 5000, 10_000), 25, 10.0, 1380.0)
 QUICK = Sizes(2, 0.25, 1000, (1000,), (1000, 5000), 5, 2.0, 168.0)
 
 

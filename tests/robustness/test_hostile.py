@@ -18,7 +18,7 @@ STORM = scaled(2_000, 10_000)
 """Connections a second besides."""
 ROUNDS = scaled(3, 9)
 SECONDS = scaled(0.4, 2.0)
-WORSE = scaled(20.0, 5.0)
+WORSE = scaled(20.0, 4.0)
 """How many times the 99th percentile of an empty server is bearable."""
 
 KIB = 1024

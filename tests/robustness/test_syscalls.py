@@ -302,6 +302,20 @@ def test_no_room_for_a_client_in_the_epoll_set(error: str, draining: bool) -> No
         assert stage.graced.log.count("cannot accept clients") <= 1
 
 
+def test_no_room_for_a_listener_that_comes_back() -> None:
+    """It comes back later."""
+    with Stage("echo", draining=False) as stage:
+        first_and_third = "1..3+2"  # The client, and the listener that has left the set meanwhile.
+        with stage.inject(Fault("epoll_ctl", "error=ENOSPC", first_and_third)) as injection:
+            with stage.graced.connect() as new:
+                assert _rest(new) == b""
+            stage.graced.log.wait_for("<6>accepting clients again")
+            assert len(injection.hits) == 2
+        with stage.graced.connect() as another:
+            another.echo(b"hello")
+        assert stage.graced.log.count("cannot accept clients") == 1
+
+
 @pytest.mark.parametrize("error", ON_THE_LOG)
 def test_a_log_that_cannot_be_written(error: str, draining: bool) -> None:
     with Stage("echo", draining=draining) as stage:

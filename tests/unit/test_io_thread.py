@@ -355,7 +355,7 @@ def test_what_is_owed_is_owed_by_the_next(make: Make, same: bool) -> None:
         assert then.do(lambda: (then.thread._owed, frozen[0].echoed)) == (0, sent + 6)
 
 
-def test_what_is_owed_to_one_that_is_not_served_any_more_is_not_sent(make: Make) -> None:
+def test_what_was_owed_to_one_that_is_turned_away_does_not_count(make: Make) -> None:
     scene = make()
     with scene.connect() as deaf:
         deafen(scene, deaf)

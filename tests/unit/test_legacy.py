@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,27 @@ def test_where_nobody_will_serve_them_they_are_told(take_up: TakeUp, left: Left)
     legacy.turn_away(b"SHUTDOWN")
     assert theirs.recv(64) == b"owedSHUTDOWN"
     assert theirs.recv(64) == b""
+
+
+def test_who_takes_nothing_loses_nothing_of_what_it_was_sent_before(
+    take_up: TakeUp, left: Left
+) -> None:
+    one, theirs = left.client("unix")
+    one.sock.setblocking(False)
+    sent = 0
+    with suppress(BlockingIOError):
+        while True:
+            sent += one.sock.send(bytes(1 << 16))
+    one.owed = bytes(1 << 20)
+    theirs.send(bytes(1 << 16))
+    left.clients([one], encode([one], FROZEN))
+    legacy = take_up()
+    one.sock.close()
+    legacy.turn_away(b"SHUTDOWN")
+    heard = 0
+    while data := theirs.recv(1 << 16):
+        heard += len(data)
+    assert heard == sent
 
 
 def test_a_state_whose_socket_was_not_kept(take_up: TakeUp, left: Left) -> None:
