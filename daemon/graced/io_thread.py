@@ -390,6 +390,7 @@ class IOThread(Thread):
         try:
             self._open(door)
         except OSError as error:
+            # A client has taken its place in the set (fs.epoll.max_user_watches, epoll(7)).
             self._pause(door, str(error.strerror))
             return
         door.paused = False
