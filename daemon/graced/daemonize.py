@@ -29,6 +29,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _LONGEST = 4096
+LOOK_AGAIN = 0.001
+"""Seconds between two looks for our parent, where we cannot wait for its end."""
 
 
 def open_descriptors() -> frozenset[int]:
@@ -163,21 +166,34 @@ def _forget_python_daemon() -> None:
 
 
 def _wait_for_adoption() -> None:
-    """Return when the session leader, which python-daemon forks us from, has ended.
+    """Return when PID 1, or a subreaper, is our parent (prctl(2), PR_SET_CHILD_SUBREAPER).
 
-    Only then is PID 1 our parent.  A service manager that hears of us before says that it will
-    not notice when we exit, and it is right.
+    Until then our parent is the session leader, which python-daemon forks us from and which ends
+    right after.  A service manager that hears of us before says that we are not its child.
+    """
+    leader = os.getsid(0)
+    while os.getppid() == leader:
+        _wait_for_end(leader)
+
+
+def _wait_for_end(pid: int) -> None:
+    """Return when the process has ended, or after `LOOK_AGAIN` where the kernel does not say so.
+
+    pidfd_open(2) fails where the process has been reaped a moment ago: with ESRCH, or with EINVAL
+    on kernels up to 6.12 at least, where the number is still that of a session.  It fails with
+    ENOSYS or EPERM where a container forbids the call.
     """
     try:
-        leader = os.pidfd_open(os.getsid(0))
-    except ProcessLookupError:
+        process = os.pidfd_open(pid)
+    except OSError:
+        time.sleep(LOOK_AGAIN)
         return
     try:
         poll = select.poll()
-        poll.register(leader, select.POLLIN)
+        poll.register(process, select.POLLIN)
         poll.poll()
     finally:
-        os.close(leader)
+        os.close(process)
 
 
 def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
