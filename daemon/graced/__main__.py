@@ -17,7 +17,7 @@ _signal.pthread_sigmask(
     ),
 )
 
-from graced.cli import main  # noqa: E402
+from graced.app.cli import main  # noqa: E402
 
 __all__ = ["main"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-HANDED_ON = 79
+HANDED_OVER = 79
 """Exit status of a server that has left its clients to the next start, which must follow."""
 
 

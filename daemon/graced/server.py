@@ -1,6 +1,6 @@
 """The server: I/O threads, and handler threads where the handler blocks, as one thing.
 
-It knows nothing of signals, configuration or systemd; `graced.service` and `graced.tcpserver`
+It knows nothing of signals, configuration or systemd; `graced.app.service` and `graced.tcpserver`
 make a program and a library of it.
 """
 
@@ -14,21 +14,21 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event, Lock
 
-from graced import events
-from graced.admission import Admission
-from graced.client import Client
 from graced.errors import StuckError, start_thread
-from graced.handler_pool import DEADLINE, HandlerPool
-from graced.io_thread import MOMENT, IOThread
-from graced.manners import Manners
+from graced.handlers.pool import DEADLINE, HandlerPool
+from graced.log import events
+from graced.loop.admission import Admission
+from graced.loop.client import Client
+from graced.loop.io_thread import MOMENT, IOThread
+from graced.loop.policy import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from graced.door import Port
-    from graced.handler_pool import Run
-    from graced.keeper import Keeper
+    from graced.handlers.pool import Run
+    from graced.handover.mirror import Mirror
+    from graced.loop.acceptor import Listener
 
 
 PATIENCE = 1.0
@@ -62,27 +62,27 @@ class Server:
 
     def __init__(
         self,
-        ports: Sequence[Port],
+        listeners: Sequence[Listener],
         *,
         admission: Admission,
-        manners: Manners,
+        policy: Policy,
         blocking: Blocking | None = None,
-        keeper: Keeper | None = None,
+        mirror: Mirror | None = None,
         io_threads: int = 1,
     ) -> None:
         self.changed_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable when there is a reason to look at the server again (see `take_changes`)."""
-        self.server_address = ports[0].sock.getsockname()
+        self.server_address = listeners[0].sock.getsockname()
         """Of the first port; the name that `socketserver` gives it, for handlers."""
         self.draining = Event()
         """Set from the beginning of the drain on."""
         self.deadline: float | None = None
         """Monotonic time at which the drain ends."""
         self._admission = admission
-        self._keeper = keeper
-        self._log_connections = manners.log_connections
+        self._mirror = mirror
+        self._log_connections = policy.log_connections
         self._echoed_by_handlers = 0
-        self._left_handlers = 0
+        self._departed_handlers = 0
         self._closed_handlers = 0
         self._count_lock = Lock()
         self._counted = False
@@ -95,18 +95,18 @@ class Server:
                 greet=blocking.greet,
                 movable=blocking.movable,
                 max_threads=blocking.max_threads,
-                farewell=manners.farewell,
-                gap=manners.gap,
-                stall_timeout=manners.stall_timeout,
+                farewell=policy.farewell,
+                gap=policy.gap,
+                stall_timeout=policy.stall_timeout,
                 leave=self._leave,
             )
         self.io_threads = [
             IOThread(
-                ports,
+                listeners,
                 admission,
-                manners,
+                policy,
                 handlers=self.pool,
-                keeper=keeper,
+                mirror=mirror,
                 changed=self._changed,
                 shared=io_threads > 1,
                 name=f"io-{number}",
@@ -203,9 +203,9 @@ class Server:
         return self._echoed_by_handlers + sum(thread.echoed for thread in self.io_threads)
 
     @property
-    def left(self) -> int:
+    def departed(self) -> int:
         """Clients that left by themselves during the drain."""
-        return self._left_handlers + sum(thread.left for thread in self.io_threads)
+        return self._departed_handlers + sum(thread.departed for thread in self.io_threads)
 
     @property
     def closed(self) -> int:
@@ -255,8 +255,8 @@ class Server:
 
     def _leave(self, client: Client, reason: str) -> None:
         """A handler's client is gone (called by the handler's thread)."""
-        if self._keeper:
-            self._keeper.left(client)
+        if self._mirror:
+            self._mirror.discard(client)
         self._admission.leave(client.host)
         with self._count_lock:
             self._echoed_by_handlers += client.echoed
@@ -274,7 +274,7 @@ class Server:
                     self._closed_handlers += 1
                 return
             if self.draining.is_set():
-                self._left_handlers += 1
+                self._departed_handlers += 1
         last = self.draining.is_set() and not self._admission.clients
         if last or self._report_move:
             self._report_move = False

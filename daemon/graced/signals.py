@@ -21,11 +21,11 @@ STOP = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 IMPATIENT = (signal.SIGINT, signal.SIGQUIT)
 """Those that end the grace period when they come during the drain."""
 STATUS = signal.SIGUSR1
-HAND_ON = signal.SIGUSR2
+HANDOVER = signal.SIGUSR2
 """Stop, but leave the clients to the next start (`RestartKillSignal=` of the unit)."""
 NUDGE = signal.SIGURG
 """Sent to a thread of ours, so that the system call it waits in looks again; ignored otherwise."""
-END = (*STOP, HAND_ON)
+END = (*STOP, HANDOVER)
 WATCHED = (*END, STATUS)
 
 

@@ -16,20 +16,20 @@ import time
 from threading import Event, Lock, current_thread
 from typing import Any
 
-from graced.admission import Admission
-from graced.conversation import Conversation
-from graced.endings import linger
-from graced.io_thread import IOThread
-from graced.listener import display
-from graced.manners import Manners
+from graced.handlers.handler_socket import HandlerSocket
+from graced.loop.admission import Admission
+from graced.loop.io_thread import IOThread
+from graced.loop.policy import Policy
 from graced.server import Blocking, Server
+from graced.sockets.closing import linger
+from graced.sockets.listener import display
 
 UNLIMITED = 1_000_000
 LONGEST_SLEEP = 86400.0
 """Seconds; poll(2) counts milliseconds in an int."""
 
 
-class _Door:
+class _OwnListener:
     """A listening socket whose clients come in by the overridable methods of its server."""
 
     passed = False
@@ -141,16 +141,16 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         """End one request; in the drain, when the client has had time to read its farewell."""
         # Those that were not verified are closed by the thread that others wait for.
         if self.draining.is_set() and not isinstance(current_thread(), IOThread):
-            if isinstance(request, Conversation):
+            if isinstance(request, HandlerSocket):
                 request.part()
             linger(request)
         super().shutdown_request(request)
 
     def _build(self) -> Server:
         return Server(
-            [_Door(self)],
+            [_OwnListener(self)],
             admission=Admission(UNLIMITED, 0),
-            manners=Manners(
+            policy=Policy(
                 self.farewell, self.farewell_gap, stall_timeout=0.0, log_connections=False
             ),
             blocking=Blocking(

@@ -22,8 +22,8 @@ from device.load import Load, numbered
 from device.service import (
     CARRIED,
     FAREWELL,
-    HANDED_ON,
-    NOT_CARRIED,
+    HANDED_OVER,
+    NOT_INHERITED,
     PORT,
     SIGNAL,
     SOCKET_UNIT,
@@ -51,7 +51,7 @@ GROWTH = 1.05
 STORMS = scaled(4, 60)
 LISTENERS = 2
 """127.0.0.1 and ::1"""
-KEPT = LISTENERS + 1
+MIRRORED = LISTENERS + 1
 """What is in the store all the time: the listeners, and the place for clients."""
 SUCCESS = {"ActiveState": "active", "SubState": "running", "Result": "success"}
 STOPPED_WELL = {"ActiveState": "inactive", "Result": "success"}
@@ -190,13 +190,13 @@ def test_restarts_under_load_are_noticed_by_nobody(
     print(graced.device.release, figures)
     assert load.wrong == []
     assert [client for client in idle if not answers(client)] == []
-    handed_on = fields(graced, HANDED_ON, "GRACED_CLIENTS")
-    assert len(handed_on) == len(waited) == RESTARTS - 1
-    assert handed_on == fields(graced, CARRIED, "GRACED_CLIENTS")
-    assert min(handed_on) >= BUSY + IDLE
-    assert f"; carried {handed_on[-1]} clients in " in graced.show("StatusText")["StatusText"]
+    handed_over = fields(graced, HANDED_OVER, "GRACED_CLIENTS")
+    assert len(handed_over) == len(waited) == RESTARTS - 1
+    assert handed_over == fields(graced, CARRIED, "GRACED_CLIENTS")
+    assert min(handed_over) >= BUSY + IDLE
+    assert f"; carried {handed_over[-1]} clients in " in graced.show("StatusText")["StatusText"]
     assert (after.descriptors, after.stored) == (before.descriptors, before.stored)
-    assert after.stored == KEPT
+    assert after.stored == MIRRORED
     assert after.memory <= GROWTH * before.memory
     bad = [r["MESSAGE"] for r in graced.journal() if int(r["PRIORITY"]) <= 4]
     assert [text for text in bad if "not logged" not in text] == []
@@ -204,7 +204,7 @@ def test_restarts_under_load_are_noticed_by_nobody(
         assert max(load.longest, load.longest_visit) <= LONGEST_TRIP
 
 
-# What is owed
+# What is unsent
 
 
 def fill(client: socket.socket) -> int:
@@ -298,7 +298,7 @@ def test_a_client_that_leaves_while_nobody_serves_is_not_kept(graced: Service) -
     with graced.watch() as watch:
         watch.until(lambda unit: clients_now(unit["StatusText"]) == 1)
     # Nobody keeps a socket that is closed.
-    assert Footprint(graced).stored == KEPT
+    assert Footprint(graced).stored == MIRRORED
 
 
 def settle_restart(graced: Service, restarts: int = 1) -> None:
@@ -525,7 +525,7 @@ def test_a_store_that_is_small(graced: Service, size: int) -> None:
     graced.mark()
     graced.device.systemctl("restart", "--no-block", UNIT)
     with graced.follow() as journal:
-        left = int(journal.until(is_message(HANDED_ON))["GRACED_CLIENTS"])
+        left = int(journal.until(is_message(HANDED_OVER))["GRACED_CLIENTS"])
     carried = {client.fileno(): client for client in clients}
     poll = select.poll()
     for fd in carried:
@@ -542,8 +542,8 @@ def test_a_store_that_is_small(graced: Service, size: int) -> None:
     print(graced.device.release, "room for", size, "carried", left)
     assert fields(graced, CARRIED, "GRACED_CLIENTS") in ([left], [])
     assert left >= 16 if size == 20 else left in (0, len(clients))
-    assert graced.journal(f"MESSAGE_ID={NOT_CARRIED}") == []
-    assert Footprint(graced).stored <= KEPT
+    assert graced.journal(f"MESSAGE_ID={NOT_INHERITED}") == []
+    assert Footprint(graced).stored <= MIRRORED
     assert graced.echoes()
 
 
@@ -568,7 +568,7 @@ def test_keep_never_makes_a_restart_a_stop(graced: Service, how: str) -> None:
     await_state(graced, SUCCESS if how == "restart" else STOPPED_WELL)
     assert time.monotonic() - began < 5
     assert fields(graced, STOPPED, "GRACED_CLIENTS_GONE") == [60]
-    assert graced.journal(f"MESSAGE_ID={HANDED_ON}") == []
+    assert graced.journal(f"MESSAGE_ID={HANDED_OVER}") == []
     assert graced.journal(f"MESSAGE_ID={CARRIED}") == []
     (first,) = graced.journal(f"MESSAGE_ID={SIGNAL}")
     assert first["GRACED_SIGNAL"] == "SIGUSR2"
@@ -607,7 +607,7 @@ def test_unix_clients_are_carried(graced: Service) -> None:
         assert [client for client in clients if not answers(client)] == []
         clients += graced.connect_path(ECHO_PATH, 2)
     settle(graced)
-    assert Footprint(graced).stored == KEPT + 1
+    assert Footprint(graced).stored == MIRRORED + 1
     graced.device.systemctl("stop", "--no-block", UNIT)
     for client in clients:
         assert receive(client, len(FAREWELL)) == FAREWELL
@@ -658,7 +658,7 @@ def test_clients_of_an_address_that_is_no_more_go_on(graced: Service) -> None:
     with pytest.raises(ConnectionRefusedError):
         graced.connect(1)
     assert not graced.device.exists(ECHO_PATH)
-    assert Footprint(graced).stored == KEPT
+    assert Footprint(graced).stored == MIRRORED
     listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
     graced.restart()
     clients += [*graced.connect_path(ECHO_PATH, 5), *graced.connect(5)]
@@ -713,7 +713,7 @@ def test_a_new_systemd(graced: Service) -> None:
         graced.restart()
         assert [client for client in clients if not answers(client)] == []
     settle(graced)
-    assert Footprint(graced).stored == KEPT
+    assert Footprint(graced).stored == MIRRORED
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_idle_busy_and_deaf_clients(handler: str) -> None:
         assert graced.stopped[1:] == (IDLE + BUSY, 1)
         assert GRACE <= graced.stopped.seconds <= GRACE + 0.5
         received = drain(deaf)
-        assert received == b"x" * len(received), "the farewell came inside of what it was owed"
+        assert received == b"x" * len(received), "the farewell came inside of what it was unsent"
         assert len(received) < taken
 
 

@@ -353,7 +353,7 @@ def test_a_log_whose_reader_has_gone_stops_nothing() -> None:
 
 
 def test_the_module_can_be_called_as_a_function() -> None:
-    code = "import sys, graced.cli\ngraced.cli.main(['--version'])"
+    code = "import sys, graced.app.cli\ngraced.app.cli.main(['--version'])"
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )

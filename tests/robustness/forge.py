@@ -1,7 +1,7 @@
 """Whole runs of the program, thousands of them: forked from a process that has it loaded already.
 
-A run is what ``python -m graced`` does, from `graced.cli.main` to the exit status, in a process of
-its own; but nothing has to be imported for it, so it takes milliseconds.  A run that would serve
+A run is what ``python -m graced`` does, from `graced.app.cli.main` to the exit status, in a process
+of its own; but nothing has to be imported for it, so it takes milliseconds.  A run that would serve
 has a SIGTERM waiting from the start, so it starts, serves, drains and stops.
 """
 
@@ -93,7 +93,7 @@ class Forge:
 def _main() -> None:
     import tomllib
 
-    from graced import cli
+    from graced.app import cli
 
     assert tomllib
     with os.fdopen(os.dup(0), "rb") as orders, os.fdopen(os.dup(1), "wb") as answers:

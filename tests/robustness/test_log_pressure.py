@@ -15,7 +15,7 @@ from signal import SIGINT, SIGTERM
 
 import pytest
 
-from graced import events, journal
+from graced.log import events, writer
 from robustness.handlers import HERE, LINES
 from robustness.measure import median, percentile, ping_pong
 from robustness.scale import scaled
@@ -203,9 +203,9 @@ def test_a_start_that_fails_says_its_status_to_a_log_that_cannot_be_written() ->
     assert process.returncode == 2
 
 
-@pytest.mark.parametrize("kind", [journal.Syslog, journal.Journal])
+@pytest.mark.parametrize("kind", [writer.Syslog, writer.Journal])
 def test_a_log_daemon_that_is_restarted(
-    kind: type[journal.Syslog | journal.Journal], tmp_path: Path
+    kind: type[writer.Syslog | writer.Journal], tmp_path: Path
 ) -> None:
     """It makes its socket again, and what was connected to the old one gets an error."""
     path = tmp_path / "log"

@@ -2,7 +2,7 @@
 
 A state machine of hypothesis connects clients to a running server, has them send, read, stall,
 half-close, break off, vanish and come back, and sends signals in between; then it compares what
-every client received with what it was owed:
+every client received with what it was unsent:
 
 - each byte that a client sent in time came back, once and in order, if it was there to read it;
 - the farewell was heard once, in between, after a stop signal and never before;
@@ -291,11 +291,11 @@ class Model(RuleBasedStateMachine):
         if early and not peer.late:
             assert not peer.writes, f"{peer!r} was closed before its time"
             assert all_back, f"{peer!r} was closed without an answer"
-        owed = peer.sent_before(in_time)
-        if attentive > in_time and owed - peer.echoed > LITTLE:
+        unsent = peer.sent_before(in_time)
+        if attentive > in_time and unsent - peer.echoed > LITTLE:
             return
         if not peer.late:
-            assert peer.echoed >= owed, f"{peer!r} was owed {owed} bytes"
+            assert peer.echoed >= unsent, f"{peer!r} was unsent {unsent} bytes"
         if peer.writes and not (peer.late and self._too_late(peer, in_time)):
             assert peer.told, f"{peer!r} was not told"
 

@@ -27,7 +27,7 @@ WITHIN = 0.1
 """Seconds that a storm lasts."""
 MOMENT = 0.5
 
-KEPT: list[int] = []
+MIRRORED: list[int] = []
 """Seeds of storms that found something."""
 
 
@@ -105,7 +105,7 @@ def _check(graced: Graced | Daemon, grace: float, sent: int) -> None:
     assert "Traceback" not in str(log)
 
 
-SEEDS = [Dice().number for _ in range(scaled(15, 500))] + KEPT
+SEEDS = [Dice().number for _ in range(scaled(15, 500))] + MIRRORED
 if "GRACED_SEED" in os.environ:
     SEEDS = SEEDS[:1]
 

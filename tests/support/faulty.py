@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _break_start() -> None:
-    from graced.io_thread import IOThread
+    from graced.loop.io_thread import IOThread
 
     def start(_self: object) -> None:
         raise LookupError("injected")

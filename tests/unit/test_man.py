@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from graced import errors, gracectl
-from graced.options import OPTIONS
-from graced.settings import KEEP, SETTINGS, Setting
+from graced import errors
+from graced.app.options import OPTIONS
+from graced.app.settings import KEEP, SETTINGS, Setting
+from graced.ctl import gracectl
 from graced.signals import WATCHED
 
 MAN = Path(__file__).parents[2] / "packaging" / "man"
@@ -103,7 +104,7 @@ def test_every_exit_status_is_described() -> None:
         errors.GracedError,
         *errors.GracedError.__subclasses__(),
     ]
-    assert statuses("graced.8") == {0, errors.HANDED_ON, *(error.status for error in family)}
+    assert statuses("graced.8") == {0, errors.HANDED_OVER, *(error.status for error in family)}
     assert statuses("gracectl.1") == {
         gracectl.ALL_BACK,
         gracectl.SOME_LOST,

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from graced import listener
 from graced import server as server_module
-from graced.address import Address
-from graced.admission import Admission
 from graced.errors import StuckError
-from graced.manners import Manners
+from graced.loop.admission import Admission
+from graced.loop.policy import Policy
 from graced.server import Blocking, Server, default_io_threads
+from graced.sockets import listener
+from graced.sockets.address import Address
 from support import FAREWELL, PATIENCE, Client
 
 Make = Callable[..., Server]
@@ -35,17 +35,19 @@ def make() -> Iterator[Make]:
         *addresses: str,
         run: Callable[[Any, Any], None] | None = None,
         io_threads: int = 1,
-        **manners: Any,
+        **policy: Any,
     ) -> Server:
-        ports = listener.bind([Address.parse(text) for text in addresses or ["127.0.0.1:0"]], 100)
+        listeners = listener.bind(
+            [Address.parse(text) for text in addresses or ["127.0.0.1:0"]], 100
+        )
         server = Server(
-            ports,
+            listeners,
             admission=Admission(100, 0),
-            manners=Manners(**manners),
+            policy=Policy(**policy),
             blocking=Blocking(run) if run else None,
             io_threads=io_threads,
         )
-        belongings.extend([server, *ports])
+        belongings.extend([server, *listeners])
         server.start()
         return server
 
@@ -100,7 +102,7 @@ def test_a_life_in_numbers(make: Make, run: Any, io_threads: int) -> None:
     clients[0].expect_end()
     clients[0].close()
     assert server.drained
-    assert (server.left, server.closed) == (19, 1)
+    assert (server.departed, server.closed) == (19, 1)
     assert server.echoed == 100
 
 
@@ -219,7 +221,7 @@ def test_whoever_can_be_frozen_is_served_by_the_next(
         client.close()
     wait_for(here, lambda: here.drained)
     wait_for(there, lambda: there.drained)
-    assert here.left + there.left == len(clients)
+    assert here.departed + there.departed == len(clients)
 
 
 def test_a_thread_that_does_not_turn_cannot_be_frozen(

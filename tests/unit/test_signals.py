@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from graced.signals import END, HAND_ON, IMPATIENT, STATUS, STOP, WATCHED, SignalInbox
+from graced.signals import END, HANDOVER, IMPATIENT, STATUS, STOP, WATCHED, SignalInbox
 from support import PATIENCE, environment
 
 
@@ -136,8 +136,8 @@ def test_children_are_neither_deaf_nor_heard() -> None:
 def test_who_asks_for_what() -> None:
     assert set(IMPATIENT) < set(STOP)
     assert STATUS not in END
-    assert set(END) == {*STOP, HAND_ON}
-    assert HAND_ON not in STOP
+    assert set(END) == {*STOP, HANDOVER}
+    assert HANDOVER not in STOP
     assert set(WATCHED) == {*END, STATUS}
 
 

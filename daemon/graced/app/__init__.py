@@ -1,0 +1,1 @@
+"""From the command line over the settings to the running service."""

@@ -1,0 +1,1 @@
+"""Clients and listeners pass from one process to the next."""

@@ -1,0 +1,1 @@
+"""One I/O thread: acceptors, clients, timers and the farewell."""

@@ -1,0 +1,1 @@
+"""One daemon process: its fork, its pidfile, its signals and its life."""

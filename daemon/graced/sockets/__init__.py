@@ -1,0 +1,1 @@
+"""Sockets before there are clients: addresses, listeners, and how a connection ends."""

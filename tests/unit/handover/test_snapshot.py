@@ -1,0 +1,186 @@
+"""The state of clients as bytes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graced.handover.snapshot import SnapshotError, cookie, decode, encode
+from graced.loop.client import GONE, NOT_TOLD, Client
+
+NUMBERS = st.integers(0, 2**64 - 1)
+TIMES = st.floats(0, allow_infinity=False)
+HOSTS = st.one_of(
+    st.ip_addresses().map(str),
+    # A path is bytes, and what is no UTF-8 in it has to survive as well.
+    st.binary(max_size=107).map(lambda path: "unix:/" + os.fsdecode(path)),
+)
+
+
+class Known(NamedTuple):
+    """What is remembered of a client."""
+
+    host: str
+    port: int
+    since: float
+    last: float
+    echoed: int
+    unsent: bytes
+    saved: bytes | None
+
+
+KNOWN = st.builds(
+    Known,
+    HOSTS,
+    NUMBERS,
+    TIMES,
+    TIMES,
+    NUMBERS,
+    st.binary(max_size=300),
+    st.none() | st.binary(max_size=300),
+)
+SOMEBODY = Known("192.0.2.1", 50000, 1.0, 2.0, 3, b"unsent", None)
+NOTHING_OWED = SOMEBODY._replace(unsent=b"")
+
+
+class Crowd:
+    """Clients with real sockets, as a context manager."""
+
+    def __init__(self, *known: Known, family: int = socket.AF_UNIX) -> None:
+        self._ends = ExitStack()
+        self.clients = [self._client(each, family) for each in known]
+        self.sockets = [client.sock for client in self.clients]
+
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_error: Any) -> None:
+        self._ends.close()
+
+    def _client(self, known: Known, family: int) -> Client:
+        sock = self._connected(family)
+        client = Client(sock, known.host, known.port, GONE, known.since)
+        client.last, client.echoed = known.last, known.echoed
+        client.unsent, client.saved = known.unsent, known.saved
+        return client
+
+    def _connected(self, family: int) -> socket.socket:
+        if family == socket.AF_UNIX:
+            ours, theirs = socket.socketpair()
+        else:
+            host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+            with socket.create_server((host, 0), family=socket.AddressFamily(family)) as server:
+                theirs = socket.create_connection(server.getsockname()[:2])
+                ours, _ = server.accept()
+        self._ends.enter_context(theirs)
+        return self._ends.enter_context(ours)
+
+
+def known(clients: list[Client]) -> list[Known]:
+    return [Known(c.host, c.port, c.since, c.last, c.echoed, c.unsent, c.saved) for c in clients]
+
+
+@pytest.fixture
+def crowd() -> Iterator[Crowd]:
+    """Three clients, the last of whom is unsent nothing."""
+    other = SOMEBODY._replace(port=50001, unsent=b"x" * 99, saved=b"state")
+    with Crowd(SOMEBODY, other, NOTHING_OWED) as crowd:
+        yield crowd
+
+
+@given(
+    everybody=st.lists(KNOWN, max_size=5),
+    frozen=TIMES,
+    family=st.sampled_from([socket.AF_UNIX, socket.AF_INET, socket.AF_INET6]),
+    seed=st.randoms(use_true_random=False),
+)
+def test_all_that_is_known_comes_back(
+    everybody: list[Known], frozen: float, family: int, seed: Any
+) -> None:
+    with Crowd(*everybody, family=family) as crowd:
+        data = encode(crowd.clients, frozen)
+        # The service manager passes them on in an order of its own.
+        shuffled = seed.sample(crowd.sockets, len(crowd.sockets))
+        when, found = decode(data, shuffled, GONE)
+        assert when == frozen
+        assert known(found) == everybody
+        assert [client.sock for client in found] == crowd.sockets
+
+
+def test_a_client_that_comes_back_is_one_that_has_been_admitted_and_not_told(crowd: Crowd) -> None:
+    _, found = decode(encode(crowd.clients, 1.0), crowd.sockets, GONE)
+    for client in found:
+        assert client.counted
+        assert client.told == NOT_TOLD
+        assert client.phase == GONE
+        assert (client.due, client.timer) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6])
+def test_a_socket_is_known_by_its_cookie_whatever_its_number(family: int) -> None:
+    with Crowd(SOMEBODY, SOMEBODY._replace(port=1), family=family) as crowd:
+        one, two = crowd.sockets
+        with one.dup() as copy:
+            assert cookie(copy) == cookie(one) != cookie(two)
+            _, (found,) = decode(encode(crowd.clients, 1.0), [copy], GONE)
+            assert found.sock is copy
+            assert found.port == SOMEBODY.port
+
+
+def test_a_state_without_its_socket_is_left_out(crowd: Crowd) -> None:
+    data = encode(crowd.clients, 1.0)
+    _, found = decode(data, crowd.sockets[1:], GONE)
+    assert [client.sock for client in found] == crowd.sockets[1:]
+    assert decode(data, [], GONE) == (1.0, [])
+
+
+def test_a_socket_without_a_state_is_left_out(crowd: Crowd) -> None:
+    data = encode(crowd.clients[:1], 1.0)
+    _, found = decode(data, crowd.sockets, GONE)
+    assert [client.sock for client in found] == crowd.sockets[:1]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [SOMEBODY, NOTHING_OWED, NOTHING_OWED._replace(saved=b""), SOMEBODY._replace(saved=b"state")],
+    ids=["unsent", "nothing", "nothing saved", "unsent and saved"],
+)
+def test_cut_off_anywhere_it_is_refused(last: Known) -> None:
+    with Crowd(SOMEBODY, last) as crowd:
+        data = encode(crowd.clients, 1.0)
+        for length in range(len(data)):
+            with pytest.raises(SnapshotError):
+                decode(data[:length], crowd.sockets, GONE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: b"",
+        lambda data: data.replace(b"clients 1\n", b"clients 2\n", 1),
+        lambda data: data.replace(b"clients 1\n", b"clients 10\n", 1),
+        lambda data: b"\0" + data,
+    ],
+    ids=["nothing", "newer", "ten", "shifted"],
+)
+def test_what_another_version_wrote_is_refused(crowd: Crowd, change: Any) -> None:
+    with pytest.raises(SnapshotError):
+        decode(change(encode(crowd.clients, 1.0)), crowd.sockets, GONE)
+
+
+@given(st.binary(max_size=200), st.integers(0, 200))
+def test_what_is_damaged_is_refused_or_read_and_never_more(damage: bytes, at: int) -> None:
+    with Crowd(SOMEBODY, NOTHING_OWED) as crowd:
+        data = encode(crowd.clients, 1.0)
+        try:
+            _, found = decode(data[:at] + damage + data[at + len(damage) :], crowd.sockets, GONE)
+        except SnapshotError:
+            return
+        assert {client.sock for client in found} <= set(crowd.sockets)

@@ -1,0 +1,94 @@
+"""Points in time."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graced.loop.client import GONE, Subject
+from graced.loop.timers import Timers
+
+
+def up(timers: Timers, now: float) -> list[Subject]:
+    return list(timers.expired(now))
+
+
+def test_each_comes_up_once_and_in_order() -> None:
+    timers = Timers()
+    one, two, three = Subject(1), Subject(2), Subject(3)
+    for subject, when in ((two, 2.0), (three, 3.0), (one, 1.0)):
+        timers.at(subject, when)
+    assert timers.next == 1.0
+    assert up(timers, 0.5) == []
+    assert up(timers, 2.0) == [one, two]
+    assert timers.next == 3.0
+    assert up(timers, 9.0) == [three]
+    assert up(timers, 9.0) == []
+    assert timers.next == math.inf
+
+
+def test_one_that_is_put_off_comes_up_later_and_once() -> None:
+    timers = Timers()
+    subject = Subject(1)
+    for when in (1.0, 5.0, 9.0):
+        timers.at(subject, when)
+    assert up(timers, 8.0) == []
+    assert timers.next == 9.0
+    assert up(timers, 9.0) == [subject]
+    assert up(timers, 99.0) == []
+
+
+def test_one_that_is_put_forward_comes_up_earlier_and_once() -> None:
+    timers = Timers()
+    subject = Subject(1)
+    for when in (9.0, 1.0):
+        timers.at(subject, when)
+    assert up(timers, 1.0) == [subject]
+    assert up(timers, 99.0) == []
+
+
+def test_what_comes_up_may_ask_to_come_up_again() -> None:
+    timers = Timers()
+    subject = Subject(1)
+    timers.at(subject, 1.0)
+    for now in (1.0, 2.0, 3.0):
+        for found in timers.expired(now):
+            timers.at(found, now + 1.0)
+    assert timers.next == 4.0
+
+
+def test_many_that_are_gone_do_not_stay() -> None:
+    timers = Timers()
+    stays = Subject(1)
+    timers.at(stays, 1e6)
+    for number in range(100_000):
+        subject = Subject(1)
+        timers.at(subject, 1e5 + number)
+        subject.phase = GONE
+        timers.forget(subject)
+    assert len(timers._heap) < 1000
+    assert up(timers, 1e9) == [stays]
+
+
+moves = st.lists(st.tuples(st.integers(0, 4), st.floats(0.5, 100), st.booleans()))
+
+
+@given(moves, st.lists(st.floats(0, 100)))
+def test_any_order(moves: list[tuple[int, float, bool]], looks: list[float]) -> None:
+    timers = Timers()
+    subjects = [Subject(1) for _ in range(5)]
+    due: dict[int, float] = {}
+    for number, when, forget in moves:
+        if forget:
+            timers.forget(subjects[number])
+            due.pop(number, None)
+        else:
+            timers.at(subjects[number], when)
+            due[number] = when
+    for now in sorted(looks):
+        assert timers.next <= min(due.values(), default=math.inf)
+        expected = {number for number, when in due.items() if when <= now}
+        assert {subjects.index(subject) for subject in timers.expired(now)} == expected
+        due = {number: when for number, when in due.items() if number not in expected}
