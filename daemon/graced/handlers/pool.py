@@ -10,7 +10,8 @@ from threading import Condition, Lock, Thread, current_thread, get_ident
 
 from graced.handlers.handler_socket import HandlerSocket, set_timeout
 from graced.log import events
-from graced.loop.client import NOT_TOLD, Client
+from graced.loop.client import Client
+from graced.loop.phase import NOT_TOLD
 from graced.signals import NUDGE
 from graced.sockets.closing import end_both_ways, end_one_way, linger
 

@@ -11,7 +11,8 @@ from graced.handover.fd_bundle import unpack
 from graced.handover.fdstore import CLIENTS, LISTENERS, MIRRORED, PREFIX
 from graced.handover.snapshot import SnapshotError, decode
 from graced.log import events
-from graced.loop.client import GONE, Client
+from graced.loop.client import Client
+from graced.loop.phase import GONE
 from graced.sockets.closing import is_at_its_end
 
 TYPE_CHECKING = False

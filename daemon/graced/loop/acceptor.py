@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 from socket import socket
 
-from graced.loop.client import LISTENING, Subject
+from graced.loop.event_source import EventSource
+from graced.loop.phase import LISTENING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class NoCapacityError(Exception):
     """Nobody can be accepted for now; the reason is its cause's `strerror`."""
 
 
-class Acceptor(Subject):
+class Acceptor(EventSource):
     """A listener in the epoll set of an I/O thread."""
 
     __slots__ = ("listener", "paused")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 
 from graced.log import events
-from graced.loop.client import REPORTING, Client, Subject
+from graced.loop.client import Client
+from graced.loop.event_source import EventSource
+from graced.loop.phase import REPORTING
 
 
 class Admission:
@@ -50,7 +52,7 @@ class Admission:
                     del self._per_host[host]
 
 
-class Refusals(Subject):
+class Refusals(EventSource):
     """Those of an I/O thread that have not been reported."""
 
     __slots__ = ("_last", "_number")

@@ -8,61 +8,15 @@ from __future__ import annotations
 
 import socket
 
+from graced.loop.event_source import EventSource
+from graced.loop.phase import NOT_TOLD
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# What an I/O thread does about a descriptor, the index into its tables.  Plain numbers: one is
-# looked at for every message.
-ACTIVE = 0
-"""Read and echoed.  Zero: the hot loop asks nothing else."""
-AWAITING_FIRST_BYTE = 1
-"""For its first byte, which makes a thread run its handler."""
-TRACED = 2
-"""Read and echoed, and what it says is logged."""
-WRITE_BLOCKED = 3
-"""Not read: the client has not taken what is unsent to it."""
-FAREWELL_PENDING = 4
-"""Not read: the farewell is due when the client has been quiet for the gap."""
-FAREWELL_SENT = 5
-"""Has its farewell; the first bytes that come now will be held back."""
-READ_PAUSED = 6
-"""Not read: bytes came after the farewell, they are echoed after the gap."""
-LINGERING = 7
-"""Everything is said; what still comes is thrown away until the client closes."""
-CLIENT_PHASES = 8
 
-LISTENING = 8
-WAKING = 9
-SWEEPING = 10
-REPORTING = 11
-REMINDING = 12
-ENDING = 13
-GONE = 14
-PHASES = 15
-
-
-# Whether a client knows.
-NOT_TOLD = 0
-TOLD = 1
-"""The farewell has been sent or is unsent; the first bytes after it have not been answered."""
-ANSWERED = 2
-
-
-class Subject:
-    """Whatever an I/O thread waits for: a descriptor, a point in time, or both."""
-
-    __slots__ = ("due", "phase", "timer")
-
-    def __init__(self, phase: int) -> None:
-        self.phase = phase
-        self.due = 0.0
-        """Monotonic time at which something is to be done about it; 0: nothing is."""
-        self.timer = 0.0
-        """Monotonic time for which it stands in the thread's heap; 0: it does not."""
-
-
-class Client(Subject):
+class Client(EventSource):
     """A connection.  Owned by one I/O thread, or by the thread of its handler."""
 
     __slots__ = (

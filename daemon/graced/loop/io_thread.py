@@ -51,7 +51,9 @@ from time import monotonic
 from graced.log import events
 from graced.loop.acceptor import Acceptor, NoCapacityError
 from graced.loop.admission import Admission, Refusals
-from graced.loop.client import (
+from graced.loop.client import Client
+from graced.loop.event_source import EventSource
+from graced.loop.phase import (
     ACTIVE,
     ANSWERED,
     AWAITING_FIRST_BYTE,
@@ -71,8 +73,6 @@ from graced.loop.client import (
     TRACED,
     WAKING,
     WRITE_BLOCKED,
-    Client,
-    Subject,
 )
 from graced.loop.policy import Policy
 from graced.loop.poller import Poller
@@ -199,9 +199,9 @@ class IOThread(Thread):
         self._report_move = False
 
         self._finished = False
-        self._ending = Subject(ENDING)
-        self._sweep = Subject(SWEEPING)
-        self._reminder = Subject(REMINDING)
+        self._ending = EventSource(ENDING)
+        self._sweep = EventSource(SWEEPING)
+        self._reminder = EventSource(REMINDING)
         self._refusals = Refusals()
         self._lingering = 0
         self._tables()
@@ -358,7 +358,7 @@ class IOThread(Thread):
             self._report_move = False
             self._changed()
 
-    def _is_gone(self, _subject: Subject, _event: int) -> None:
+    def _is_gone(self, _subject: EventSource, _event: int) -> None:
         """News of a descriptor that is nobody's, which epoll has had before it was left alone.
 
         Or later: a child that is about to exec has a copy.
@@ -545,7 +545,7 @@ class IOThread(Thread):
     def _give_up(self, client: Client) -> None:
         self._close(client, "stalled")
 
-    def _close_idle(self, sweep: Subject) -> None:
+    def _close_idle(self, sweep: EventSource) -> None:
         """Close who has been idle for too long, and look again when the next may have been."""
         timeout = self._policy.idle_timeout
         oldest = self._poller.now
@@ -654,7 +654,7 @@ class IOThread(Thread):
             elif subject.phase < CLIENT_PHASES:
                 self._on_event[subject.phase](subject, event)
 
-    def _insist(self, reminder: Subject) -> None:
+    def _insist(self, reminder: EventSource) -> None:
         assert self._handlers is not None
         self._handlers.remind()
         self._poller.after(reminder, REMIND_INTERVAL)
@@ -825,7 +825,7 @@ class IOThread(Thread):
             return True
         return True
 
-    def _end(self, _subject: Subject) -> None:
+    def _end(self, _subject: EventSource) -> None:
         self._finished = True
 
     def _shut(self) -> None:

@@ -7,7 +7,8 @@ from collections import deque
 from select import EPOLLIN, epoll
 from time import monotonic
 
-from graced.loop.client import GONE, WAKING, Subject
+from graced.loop.event_source import EventSource
+from graced.loop.phase import GONE, WAKING
 from graced.loop.timers import Timers
 
 TYPE_CHECKING = False
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 LONGEST_SLEEP = 86400.0
 """Seconds; epoll_wait(2) counts milliseconds in an int."""
 
-_gone = Subject(GONE)
+_gone = EventSource(GONE)
 """What stands in the table for a descriptor that nobody waits for."""
 
 
@@ -29,7 +30,7 @@ class Poller:
 
     def __init__(self) -> None:
         self.epoll = epoll()
-        self.subjects: list[Subject] = []
+        self.subjects: list[EventSource] = []
         """By descriptor."""
         self.timers = Timers()
         self.now = monotonic()
@@ -39,7 +40,7 @@ class Poller:
         """
         self._posted: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.watch(self._wake_fd, Subject(WAKING), EPOLLIN)
+        self.watch(self._wake_fd, EventSource(WAKING), EPOLLIN)
 
     def close(self) -> None:
         """Give up what is open."""
@@ -53,7 +54,7 @@ class Poller:
         self._posted.append(action)
         os.eventfd_write(self._wake_fd, 1)
 
-    def woken(self, _waker: Subject, _event: int) -> None:
+    def woken(self, _waker: EventSource, _event: int) -> None:
         """Do what was posted: the subject WAKING has news."""
         os.eventfd_read(self._wake_fd)
         self.do_what_was_posted()
@@ -64,7 +65,7 @@ class Poller:
 
     # Descriptors.
 
-    def watch(self, fd: int, subject: Subject, interest: int) -> None:
+    def watch(self, fd: int, subject: EventSource, interest: int) -> None:
         """Wait for news of `fd`.  Raises `OSError`."""
         while len(self.subjects) <= fd:
             self.subjects.append(_gone)
@@ -90,10 +91,10 @@ class Poller:
         """Seconds until something may be due."""
         return min(max(0.0, self.timers.next - monotonic()), LONGEST_SLEEP)
 
-    def after(self, subject: Subject, seconds: float) -> None:
+    def after(self, subject: EventSource, seconds: float) -> None:
         """Have `subject` be due so many seconds after `now`, and not when it otherwise would."""
         self.timers.at(subject, self.now + seconds)
 
-    def due(self) -> Iterator[Subject]:
+    def due(self) -> Iterator[EventSource]:
         """Those whose time has come, each once."""
         return self.timers.expired(self.now)

@@ -1,4 +1,4 @@
-"""Points in time at which something is to be done about a `Subject`."""
+"""Points in time at which something is to be done about a `EventSource`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
 
-from graced.loop.client import GONE, Subject
+from graced.loop.event_source import EventSource
+from graced.loop.phase import GONE
 
 
 class Timers:
@@ -20,11 +21,11 @@ class Timers:
     def __init__(self) -> None:
         self.next = math.inf
         """The earliest time at which something may have to be done."""
-        self._heap: list[tuple[float, int, Subject]] = []
+        self._heap: list[tuple[float, int, EventSource]] = []
         self._number = count()
         self._stale = 0
 
-    def at(self, subject: Subject, when: float) -> None:
+    def at(self, subject: EventSource, when: float) -> None:
         """Have `subject` come up at `when`, and not when it otherwise would have."""
         subject.due = when
         if not subject.timer or when < subject.timer:
@@ -32,7 +33,7 @@ class Timers:
             heappush(self._heap, (when, next(self._number), subject))
             self.next = self._heap[0][0]
 
-    def expired(self, now: float) -> Iterator[Subject]:
+    def expired(self, now: float) -> Iterator[EventSource]:
         """The subjects whose time has come, each once."""
         while self._heap and self._heap[0][0] <= now:
             when, _, subject = heappop(self._heap)
@@ -46,7 +47,7 @@ class Timers:
                 yield subject
         self.next = self._heap[0][0] if self._heap else math.inf
 
-    def forget(self, subject: Subject) -> None:
+    def forget(self, subject: EventSource) -> None:
         """Leave out one that is GONE; its entries go before they outweigh the others."""
         subject.due = 0.0
         if subject.timer:

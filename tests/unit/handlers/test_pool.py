@@ -19,7 +19,8 @@ import pytest
 from graced.handlers import registry
 from graced.handlers.handler_socket import HandlerSocket
 from graced.handlers.pool import HandlerPool
-from graced.loop.client import ANSWERED, AWAITING_FIRST_BYTE, NOT_TOLD, Client
+from graced.loop.client import Client
+from graced.loop.phase import ANSWERED, AWAITING_FIRST_BYTE, NOT_TOLD
 from graced.signals import NUDGE
 from support import FAREWELL, PATIENCE
 from support import Client as Other

@@ -18,7 +18,8 @@ from graced.handover.fd_bundle import MOST, FdBundle
 from graced.handover.fdstore import CLIENTS, LISTENERS, FdStore
 from graced.handover.inherited import Inherited
 from graced.handover.snapshot import cookie
-from graced.loop.client import GONE, Client
+from graced.loop.client import Client
+from graced.loop.phase import GONE
 from graced.systemd.notify import Notifier
 from support import PATIENCE
 

@@ -17,7 +17,8 @@ from graced.handover.fdstore import CLIENTS, LISTENERS, MIRRORED
 from graced.handover.inherited import Inherited
 from graced.handover.snapshot import encode
 from graced.log import events
-from graced.loop.client import GONE, Client
+from graced.loop.client import Client
+from graced.loop.phase import GONE
 
 FROZEN = 12.5
 UNKNOWN = "graced-of-another-version"

@@ -11,7 +11,8 @@ import pytest
 
 from graced.handover.fd_bundle import unpack
 from graced.handover.mirror import MESSAGES, Mirror
-from graced.loop.client import ACTIVE, Client
+from graced.loop.client import Client
+from graced.loop.phase import ACTIVE
 
 MANY = 1000
 

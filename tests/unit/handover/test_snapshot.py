@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graced.handover.snapshot import SnapshotError, cookie, decode, encode
-from graced.loop.client import GONE, NOT_TOLD, Client
+from graced.loop.client import Client
+from graced.loop.phase import GONE, NOT_TOLD
 
 NUMBERS = st.integers(0, 2**64 - 1)
 TIMES = st.floats(0, allow_infinity=False)

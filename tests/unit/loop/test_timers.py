@@ -7,17 +7,18 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graced.loop.client import GONE, Subject
+from graced.loop.event_source import EventSource
+from graced.loop.phase import GONE
 from graced.loop.timers import Timers
 
 
-def up(timers: Timers, now: float) -> list[Subject]:
+def up(timers: Timers, now: float) -> list[EventSource]:
     return list(timers.expired(now))
 
 
 def test_each_comes_up_once_and_in_order() -> None:
     timers = Timers()
-    one, two, three = Subject(1), Subject(2), Subject(3)
+    one, two, three = EventSource(1), EventSource(2), EventSource(3)
     for subject, when in ((two, 2.0), (three, 3.0), (one, 1.0)):
         timers.at(subject, when)
     assert timers.next == 1.0
@@ -31,7 +32,7 @@ def test_each_comes_up_once_and_in_order() -> None:
 
 def test_one_that_is_put_off_comes_up_later_and_once() -> None:
     timers = Timers()
-    subject = Subject(1)
+    subject = EventSource(1)
     for when in (1.0, 5.0, 9.0):
         timers.at(subject, when)
     assert up(timers, 8.0) == []
@@ -42,7 +43,7 @@ def test_one_that_is_put_off_comes_up_later_and_once() -> None:
 
 def test_one_that_is_put_forward_comes_up_earlier_and_once() -> None:
     timers = Timers()
-    subject = Subject(1)
+    subject = EventSource(1)
     for when in (9.0, 1.0):
         timers.at(subject, when)
     assert up(timers, 1.0) == [subject]
@@ -51,7 +52,7 @@ def test_one_that_is_put_forward_comes_up_earlier_and_once() -> None:
 
 def test_what_comes_up_may_ask_to_come_up_again() -> None:
     timers = Timers()
-    subject = Subject(1)
+    subject = EventSource(1)
     timers.at(subject, 1.0)
     for now in (1.0, 2.0, 3.0):
         for found in timers.expired(now):
@@ -61,10 +62,10 @@ def test_what_comes_up_may_ask_to_come_up_again() -> None:
 
 def test_many_that_are_gone_do_not_stay() -> None:
     timers = Timers()
-    stays = Subject(1)
+    stays = EventSource(1)
     timers.at(stays, 1e6)
     for number in range(100_000):
-        subject = Subject(1)
+        subject = EventSource(1)
         timers.at(subject, 1e5 + number)
         subject.phase = GONE
         timers.forget(subject)
@@ -78,7 +79,7 @@ moves = st.lists(st.tuples(st.integers(0, 4), st.floats(0.5, 100), st.booleans()
 @given(moves, st.lists(st.floats(0, 100)))
 def test_any_order(moves: list[tuple[int, float, bool]], looks: list[float]) -> None:
     timers = Timers()
-    subjects = [Subject(1) for _ in range(5)]
+    subjects = [EventSource(1) for _ in range(5)]
     due: dict[int, float] = {}
     for number, when, forget in moves:
         if forget:

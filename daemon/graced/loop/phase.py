@@ -1,0 +1,54 @@
+"""Phases: what is true of an event source, and so what an I/O thread does about the source.
+
+A phase is an index into the two tables of `graced.loop.io_thread.IOThread`: the first table says
+what to do when a descriptor is ready, the second what to do when a point in time has come.  Phases
+are plain integers because the hot loop compares a phase for every message.
+"""
+
+from __future__ import annotations
+
+# The phases of a client.
+ACTIVE = 0
+"""The client is read and echoed.  Zero, so that the hot loop makes a single comparison."""
+AWAITING_FIRST_BYTE = 1
+"""The client has sent nothing yet; the first byte starts a handler for the client."""
+TRACED = 2
+"""The client is read and echoed, and every message is logged."""
+WRITE_BLOCKED = 3
+"""The client has unsent bytes, and is not read until the kernel has taken them all."""
+FAREWELL_PENDING = 4
+"""The client is not read, and gets the farewell when the gap is over."""
+FAREWELL_SENT = 5
+"""The client has the farewell, and has sent nothing since."""
+READ_PAUSED = 6
+"""The client has sent bytes after the farewell; the bytes are read when the gap is over."""
+LINGERING = 7
+"""The client has all its bytes and end of file; input is discarded until the client closes."""
+CLIENT_PHASES = 8
+"""The number of phases above: a smaller number is the phase of a client."""
+
+# The phases of the other event sources.
+LISTENING = 8
+"""An acceptor accepts clients, or is paused and tries again later."""
+WAKING = 9
+"""The eventfd of the poller is readable when another thread has posted an action."""
+SWEEPING = 10
+"""The idle timeout of a client may have passed."""
+REPORTING = 11
+"""Refused clients may have to be reported."""
+REMINDING = 12
+"""Handlers may have clients that have not got the farewell yet."""
+ENDING = 13
+"""The I/O thread ends now, whether or not clients still linger."""
+GONE = 14
+"""The client or acceptor belongs to this I/O thread no more; nothing is done about it."""
+PHASES = 15
+"""The number of all phases: the length of the tables."""
+
+# How far the farewell of a client has come: `Client.told`.
+NOT_TOLD = 0
+"""The farewell has not been sent."""
+TOLD = 1
+"""The farewell has been sent or is unsent; the first bytes after it have not been read."""
+ANSWERED = 2
+"""The client has sent bytes after the farewell, and is served as before."""
