@@ -179,11 +179,11 @@ class Server:
         """Whether every I/O thread has answered the last probe."""
         return all(thread.answered == self._probe for thread in self.io_threads)
 
-    def report_next_move(self) -> None:
+    def report_next_activity(self) -> None:
         """Make `changed_fd` readable at the next byte or client."""
         self._report_move = True
         for thread in self.io_threads:
-            thread.report_next_move()
+            thread.report_next_activity()
 
     # The counts.
 

@@ -20,13 +20,12 @@ from graced.handlers.handler_socket import HandlerSocket
 from graced.loop.admission import Admission
 from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
+from graced.loop.poller import MAX_POLL_TIMEOUT
 from graced.server import Blocking, Server
 from graced.sockets.closing import linger
 from graced.sockets.listener import display
 
 UNLIMITED = 1_000_000
-LONGEST_SLEEP = 86400.0
-"""Seconds; poll(2) counts milliseconds in an int."""
 
 
 class _OwnListener:
@@ -169,7 +168,7 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
             left = math.inf if engine.deadline is None else engine.deadline - time.monotonic()
             if left <= 0:
                 return
-            timeout = min(left, interval, LONGEST_SLEEP)
+            timeout = min(left, interval, MAX_POLL_TIMEOUT)
             poll.poll(timeout * 1000)
             engine.take_changes()
             if engine.failure:

@@ -125,7 +125,7 @@ def test_who_waits_for_nothing_is_not_woken(make: Make) -> None:
         poll = select.poll()
         poll.register(server.changed_fd, select.POLLIN)
         assert not poll.poll(0)
-        server.report_next_move()
+        server.report_next_activity()
         client.echo(b"hello")
         assert poll.poll(PATIENCE * 1000)
         server.take_changes()

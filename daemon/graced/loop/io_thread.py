@@ -162,7 +162,7 @@ class IOThread(Thread):
     ) -> None:
         """Without `handlers` clients are echoed.  `changed` is called when the last client has
         left a drain, when a probe was answered, when the thread is over, and when bytes move
-        after `report_next_move`.  `shared`: other I/O threads accept from the same listeners.
+        after `report_next_activity`.  `shared`: other I/O threads accept from the same listeners.
         """
         super().__init__(name=name, daemon=True)
         self.echoed = 0
@@ -251,7 +251,7 @@ class IOThread(Thread):
 
         self.post(answer)
 
-    def report_next_move(self) -> None:
+    def report_next_activity(self) -> None:
         """Call `changed` once, when bytes move or a client comes or goes.  Any thread may call."""
         self._report_move = True
 

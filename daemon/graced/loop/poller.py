@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LONGEST_SLEEP = 86400.0
-"""Seconds; epoll_wait(2) counts milliseconds in an int."""
+MAX_POLL_TIMEOUT = 86400.0
+"""Seconds; poll(2) and epoll_wait(2) count milliseconds in an int."""
 
 _gone = EventSource(GONE)
 """What stands in the table for a descriptor that nobody waits for."""
@@ -89,7 +89,7 @@ class Poller:
 
     def timeout(self) -> float:
         """Seconds until something may be due."""
-        return min(max(0.0, self.timers.next - monotonic()), LONGEST_SLEEP)
+        return min(max(0.0, self.timers.next - monotonic()), MAX_POLL_TIMEOUT)
 
     def after(self, subject: EventSource, seconds: float) -> None:
         """Have `subject` be due so many seconds after `now`, and not when it otherwise would."""

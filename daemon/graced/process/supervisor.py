@@ -14,6 +14,7 @@ from collections import deque
 
 from graced import signals
 from graced.log import events
+from graced.loop.poller import MAX_POLL_TIMEOUT
 from graced.process.lifecycle import Lifecycle, State
 from graced.process.watchdog import Watchdog
 from graced.server import Server
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 STATUS_INTERVAL = 1.0
 """Seconds between two STATUS lines, at least."""
-LONGEST_SLEEP = 86400.0
-"""Seconds; poll(2) counts milliseconds in an int."""
 PATIENCE = 10.0
 """Seconds that the service manager is asked, each second of the drain, to wait for the next."""
 
@@ -155,7 +154,9 @@ class Supervisor:
 
     def _sleep(self, until: float) -> None:
         timeout = min(until, self._watchdog.due, self._status_due()) - time.monotonic()
-        self._poll.poll(None if timeout == math.inf else 1000 * min(max(0, timeout), LONGEST_SLEEP))
+        self._poll.poll(
+            None if timeout == math.inf else 1000 * min(max(0, timeout), MAX_POLL_TIMEOUT)
+        )
         self._server.take_changes()
         if self._server.failure:
             raise self._server.failure
@@ -180,7 +181,7 @@ class Supervisor:
         if not self._notifier:
             return math.inf
         if self._status() == self._said:
-            self._server.report_next_move()
+            self._server.report_next_activity()
             if self._status() == self._said:
                 return math.inf
         return self._said_at + STATUS_INTERVAL

@@ -157,12 +157,12 @@ def test_the_next_move_is_reported_once(make: Make) -> None:
     scene = make()
     with scene.connect() as client:
         client.echo(b"hello")
-        scene.thread.report_next_move()
+        scene.thread.report_next_activity()
         for _ in range(10):
             client.echo(b"hello")
         scene.changed()
         assert not scene.changes.acquire(blocking=False)
-        scene.thread.report_next_move()
+        scene.thread.report_next_activity()
     scene.changed()
 
 
@@ -249,7 +249,7 @@ def test_what_is_owed_to_one_that_leaves_is_forgotten(make: Make) -> None:
         deaf.send_until_full()
         while not scene.do(lambda: scene.thread._unsent):
             deaf.send_until_full()
-        scene.thread.report_next_move()
+        scene.thread.report_next_activity()
         deaf.reset()
     scene.changed()
     assert scene.do(lambda: scene.thread._unsent) == 0
@@ -570,7 +570,7 @@ def test_one_that_takes_nothing_has_its_time_in_the_next_process_too(make: Make)
     with scene.connect() as deaf:
         deafen(scene, deaf)
         then.adopt(scene.freeze())
-        then.thread.report_next_move()
+        then.thread.report_next_activity()
         while then.admission.clients:
             then.changed()
         assert then.thread._unsent == 0
