@@ -19,7 +19,7 @@ from graced.handlers.pool import DEADLINE, HandlerPool
 from graced.log import events
 from graced.loop.admission import Admission
 from graced.loop.client import Client
-from graced.loop.io_thread import MOMENT, IOThread
+from graced.loop.io_thread import FINISH_TIMEOUT, IOThread
 from graced.loop.policy import Policy
 
 TYPE_CHECKING = False
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from graced.handlers.pool import Run
-    from graced.handover.mirror import Mirror
-    from graced.loop.acceptor import Listener
+    from graced.loop.interfaces import Listener, Mirror
 
 
 PATIENCE = 1.0
@@ -231,7 +230,7 @@ class Server:
 
     def stop(self) -> int:
         """Close who is left; return how many handlers did not return within a moment."""
-        until = time.monotonic() + 2 * MOMENT
+        until = time.monotonic() + 2 * FINISH_TIMEOUT
         for thread in self.io_threads:
             thread.finish()
         if self.pool:

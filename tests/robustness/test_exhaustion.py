@@ -76,7 +76,7 @@ def test_descriptors_that_are_used_up(record_property: Callable[[str, object], N
         assert graced.stop() == 0
 
 
-# What stalled clients cost together: graced.loop.io_thread.UNSENT_BUDGET and a small read each.
+# What stalled clients cost together: graced.loop.clients.UNSENT_BUDGET and a small read each.
 BUDGET = 16 * MIB
 SMALL = 16 * KIB
 SLACK = 6 * MIB

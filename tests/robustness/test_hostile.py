@@ -26,7 +26,7 @@ PER_CLIENT = 1 * KIB
 """A client that waits costs a third of that; the accept queue and the tables count, too."""
 PER_STALLED = 16 * KIB
 OWED = 16 * KIB * KIB
-"""See `graced.loop.io_thread.UNSENT_BUDGET`: what stalled clients can cost together, besides."""
+"""See `graced.loop.clients.UNSENT_BUDGET`: what stalled clients can cost together, besides."""
 LOG = 8 * KIB * KIB
 """4096 records that wait to be written, and what is freed but not given back."""
 

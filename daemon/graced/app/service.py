@@ -15,8 +15,8 @@ from graced.handover.inherited import Inherited
 from graced.handover.mirror import Mirror
 from graced.log import events, writer
 from graced.log.writer import Log
+from graced.loop.acceptor import MAX_LINGERING
 from graced.loop.admission import Admission
-from graced.loop.io_thread import MAX_LINGERING
 from graced.loop.policy import Policy
 from graced.process import daemonize, limits
 from graced.process.daemonize import Parent

@@ -1,1 +1,1 @@
-"""One I/O thread: acceptors, clients, timers and the farewell."""
+"""The loop of one I/O thread: acceptors, clients, timers and the farewell."""

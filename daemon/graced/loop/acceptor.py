@@ -1,36 +1,30 @@
-"""What clients come in by, and what accept(2) may say."""
+"""Acceptors: how clients come into an I/O thread, and how a client is refused or turned away."""
 
 from __future__ import annotations
 
 import errno
-from socket import socket
+import sys
+from contextlib import suppress
+from select import EPOLLEXCLUSIVE, EPOLLIN
+from socket import AF_UNIX, SHUT_WR, socket
 
+from graced.log import events
+from graced.loop.admission import Refusals
+from graced.loop.client import Client
 from graced.loop.event_source import EventSource
-from graced.loop.phase import LISTENING
+from graced.loop.phase import GONE, LINGERING, LISTENING, TOLD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, Protocol
+    from collections.abc import Iterable, Iterator
+    from typing import Any
 
-    class Listener(Protocol):
-        """A listening socket (see `graced.sockets.listener.Listener`)."""
-
-        name: str
-        passed: bool
-        """Whether it belongs to the service manager, and is left alone in the drain."""
-        sock: socket
-        fallible: bool
-        """Whether `accept` may raise any `OSError` that concerns but one client."""
-
-        def accept(self) -> tuple[socket, Any]: ...
-
-        def shut(self) -> None:
-            """Let nobody come any more; those who wait can still be accepted."""
-
+    from graced.loop.clients import Clients
+    from graced.loop.idle import IdleSweep
+    from graced.loop.interfaces import Listener
 
 NO_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""It failed for want of something that others will give back."""
+"""accept(2) failed for want of a resource that others will give back."""
 CLIENT_LOST = frozenset(
     {
         errno.ECONNABORTED,
@@ -45,11 +39,24 @@ CLIENT_LOST = frozenset(
         errno.ENETUNREACH,
     }
 )
-"""It failed for this one client; the next may be fine."""
+"""accept(2) failed for this client; the next client may be fine."""
+
+ACCEPTS_PER_TURN = 2
+"""Clients that an acceptor accepts in a row: a storm of connects cannot starve the others."""
+MAX_BACKLOG = 65535
+"""Clients that the queue of a listener can hold, listen(2)."""
+ACCEPT_PAUSE = 0.5
+"""Seconds between two tries to accept when there are no descriptors or no memory."""
+REPORT_INTERVAL = 1.0
+"""Seconds between two log records about refused clients."""
+LINGER_TIMEOUT = 1.0
+"""Seconds that a client has to close after the farewell and end of file."""
+MAX_LINGERING = 256
+"""Refused clients that may linger at once; further refused clients are closed at once."""
 
 
 class NoCapacityError(Exception):
-    """Nobody can be accepted for now; the reason is its cause's `strerror`."""
+    """No client can be accepted for now; the text is the reason."""
 
 
 class Acceptor(EventSource):
@@ -61,15 +68,16 @@ class Acceptor(EventSource):
         super().__init__(LISTENING)
         self.listener = listener
         self.paused = False
-        """Whether it is out of the epoll set for want of capacity."""
+        """Whether the listener is out of the epoll set for want of capacity."""
 
     def fileno(self) -> int:
+        """The listener's descriptor."""
         return self.listener.sock.fileno()
 
     def arrivals(self, most: int) -> Iterator[tuple[socket, Any]]:
-        """Those who wait, `most` at once, with their addresses.
+        """Accept up to `most` clients; yield each socket with its address.
 
-        Raises `NoCapacityError`, and `OSError` for what cannot happen.
+        Raises `NoCapacityError`, and `OSError` for an error that accept(2) does not promise.
         """
         for _ in range(most):
             try:
@@ -78,9 +86,189 @@ class Acceptor(EventSource):
                 return
             except OSError as error:
                 if error.errno == errno.EINVAL:
-                    # A Unix socket that is shut, and nobody is left in its queue.
+                    # A Unix socket that is shut, with an empty queue.
                     return
                 if error.errno in NO_CAPACITY:
                     raise NoCapacityError(error.strerror) from error
                 if error.errno not in CLIENT_LOST and not self.listener.fallible:
                     raise
+
+
+class Acceptors:
+    """The acceptors of one I/O thread.  For that thread alone."""
+
+    def __init__(
+        self, listeners: Iterable[Listener], clients: Clients, idle: IdleSweep, *, shared: bool
+    ) -> None:
+        """`shared`: other I/O threads accept from the same listeners."""
+        self._acceptors = [Acceptor(listener) for listener in listeners]
+        self._clients = clients
+        self._idle = idle
+        self._poller = clients.poller
+        self._admission = clients.admission
+        self._policy = clients.policy
+        self._handlers = clients.handlers
+        self._mirror = clients.mirror
+        self._interest = EPOLLIN | (EPOLLEXCLUSIVE if shared else 0)
+        self._refusals = Refusals()
+        self._next_unix_number = 1
+        for acceptor in self._acceptors:
+            self._open(acceptor)
+
+    def _open(self, acceptor: Acceptor) -> None:
+        self._poller.register(acceptor.fileno(), acceptor, self._interest)
+
+    # Accepting.
+
+    def accept(self, acceptor: Acceptor, _event: int, most: int = ACCEPTS_PER_TURN) -> None:
+        """Accept up to `most` clients."""
+        try:
+            for sock, address in acceptor.arrivals(most):
+                self._admit(acceptor, sock, address)
+        except NoCapacityError as error:
+            self._pause(acceptor, str(error))
+
+    def accept_backlog(self) -> None:
+        """Accept all clients that have connected before the drain.
+
+        The queue of a listener that belongs to the service manager is left to the next process.
+        """
+        for acceptor in self._acceptors:
+            if acceptor.listener.passed:
+                self._abandon(acceptor)
+            elif acceptor.phase == LISTENING:
+                self.accept(acceptor, 0, MAX_BACKLOG)
+
+    def accept_last(self) -> None:
+        """Shut the listeners, and accept the clients that are queued."""
+        for acceptor in self._acceptors:
+            if acceptor.phase == LISTENING:
+                acceptor.listener.shut()
+                self.accept(acceptor, 0, MAX_BACKLOG)
+                if acceptor.listener.sock.family == AF_UNIX:
+                    # A shut Unix socket stays readable, so epoll would report it for ever.
+                    self._abandon(acceptor)
+
+    def _pause(self, acceptor: Acceptor, reason: str) -> None:
+        if not acceptor.paused:
+            acceptor.paused = True
+            self._poller.unregister(acceptor.fileno())
+            events.ACCEPT_PAUSED(reason=reason, seconds=ACCEPT_PAUSE)
+        self._poller.schedule_after(acceptor, ACCEPT_PAUSE)
+
+    def retry(self, acceptor: Acceptor) -> None:
+        """Try to accept again, after a pause."""
+        self.accept(acceptor, 0)
+        if acceptor.due:
+            return
+        try:
+            self._open(acceptor)
+        except OSError as error:
+            # A client has taken its place in the set (fs.epoll.max_user_watches, epoll(7)).
+            self._pause(acceptor, str(error.strerror))
+            return
+        acceptor.paused = False
+        events.ACCEPT_RESUMED()
+
+    def abandon_all(self) -> None:
+        """Leave all listeners alone: the next process serves the clients that queue there."""
+        for acceptor in self._acceptors:
+            self._abandon(acceptor)
+
+    def _abandon(self, acceptor: Acceptor) -> None:
+        if acceptor.phase == GONE:
+            return
+        acceptor.due = 0.0
+        acceptor.phase = GONE
+        if not acceptor.paused:
+            self._poller.unregister(acceptor.fileno())
+
+    def reserve_number(self, number: int) -> None:
+        """Give no other Unix client the number of an adopted client."""
+        self._next_unix_number = max(self._next_unix_number, number + 1)
+
+    # Admitting.
+
+    def _admit(self, acceptor: Acceptor, sock: socket, address: Any) -> None:
+        sock.setblocking(False)
+        if isinstance(address, tuple):
+            host, port = sys.intern(address[0]), address[1]
+        else:
+            host, port = acceptor.listener.name, self._next_unix_number
+            self._next_unix_number += 1
+        client = Client(sock, host, port, self._clients.resting, self._poller.now)
+        refusal = self._admission.enter(host)
+        if refusal:
+            client.counted = False
+            self._refuse(client, refusal)
+            return
+        if self._policy.log_connections:
+            events.CONNECTED(client=client)
+        if self._clients.activity_awaited:
+            self._clients.report_activity()
+        if self._clients.draining:
+            self.turn_away(client)
+            return
+        if self._mirror:
+            self._mirror.add(client)
+        self._idle.expect(client)
+        if self._handlers:
+            client.address = address
+            if self._handlers.greet:
+                self._handlers.take(client)
+                return
+        try:
+            self._poller.register(sock.fileno(), client, EPOLLIN)
+        except OSError as error:
+            # The kernel has no room for one more in the set (epoll_ctl(2): ENOMEM, ENOSPC).
+            self._clients.close(client, str(error.strerror))
+            raise NoCapacityError(error.strerror) from error
+
+    def _refuse(self, client: Client, reason: str) -> None:
+        self.count_refusal(client, reason)
+        if self._clients.lingering < MAX_LINGERING:
+            self.turn_away(client)
+        else:
+            client.sock.close()
+
+    def count_refusal(self, client: Client, reason: str) -> None:
+        """Report a refused client, soon and together with others."""
+        self._refusals.add(client, reason)
+        if not self._refusals.due:
+            self.report_refusals(self._refusals)
+
+    def report_refusals(self, refusals: Refusals) -> None:
+        """Log the refused clients since the last report, if there were any."""
+        if refusals.report():
+            self._poller.schedule_after(refusals, REPORT_INTERVAL)
+
+    # Turning away: a lingering close.
+
+    def turn_away(self, client: Client) -> None:
+        """Send unsent bytes, the farewell and end of file to a client that cannot be served.
+
+        Bytes that the kernel does not take at once are dropped.  The client lingers: closing now
+        would send RST if input is unread, and RST destroys bytes that the client has not read.
+        """
+        client.told = TOLD
+        rest, client.unsent = client.unsent + self._policy.farewell, b""
+        self._clients.lingering += 1
+        client.phase = LINGERING
+        self._poller.schedule_after(client, LINGER_TIMEOUT)
+        try:
+            self._poller.register(client.sock.fileno(), client, EPOLLIN)
+            if rest:
+                with suppress(BlockingIOError):
+                    client.sock.send(rest)
+            client.sock.shutdown(SHUT_WR)
+        except OSError as error:
+            self._clients.lost(client, error)
+
+    def discard_input(self, client: Client, _event: int) -> None:
+        """Discard what a lingering client sends; close at end of file."""
+        if self._clients.receive(client) == 0:
+            self.end_lingering(client)
+
+    def end_lingering(self, client: Client) -> None:
+        """Close a lingering client."""
+        self._clients.close(client, "turned away")

@@ -1,4 +1,4 @@
-"""Who may come in: the clients counted, all together and by host, and those who stay out."""
+"""Admission: the limits of clients, altogether and by host, and the reports of refused clients."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ class Admission:
     """Counts the clients of all I/O threads.  Any thread may call."""
 
     def __init__(self, max_clients: int, max_clients_per_host: int) -> None:
-        """A `max_clients_per_host` of 0 stands for no limit of its own."""
+        """A `max_clients_per_host` of 0 sets no limit by host."""
         self._lock = threading.Lock()
         self._max_clients = max_clients
         self._max_per_host = max_clients_per_host
         self._per_host: dict[str, int] = {}
         self.clients = 0
-        """How many there are now."""
+        """Clients now."""
         self.admitted = 0
-        """How many there have been so far."""
+        """Clients so far."""
 
     def enter(self, host: str) -> str:
-        """Count a client in; where it must stay out, return the reason and count nothing.
+        """Count a client and return an empty string; or return the reason for refusing the client.
 
-        The clients of a Unix socket share one "host" and usually come from one proxy: for them
-        only the limit of all clients holds.
+        All clients of a Unix socket have the same `host` and usually come from one proxy, so the
+        limit by host does not hold for them.
         """
         with self._lock:
             if self.clients >= self._max_clients:
@@ -43,7 +43,7 @@ class Admission:
         return ""
 
     def leave(self, host: str) -> None:
-        """Count a client out that was counted in."""
+        """Stop counting a client that `enter` has counted."""
         with self._lock:
             self.clients -= 1
             if host in self._per_host:
@@ -53,7 +53,7 @@ class Admission:
 
 
 class Refusals(EventSource):
-    """Those of an I/O thread that have not been reported."""
+    """The refused clients of an I/O thread since the last report."""
 
     __slots__ = ("_last", "_number")
 
@@ -63,12 +63,12 @@ class Refusals(EventSource):
         self._last: tuple[Client, str] | None = None
 
     def add(self, client: Client, reason: str) -> None:
-        """Remember one."""
+        """Remember a refused client for the next report."""
         self._number += 1
         self._last = (client, reason)
 
     def report(self) -> bool:
-        """Log how many there were, and the last of them; return whether there was any."""
+        """Log the number of refused clients and the last of them; return whether there was any."""
         if self._last is None:
             return False
         client, reason = self._last

@@ -1,7 +1,7 @@
-"""One client: a connection from accept to close, as small as it can be.
+"""A client: one accepted connection, from accept to close, in as little memory as possible.
 
-Ten thousand of them should fit a device, so there is a slot for each thing that has to be known
-and nothing else; all of it is plain data.
+A device may have ten thousand clients.  So a client has a slot for every value that is needed, no
+other attribute, and no method but its name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Client(EventSource):
-    """A connection.  Owned by one I/O thread, or by the thread of its handler."""
+    """A connection.  For the I/O thread or the handler's thread that owns the client."""
 
     __slots__ = (
         "address",
@@ -34,25 +34,29 @@ class Client(EventSource):
     )
 
     def __init__(self, sock: socket.socket, host: str, port: int, phase: int, now: float) -> None:
+        # Not by super(): a call more for each accepted client.
         self.phase = phase
         self.due = 0.0
         self.timer = 0.0
         self.sock = sock
         self.host = host
-        """A number, or ``unix:PATH`` of the socket it came in by."""
+        """The numeric address of the client; or ``unix:PATH`` of the listener."""
         self.port = port
-        """Of the client; of a Unix client, which has none, its number in the order of coming."""
+        """The port of the client; of a Unix client, which has none, a number of our own."""
         self.counted = True
-        """Whether it has been admitted, and must be taken off the count."""
+        """Whether `Admission` counts the client."""
         self.told = NOT_TOLD
+        """How far the farewell has come: NOT_TOLD, TOLD, ANSWERED."""
         self.since = self.last = now
+        """Monotonic times of the accept and of the last message."""
         self.echoed = 0
+        """Bytes sent back to the client."""
         self.unsent = b""
-        """What was read and could not be sent yet."""
+        """Bytes for the client that the kernel has not taken yet."""
         self.saved: bytes | None = None
-        """What its handler has saved, in another process."""
+        """The state that the client's handler has saved in another process."""
         self.address: Any = None
-        """As accept(2) gave it, where a handler will ask for it."""
+        """The address that accept(2) has returned; set where a handler will ask for it."""
 
     def __str__(self) -> str:
         if self.host.startswith("unix:"):

@@ -1,10 +1,10 @@
-"""How clients are treated."""
+"""The policy: how an I/O thread treats clients."""
 
 from __future__ import annotations
 
 
 class Policy:
-    """The plain values that an I/O thread serves by."""
+    """The values that an I/O thread needs of the configuration.  Read by any thread."""
 
     __slots__ = ("farewell", "gap", "idle_timeout", "log_connections", "stall_timeout")
 
@@ -18,11 +18,12 @@ class Policy:
         log_connections: bool = True,
     ) -> None:
         self.farewell = farewell
-        """Empty: nothing is said."""
+        """Bytes that tell a client that the server is going offline; empty: nothing is sent."""
         self.gap = gap
-        """Seconds of silence around the farewell."""
+        """Seconds of silence before and after the farewell."""
         self.idle_timeout = idle_timeout
-        """Seconds without a byte until a client is closed; 0: never."""
+        """Seconds without a byte from a client after which the client is closed; 0: never."""
         self.stall_timeout = stall_timeout
-        """Seconds in which a client may take none of what is unsent to it; 0: for ever."""
+        """Seconds in which a client takes no unsent byte, then is closed; 0: never."""
         self.log_connections = log_connections
+        """Whether each connection is logged when it begins and when it ends."""

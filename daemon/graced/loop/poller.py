@@ -1,4 +1,4 @@
-"""What an I/O thread waits for: descriptors, points in time, and what other threads ask for."""
+"""The poller of an I/O thread: ready descriptors, timers, and actions that other threads post."""
 
 from __future__ import annotations
 
@@ -19,82 +19,83 @@ MAX_POLL_TIMEOUT = 86400.0
 """Seconds; poll(2) and epoll_wait(2) count milliseconds in an int."""
 
 _gone = EventSource(GONE)
-"""What stands in the table for a descriptor that nobody waits for."""
+"""The entry of `Poller.sources` for a descriptor that is not registered."""
 
 
 class Poller:
-    """An epoll set, the subject behind each of its descriptors, and a heap of times.
+    """An epoll set, the event source of each descriptor, and timers.
 
     For one thread, except `post`.
     """
 
     def __init__(self) -> None:
         self.epoll = epoll()
-        self.subjects: list[EventSource] = []
-        """By descriptor."""
+        self.sources: list[EventSource] = []
+        """The event sources, by descriptor."""
         self.timers = Timers()
         self.now = monotonic()
-        """The time for all that one epoll_wait has returned.
+        """The time of the last epoll_wait, for everything that is done about its events.
 
-        Set by the thread after each; and by an action that may have waited before it was done.
+        The loop sets it after each epoll_wait; an action that may have waited sets it again.
         """
         self._posted: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.watch(self._wake_fd, EventSource(WAKING), EPOLLIN)
+        self.register(self._wake_fd, EventSource(WAKING), EPOLLIN)
 
     def close(self) -> None:
-        """Give up what is open."""
+        """Close the epoll set and the eventfd."""
         self.epoll.close()
         os.close(self._wake_fd)
 
-    # What other threads ask for.
+    # Actions of other threads.
 
     def post(self, action: Callable[[], None]) -> None:
-        """Have `action` done by the thread whose poller this is, soon.  Any thread may call."""
+        """Call `action` in the poller's thread, in the order of posting.  Any thread may call."""
         self._posted.append(action)
         os.eventfd_write(self._wake_fd, 1)
 
     def woken(self, _waker: EventSource, _event: int) -> None:
-        """Do what was posted: the subject WAKING has news."""
+        """Run the posted actions: the eventfd is readable."""
         os.eventfd_read(self._wake_fd)
-        self.do_what_was_posted()
+        self.run_posted()
 
-    def do_what_was_posted(self) -> None:
+    def run_posted(self) -> None:
+        """Run the posted actions."""
         while self._posted:
             self._posted.popleft()()
 
     # Descriptors.
 
-    def watch(self, fd: int, subject: EventSource, interest: int) -> None:
-        """Wait for news of `fd`.  Raises `OSError`."""
-        while len(self.subjects) <= fd:
-            self.subjects.append(_gone)
+    def register(self, fd: int, source: EventSource, interest: int) -> None:
+        """Wait for events of `fd`, see epoll_ctl(2).  Raises `OSError`."""
+        while len(self.sources) <= fd:
+            self.sources.append(_gone)
         self.epoll.register(fd, interest)
-        self.subjects[fd] = subject
+        self.sources[fd] = source
 
-    def want(self, fd: int, interest: int) -> None:
-        """Wait for other news of it; 0: only for its end."""
+    def modify(self, fd: int, interest: int) -> None:
+        """Wait for other events; 0: for EPOLLERR and EPOLLHUP alone."""
         self.epoll.modify(fd, interest)
 
-    def unwatch(self, fd: int) -> None:
-        """Wait for no news of it, and keep it open."""
+    def unregister(self, fd: int) -> None:
+        """Wait for no events of `fd`, which stays open."""
         self.epoll.unregister(fd)
         self.forget(fd)
 
     def forget(self, fd: int) -> None:
-        """Clear its place in the table, no more: it is out of the set or about to be closed."""
-        self.subjects[fd] = _gone
+        """Clear the entry of a descriptor that is unregistered or about to be closed."""
+        self.sources[fd] = _gone
 
-    # Points in time.
+    # Timers.
 
     def timeout(self) -> float:
-        """Seconds until something may be due."""
+        """Seconds until a timer may expire."""
         return min(max(0.0, self.timers.next - monotonic()), MAX_POLL_TIMEOUT)
 
-    def after(self, subject: EventSource, seconds: float) -> None:
-        """Have `subject` be due so many seconds after `now`, and not when it otherwise would."""
-        self.timers.at(subject, self.now + seconds)
+    def schedule_after(self, source: EventSource, seconds: float) -> None:
+        """Let the source come up `seconds` after `now`; an earlier schedule is void."""
+        self.timers.schedule(source, self.now + seconds)
 
-    def due(self) -> Iterator[EventSource]:
-        """Those whose time has come, each once."""
+    def expired(self) -> Iterator[EventSource]:
+        """Yield the sources whose time has come by `now`."""
         return self.timers.expired(self.now)

@@ -16,9 +16,11 @@ import pytest
 
 import graced.loop.client
 from graced.log import events
-from graced.loop import io_thread
+from graced.loop import acceptor
+from graced.loop import clients as clients_module
 from graced.loop.admission import Admission
-from graced.loop.io_thread import BUFFER_SIZE, SMALL_READ, IOThread
+from graced.loop.clients import BUFFER_SIZE, SMALL_READ
+from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
 from graced.sockets import listener
 from graced.sockets.address import Address
@@ -204,7 +206,7 @@ def test_a_client_that_is_lost_on_the_way_is_no_matter(make: Make, code: int) ->
 def test_where_there_is_no_room_it_waits_and_tries_again(
     make: Make, code: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(io_thread, "ACCEPT_PAUSE", 0.01)
+    monkeypatch.setattr(acceptor, "ACCEPT_PAUSE", 0.01)
     caplog.set_level(logging.INFO, "graced")
     scene = make(accept=failing(code, code, code))
     with scene.connect() as client:
@@ -224,21 +226,21 @@ def test_what_cannot_happen_is_a_failure(make: Make) -> None:
 
 
 def test_bytes_that_are_owed_are_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io_thread, "UNSENT_BUDGET", 1)
+    monkeypatch.setattr(clients_module, "UNSENT_BUDGET", 1)
     scene = make()
     thread = scene.thread
     with scene.connect() as deaf:
-        assert scene.do(lambda: len(thread._view)) == BUFFER_SIZE
+        assert scene.do(lambda: len(thread._clients.view)) == BUFFER_SIZE
         sent = deaf.send_until_full()
-        while not scene.do(lambda: thread._unsent):
+        while not scene.do(lambda: thread._clients._unsent):
             sent += deaf.send_until_full()
-        assert scene.do(lambda: len(thread._view)) == SMALL_READ
-        assert scene.do(lambda: thread._unsent) <= BUFFER_SIZE
+        assert scene.do(lambda: len(thread._clients.view)) == SMALL_READ
+        assert scene.do(lambda: thread._clients._unsent) <= BUFFER_SIZE
         with scene.connect() as client:
             client.echo(b"x" * 3 * SMALL_READ)
         deaf.recv_exactly(sent)
-        assert scene.do(lambda: thread._unsent) == 0
-        assert scene.do(lambda: len(thread._view)) == BUFFER_SIZE
+        assert scene.do(lambda: thread._clients._unsent) == 0
+        assert scene.do(lambda: len(thread._clients.view)) == BUFFER_SIZE
     with scene.connect() as client:
         client.echo(b"hello")
 
@@ -247,18 +249,18 @@ def test_what_is_owed_to_one_that_leaves_is_forgotten(make: Make) -> None:
     scene = make()
     with scene.connect() as deaf:
         deaf.send_until_full()
-        while not scene.do(lambda: scene.thread._unsent):
+        while not scene.do(lambda: scene.thread._clients._unsent):
             deaf.send_until_full()
         scene.thread.report_next_activity()
         deaf.reset()
     scene.changed()
-    assert scene.do(lambda: scene.thread._unsent) == 0
+    assert scene.do(lambda: scene.thread._clients._unsent) == 0
 
 
 def test_refused_clients_linger_in_bounded_numbers(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(io_thread, "MAX_LINGERING", 2)
+    monkeypatch.setattr(acceptor, "MAX_LINGERING", 2)
     scene = make(limit=0)
     clients = [scene.connect() for _ in range(5)]
     heard = []
@@ -272,7 +274,7 @@ def test_refused_clients_linger_in_bounded_numbers(
 def test_a_refused_client_that_does_not_close_is_closed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(io_thread, "LINGER", 0.05)
+    monkeypatch.setattr(acceptor, "LINGER_TIMEOUT", 0.05)
     scene = make(limit=0)
     with scene.connect() as client:
         assert client.recv_to_end() == FAREWELL
@@ -305,7 +307,7 @@ def test_it_ends_at_once_when_nobody_is_there(make: Make) -> None:
 def deafen(scene: Scene, client: Client) -> int:
     """Have the thread owe something to a client; return how many bytes will come back."""
     sent = client.send_until_full()
-    while not scene.do(lambda: scene.thread._unsent):
+    while not scene.do(lambda: scene.thread._clients._unsent):
         sent += client.send_until_full()
     return sent
 
@@ -347,14 +349,14 @@ def test_what_is_owed_is_owed_by_the_next(make: Make, same: bool) -> None:
     with scene.connect() as deaf:
         sent = deafen(scene, deaf)
         frozen = scene.freeze()
-        assert scene.do(lambda: scene.thread._unsent) == 0
+        assert scene.do(lambda: scene.thread._clients._unsent) == 0
         assert frozen[0].unsent
         then = scene if same else make()
         then.adopt(frozen)
-        assert then.do(lambda: then.thread._unsent) == len(frozen[0].unsent)
+        assert then.do(lambda: then.thread._clients._unsent) == len(frozen[0].unsent)
         deaf.recv_exactly(sent)
         deaf.echo(b"and on")
-        assert then.do(lambda: (then.thread._unsent, frozen[0].echoed)) == (0, sent + 6)
+        assert then.do(lambda: (then.thread._clients._unsent, frozen[0].echoed)) == (0, sent + 6)
 
 
 def test_what_was_owed_to_one_that_is_turned_away_does_not_count(make: Make) -> None:
@@ -364,10 +366,10 @@ def test_what_was_owed_to_one_that_is_turned_away_does_not_count(make: Make) -> 
         (client,) = scene.freeze()
         then = make(limit=0)
         then.adopt([client])
-        assert then.do(lambda: then.thread._unsent) == 0
+        assert then.do(lambda: then.thread._clients._unsent) == 0
         then.finish()
-        assert then.thread._unsent == 0
-        assert scene.do(lambda: scene.thread._unsent) == 0
+        assert then.thread._clients._unsent == 0
+        assert scene.do(lambda: scene.thread._clients._unsent) == 0
 
 
 @pytest.mark.parametrize("meanwhile", [True, False])
@@ -498,7 +500,7 @@ def test_who_does_not_fit_any_more_is_turned_away(
 
 def test_all_who_do_not_fit_any_more_are_told(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are no strangers, of whom only so many may linger."""
-    monkeypatch.setattr(io_thread, "MAX_LINGERING", 1)
+    monkeypatch.setattr(acceptor, "MAX_LINGERING", 1)
     scene, then = make(), make(limit=1)
     clients = [scene.connect() for _ in range(5)]
     for client in clients:
@@ -573,7 +575,7 @@ def test_one_that_takes_nothing_has_its_time_in_the_next_process_too(make: Make)
         then.thread.report_next_activity()
         while then.admission.clients:
             then.changed()
-        assert then.thread._unsent == 0
+        assert then.thread._clients._unsent == 0
 
 
 def test_what_was_due_to_one_that_is_frozen_is_not_done(make: Make) -> None:
@@ -583,8 +585,8 @@ def test_what_was_due_to_one_that_is_frozen_is_not_done(make: Make) -> None:
         soon = time.monotonic() + 0.1
 
         def press() -> None:
-            for client in scene.thread._present():
-                scene.thread._poller.timers.at(client, soon)
+            for client in scene.thread._clients.present():
+                scene.thread._poller.timers.schedule(client, soon)
 
         scene.do(press)
         (frozen,) = scene.freeze()
@@ -604,7 +606,7 @@ def test_the_name_of_a_unix_client_is_its_own(make: Make, tmp_path: Any) -> None
         then.adopt(frozen)
         with then.connect() as three:
             three.echo(b"hello")
-            listeners = {client.port for client in then.do(then.thread._present)}
+            listeners = {client.port for client in then.do(then.thread._clients.present)}
         assert len(listeners) == 3
 
 
@@ -612,7 +614,7 @@ def test_the_copy_that_a_child_has_keeps_no_client_and_makes_no_news(make: Make)
     """Of a handler that forks."""
     scene = make(handlers=Handlers(), idle_timeout=0.1)
     with scene.connect() as idle:
-        while not (clients := scene.do(scene.thread._present)):
+        while not (clients := scene.do(scene.thread._clients.present)):
             pass
         with clients[0].sock.dup():
             idle.expect_end()
@@ -645,5 +647,5 @@ def test_one_that_takes_nothing_is_turned_away_all_the_same(make: Make) -> None:
         assert heard
         assert (b"x" * sent + FAREWELL).startswith(heard)
         deaf.close()
-        while then.do(lambda: then.thread._lingering):
+        while then.do(lambda: then.thread._clients.lingering):
             pass

@@ -20,7 +20,7 @@ def test_each_comes_up_once_and_in_order() -> None:
     timers = Timers()
     one, two, three = EventSource(1), EventSource(2), EventSource(3)
     for subject, when in ((two, 2.0), (three, 3.0), (one, 1.0)):
-        timers.at(subject, when)
+        timers.schedule(subject, when)
     assert timers.next == 1.0
     assert up(timers, 0.5) == []
     assert up(timers, 2.0) == [one, two]
@@ -34,7 +34,7 @@ def test_one_that_is_put_off_comes_up_later_and_once() -> None:
     timers = Timers()
     subject = EventSource(1)
     for when in (1.0, 5.0, 9.0):
-        timers.at(subject, when)
+        timers.schedule(subject, when)
     assert up(timers, 8.0) == []
     assert timers.next == 9.0
     assert up(timers, 9.0) == [subject]
@@ -45,7 +45,7 @@ def test_one_that_is_put_forward_comes_up_earlier_and_once() -> None:
     timers = Timers()
     subject = EventSource(1)
     for when in (9.0, 1.0):
-        timers.at(subject, when)
+        timers.schedule(subject, when)
     assert up(timers, 1.0) == [subject]
     assert up(timers, 99.0) == []
 
@@ -53,23 +53,23 @@ def test_one_that_is_put_forward_comes_up_earlier_and_once() -> None:
 def test_what_comes_up_may_ask_to_come_up_again() -> None:
     timers = Timers()
     subject = EventSource(1)
-    timers.at(subject, 1.0)
+    timers.schedule(subject, 1.0)
     for now in (1.0, 2.0, 3.0):
         for found in timers.expired(now):
-            timers.at(found, now + 1.0)
+            timers.schedule(found, now + 1.0)
     assert timers.next == 4.0
 
 
 def test_many_that_are_gone_do_not_stay() -> None:
     timers = Timers()
     stays = EventSource(1)
-    timers.at(stays, 1e6)
+    timers.schedule(stays, 1e6)
     for number in range(100_000):
         subject = EventSource(1)
-        timers.at(subject, 1e5 + number)
+        timers.schedule(subject, 1e5 + number)
         subject.phase = GONE
-        timers.forget(subject)
-    assert len(timers._heap) < 1000
+        timers.cancel(subject)
+    assert len(timers) < 1000
     assert up(timers, 1e9) == [stays]
 
 
@@ -83,10 +83,10 @@ def test_any_order(moves: list[tuple[int, float, bool]], looks: list[float]) -> 
     due: dict[int, float] = {}
     for number, when, forget in moves:
         if forget:
-            timers.forget(subjects[number])
+            timers.cancel(subjects[number])
             due.pop(number, None)
         else:
-            timers.at(subjects[number], when)
+            timers.schedule(subjects[number], when)
             due[number] = when
     for now in sorted(looks):
         assert timers.next <= min(due.values(), default=math.inf)

@@ -1,0 +1,298 @@
+"""The clients of an I/O thread: bytes received, echoed and unsent, and how a client is closed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from mmap import mmap
+from select import EPOLLIN, EPOLLOUT
+from socket import SHUT_RDWR, SHUT_WR
+
+from graced.log import events
+from graced.loop.client import Client
+from graced.loop.phase import (
+    ACTIVE,
+    AWAITING_FIRST_BYTE,
+    CLIENT_PHASES,
+    GONE,
+    LINGERING,
+    TRACED,
+    WRITE_BLOCKED,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from graced.loop.admission import Admission
+    from graced.loop.interfaces import Handlers, Mirror
+    from graced.loop.policy import Policy
+    from graced.loop.poller import Poller
+
+BUFFER_SIZE = 1024 * 1024
+"""Bytes of the largest read; a quarter of the size was a fifth slower with one bulk client."""
+SMALL_READ = 16 * 1024
+"""Bytes of the largest read while the unsent bytes are over budget."""
+UNSENT_BUDGET = 16 * 1024 * 1024
+"""Unsent bytes of all clients together from which on reads are small.
+
+Clients that do not read cost this and a `SMALL_READ` each, and no more."""
+READS_AT_DEADLINE = 4
+"""Reads from each client at the deadline, which is final also for a client that never pauses."""
+LOGGED_BYTES = 64
+"""Bytes of a message that are logged."""
+
+RESTING = frozenset({ACTIVE, AWAITING_FIRST_BYTE, TRACED})
+"""The phases of a client that is read and has no unsent bytes."""
+
+
+class Clients:
+    """The clients of one I/O thread, with the state that its other parts share.
+
+    For that thread alone, except `report_next_activity` and the counters, which any thread may use.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        admission: Admission,
+        policy: Policy,
+        *,
+        handlers: Handlers | None,
+        mirror: Mirror | None,
+        changed: Callable[[], None],
+    ) -> None:
+        self.poller = poller
+        self.admission = admission
+        self.policy = policy
+        self.handlers = handlers
+        self.mirror = mirror
+        self.changed = changed
+        """Wakes the main thread."""
+
+        self.echoed = 0
+        """Bytes sent back to clients."""
+        self.departed = 0
+        """Clients that left by themselves during the drain."""
+        self.closed = 0
+        """Clients that were closed at the deadline."""
+        self.lingering = 0
+        """Clients in the phase `LINGERING`."""
+
+        self.draining = False
+        """Whether the drain has begun."""
+        self.at_deadline = False
+        """Whether the deadline has passed: `finished` becomes true when no client lingers."""
+        self.finished = False
+        """Whether the I/O thread is to end."""
+
+        self.resting = ACTIVE
+        """The phase of a client that is read and has not got the farewell."""
+        if handlers:
+            self.resting = AWAITING_FIRST_BYTE
+        elif events.RECEIVED.enabled():
+            self.resting = TRACED
+
+        # Anonymous memory: pages that no message has needed yet cost nothing.
+        self._buffer = memoryview(mmap(-1, BUFFER_SIZE))
+        self.view = self._buffer
+        """The part of the buffer that a read may fill."""
+        self._unsent = 0
+        self.activity_awaited = False
+        """Whether `report_activity` has to be called at the next activity."""
+
+    def present(self) -> list[Client]:
+        """All clients that this thread serves, lingering clients included."""
+        sources = self.poller.sources
+        return [c for c in sources if isinstance(c, Client) and c.phase < CLIENT_PHASES]
+
+    # Activity.
+
+    def report_next_activity(self) -> None:
+        """Call `changed` once, when bytes are echoed or a client comes or goes."""
+        self.activity_awaited = True
+
+    def report_activity(self) -> None:
+        """Call `changed`, if that was asked for."""
+        if self.activity_awaited:
+            self.activity_awaited = False
+            self.changed()
+
+    # Bytes.
+
+    def receive(self, client: Client) -> int | None:
+        """Read into `view` and return the number of bytes; 0 at end of file.
+
+        None: there was nothing to read, or the connection is lost and the client is closed.
+        """
+        try:
+            return client.sock.recv_into(self.view)
+        except OSError as error:
+            self.lost(client, error)
+            return None
+
+    def echo(self, client: Client) -> bool:
+        """Read and echo, as the hot loop does; return whether everything is sent."""
+        received = self.receive(client)
+        if received is None:
+            return False
+        if not received:
+            self.close(client, "closed by the client")
+            return False
+        if self.resting == TRACED:
+            events.RECEIVED(client=client, data=_excerpt(self.view[:received]))
+        self.keep_unsent(client, self.view[:received])
+        return self.flush(client)
+
+    def keep_unsent(self, client: Client, rest: memoryview) -> None:
+        """Keep bytes that the kernel does not take, and do not read the client until it does."""
+        client.unsent = bytes(rest)
+        self.count_unsent(len(rest))
+        client.phase = WRITE_BLOCKED
+        self.poller.modify(client.sock.fileno(), EPOLLOUT)
+        self._await_progress(client)
+
+    def count_unsent(self, change: int) -> None:
+        """Add to the unsent bytes of all clients; reads become small while these are too many."""
+        self._unsent += change
+        self.view = self._buffer if self._unsent < UNSENT_BUDGET else self._buffer[:SMALL_READ]
+
+    def _await_progress(self, client: Client) -> None:
+        if self.policy.stall_timeout:
+            self.poller.schedule_after(client, self.policy.stall_timeout)
+
+    def flush(self, client: Client) -> bool:
+        """Send unsent bytes; return whether all are sent.  The caller then sets the phase."""
+        try:
+            sent = client.sock.send(client.unsent)
+        except OSError as error:
+            self.lost(client, error)
+            return False
+        client.last = self.poller.now
+        client.echoed += sent
+        self.echoed += sent
+        self.count_unsent(-sent)
+        client.unsent = client.unsent[sent:]
+        if client.unsent:
+            self._await_progress(client)
+            return False
+        client.due = 0.0
+        return True
+
+    def close_stalled(self, client: Client) -> None:
+        """Close a client that has taken none of its unsent bytes for `stall_timeout`."""
+        self.close(client, "stalled")
+
+    def resume(self, client: Client, phase: int) -> None:
+        """Read the client again, in the given phase."""
+        client.phase = phase
+        self.poller.modify(client.sock.fileno(), EPOLLIN)
+
+    def start_handler(self, client: Client, _event: int) -> None:
+        """Give the client to a handler, which owns it from now on."""
+        assert self.handlers is not None
+        self.poller.unregister(client.sock.fileno())
+        client.phase = GONE
+        self.handlers.take(client)
+
+    # The end of a connection.
+
+    def lost(self, client: Client, error: OSError) -> None:
+        """Close a client whose socket has failed; `BlockingIOError` is no failure."""
+        if isinstance(error, BlockingIOError):
+            return
+        reset = isinstance(error, ConnectionError)
+        self.close(client, "reset by the client" if reset else error.strerror or str(error))
+
+    def close(self, client: Client, reason: str) -> None:
+        """Close a client, count it and log the reason."""
+        if client.phase == LINGERING:
+            self.lingering -= 1
+        elif self.at_deadline:
+            self.closed += 1
+        elif self.draining:
+            self.departed += 1
+        self.count_unsent(-len(client.unsent))
+        client.unsent = b""
+        client.phase = GONE
+        self.poller.timers.cancel(client)
+        self.poller.forget(client.sock.fileno())
+        if self.mirror or self.handlers:
+            self._end_copies(client)
+        client.sock.close()
+        if client.counted:
+            self.admission.leave(client.host)
+            if self.policy.log_connections:
+                events.CLOSED(
+                    client=client,
+                    reason=reason,
+                    bytes=client.echoed,
+                    seconds=self.poller.now - client.since,
+                )
+            if self.activity_awaited:
+                self.report_activity()
+            if self.draining and not self.admission.clients:
+                self.changed()
+        if self.at_deadline and not self.lingering:
+            self.finished = True
+
+    def _end_copies(self, client: Client) -> None:
+        """End a connection of which the mirror, or the child of a handler, may have a copy.
+
+        Closing our descriptor leaves the copy open and registered with epoll.
+        """
+        with suppress(OSError):
+            client.sock.shutdown(SHUT_RDWR)
+        with suppress(OSError):
+            self.poller.unregister(client.sock.fileno())
+        if self.mirror:
+            self.mirror.discard(client)
+
+    def close_at_deadline(self) -> None:
+        """Close all clients; `finished` becomes true when no refused client lingers any more."""
+        self.at_deadline = True
+        for client in self.present():
+            if client.phase != LINGERING:
+                self._part(client)
+        if not self.lingering:
+            self.finished = True
+
+    def _part(self, client: Client) -> None:
+        """Send the last echo, the farewell unless it was sent before, and FIN; then close.
+
+        The input is read first, because unread input makes the kernel send RST, which may destroy
+        what was sent.
+        """
+        try:
+            if self._echo_rest(client) and not client.told and self.policy.farewell:
+                client.sock.send(self.policy.farewell)
+            client.sock.shutdown(SHUT_WR)
+            for _ in range(READS_AT_DEADLINE):
+                if not client.sock.recv_into(self._buffer):
+                    break
+        except OSError:
+            # The client has left, or takes nothing, or has nothing more to say: close all the same.
+            pass
+        self.close(client, "deadline")
+
+    def _echo_rest(self, client: Client) -> bool:
+        """Echo the bytes that had arrived by the deadline; return whether everything is sent."""
+        if client.unsent or self.resting == AWAITING_FIRST_BYTE:
+            return not client.unsent
+        try:
+            for _ in range(READS_AT_DEADLINE):
+                received = client.sock.recv_into(self._buffer)
+                if not received:
+                    break
+                sent = client.sock.send(self._buffer[:received])
+                client.echoed += sent
+                self.echoed += sent
+                if sent < received:
+                    return False
+        except BlockingIOError:
+            return True
+        return True
+
+
+def _excerpt(data: memoryview) -> str:
+    text = repr(bytes(data[:LOGGED_BYTES]))
+    return text if len(data) <= LOGGED_BYTES else f"{text}... ({len(data)} bytes)"

@@ -1,0 +1,125 @@
+"""The farewell: how the clients of an I/O thread learn that the server is going offline.
+
+The farewell stands alone: `graced.loop.io_thread` says why, and shows the phases.
+"""
+
+from __future__ import annotations
+
+from select import EPOLLERR, EPOLLHUP, EPOLLIN
+from socket import MSG_PEEK
+
+from graced.loop.clients import RESTING
+from graced.loop.event_source import EventSource
+from graced.loop.phase import (
+    ANSWERED,
+    FAREWELL_PENDING,
+    FAREWELL_SENT,
+    READ_PAUSED,
+    REMINDING,
+    TOLD,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.loop.client import Client
+    from graced.loop.clients import Clients
+
+REMIND_INTERVAL = 1.0
+"""Seconds between two calls of `Handlers.remind`."""
+
+
+class Farewell:
+    """Sends the farewell to each client once, with a gap of silence before and after."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._poller = clients.poller
+        self._farewell = clients.policy.farewell
+        self._gap = clients.policy.gap
+        self._handlers = clients.handlers
+        self._reminder = EventSource(REMINDING)
+
+    def drain(self) -> None:
+        """Send the farewell to all clients that have been quiet for the gap; the others wait."""
+        self._clients.draining = True
+        if self._farewell:
+            for client in self._clients.present():
+                if client.phase in RESTING:
+                    if self._poller.now - client.last >= self._gap:
+                        self._send(client)
+                    else:
+                        client.phase = FAREWELL_PENDING
+                        self._poller.timers.schedule(client, client.last + self._gap)
+        if self._handlers:
+            self._poller.schedule_after(self._reminder, self._gap)
+
+    def remind(self, reminder: EventSource) -> None:
+        """Remind the handlers again and again of clients that have not got the farewell."""
+        assert self._handlers is not None
+        self._handlers.remind()
+        self._poller.schedule_after(reminder, REMIND_INTERVAL)
+
+    def go_on(self, client: Client) -> None:
+        """Set the phase of a client whose unsent bytes have all been sent."""
+        if client.told == TOLD:
+            self._clients.resume(client, FAREWELL_SENT)
+        elif client.told == ANSWERED:
+            self._clients.resume(client, self._clients.resting)
+        elif self._clients.draining and self._farewell:
+            self._pause(client, FAREWELL_PENDING)
+        else:
+            self._clients.resume(client, self._clients.resting)
+
+    def _pause(self, client: Client, phase: int) -> None:
+        """Do not read the client until the gap is over."""
+        client.phase = phase
+        self._poller.modify(client.sock.fileno(), 0)
+        self._poller.schedule_after(client, self._gap)
+
+    def leave_unread(self, client: Client, event: int) -> None:
+        """Leave input in the kernel until the gap is over; close a client that has left."""
+        if event & EPOLLERR:
+            self._clients.close(client, "reset by the client")
+        elif event & EPOLLHUP:
+            self._clients.close(client, "closed by the client")
+        else:
+            self._poller.modify(client.sock.fileno(), 0)
+
+    def send_pending(self, client: Client) -> None:
+        """Send the farewell after the gap of silence."""
+        self._poller.modify(client.sock.fileno(), EPOLLIN)
+        self._send(client)
+
+    def _send(self, client: Client) -> None:
+        client.told = TOLD
+        try:
+            sent = client.sock.send(self._farewell)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._clients.lost(client, error)
+            return
+        if sent == len(self._farewell):
+            client.phase = FAREWELL_SENT
+        else:
+            self._clients.keep_unsent(client, memoryview(self._farewell)[sent:])
+
+    def pause_reading(self, client: Client, _event: int) -> None:
+        """Leave the first bytes after the farewell in the kernel for the gap."""
+        try:
+            has_input = bool(client.sock.recv(1, MSG_PEEK))
+        except BlockingIOError:
+            # Out-of-band data, which stays until it is really read.
+            has_input = True
+        except OSError as error:
+            self._clients.lost(client, error)
+            return
+        if has_input:
+            self._pause(client, READ_PAUSED)
+        else:
+            self._clients.close(client, "closed by the client")
+
+    def resume_reading(self, client: Client) -> None:
+        """Serve the client as before the drain: the gap after the farewell is over."""
+        client.told = ANSWERED
+        self._clients.resume(client, self._clients.resting)

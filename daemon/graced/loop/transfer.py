@@ -1,0 +1,83 @@
+"""Clients that change their I/O thread or their process: `freeze` here, `adopt` there."""
+
+from __future__ import annotations
+
+from select import EPOLLIN
+from socket import AF_UNIX
+from time import monotonic
+
+from graced.loop.clients import RESTING
+from graced.loop.phase import GONE, WRITE_BLOCKED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from graced.loop.acceptor import Acceptors
+    from graced.loop.client import Client
+    from graced.loop.clients import Clients
+    from graced.loop.idle import IdleSweep
+
+TRANSFERABLE = RESTING | {WRITE_BLOCKED}
+"""The phases in which a client can be transferred."""
+
+
+class Transfer:
+    """Takes clients out of an I/O thread, and takes clients in that come from another."""
+
+    def __init__(self, clients: Clients, acceptors: Acceptors, idle: IdleSweep) -> None:
+        self._clients = clients
+        self._acceptors = acceptors
+        self._idle = idle
+        self._poller = clients.poller
+        self._admission = clients.admission
+        self._handlers = clients.handlers
+        self._mirror = clients.mirror
+
+    def freeze(self) -> list[Client]:
+        """Abandon the listeners, stop serving all clients that can be transferred; return them."""
+        self._acceptors.abandon_all()
+        frozen = [client for client in self._clients.present() if client.phase in TRANSFERABLE]
+        for client in frozen:
+            self._poller.unregister(client.sock.fileno())
+            self._clients.count_unsent(-len(client.unsent))
+            client.phase = GONE
+            self._poller.timers.cancel(client)
+            self._admission.leave(client.host)
+        return frozen
+
+    def adopt(self, clients: Sequence[Client]) -> None:
+        """Serve frozen clients; turn away a client that is not counted or cannot be served."""
+        self._poller.now = monotonic()
+        for client in clients:
+            client.timer = 0.0
+            if client.saved is not None and not (self._handlers and self._handlers.movable):
+                client.counted = False
+            refusal = client.counted and self._admission.enter(client.host)
+            if refusal:
+                client.counted = False
+                self._acceptors.count_refusal(client, refusal)
+            if client.counted:
+                self._serve(client)
+            else:
+                self._acceptors.turn_away(client)
+
+    def _serve(self, client: Client) -> None:
+        client.phase = self._clients.resting
+        if client.sock.family == AF_UNIX:
+            self._acceptors.reserve_number(client.port)
+        self._idle.expect(client)
+        unsent, client.unsent = client.unsent, b""
+        if self._mirror:
+            self._mirror.add(client)
+        try:
+            self._poller.register(client.sock.fileno(), client, EPOLLIN)
+            if self._handlers:
+                client.address = client.sock.getpeername()
+        except OSError as error:
+            self._clients.lost(client, error)
+            return
+        if unsent:
+            self._clients.keep_unsent(client, memoryview(unsent))
+        elif self._handlers and (self._handlers.greet or client.saved is not None):
+            self._clients.start_handler(client, 0)
