@@ -25,7 +25,7 @@ NOTIFYING = "76d13a09ca564b7dbe72ccf17771e257"
 COUNTDOWN = "4b779ae099954386815e6573d828c35d"
 STOPPED = "e8349aa6f3f24e1c92e73c784359eaa7"
 HANDED_OVER = "4f87b58082bf4cb4a7d8d4dab39020d3"
-CARRIED = "6a9b6ce1a36c4d15a62d4a6f23e33a6e"
+INHERITED = "6a9b6ce1a36c4d15a62d4a6f23e33a6e"
 NOT_INHERITED = "dd5cc68cab9e4b2d9dbc4b2eea89ce0f"
 HANDOVER_REFUSED = "c9e6d01fc623407d99628991c423c108"
 REFUSED = "d09ac25e75aa48c28863f7e8ba9d372a"
@@ -172,7 +172,7 @@ def is_message(message_id: str) -> Callable[[Record], bool]:
 
 def clients_now(status: str) -> int:
     """The number of clients in a status line, -1 if there is none in it."""
-    found = re.search(r"\b(\d+) clients", status)
+    found = re.search(r"\b(\d+) clients?\b", status)
     return int(found[1]) if found else -1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from device.load import Load
-from device.service import CARRIED, FAREWELL, STOPPED, UNIT, Service, rest
+from device.service import FAREWELL, INHERITED, STOPPED, UNIT, Service, rest
 from rigging import Machine
 
 CONFIG = "/etc/graced/graced.toml"
@@ -86,7 +86,7 @@ def test_an_upgrade_under_load(machine: Machine, previous: Path, deb: Path) -> N
     }
     assert graced.pid != pid
     assert graced.echoes()
-    (carried,) = graced.journal(f"MESSAGE_ID={CARRIED}")
+    (carried,) = graced.journal(f"MESSAGE_ID={INHERITED}")
     assert int(carried["GRACED_CLIENTS"]) >= 5
     assert machine.read(CONFIG) == edited
 

@@ -20,9 +20,9 @@ import pytest
 from device.crowd import Crowd, leave
 from device.load import Load, numbered
 from device.service import (
-    CARRIED,
     FAREWELL,
     HANDED_OVER,
+    INHERITED,
     NOT_INHERITED,
     PORT,
     SIGNAL,
@@ -173,7 +173,7 @@ def test_restarts_under_load_are_noticed_by_nobody(
         load.rounds(30)
     took = time.monotonic() - began
     after = Footprint(graced)
-    waited = fields(graced, CARRIED, "GRACED_MILLISECONDS")
+    waited = fields(graced, INHERITED, "GRACED_MILLISECONDS")
     figures = {
         "restarts": len(waited),
         "seconds": round(took, 1),
@@ -192,9 +192,9 @@ def test_restarts_under_load_are_noticed_by_nobody(
     assert [client for client in idle if not answers(client)] == []
     handed_over = fields(graced, HANDED_OVER, "GRACED_CLIENTS")
     assert len(handed_over) == len(waited) == RESTARTS - 1
-    assert handed_over == fields(graced, CARRIED, "GRACED_CLIENTS")
+    assert handed_over == fields(graced, INHERITED, "GRACED_CLIENTS")
     assert min(handed_over) >= BUSY + IDLE
-    assert f"; carried {handed_over[-1]} clients in " in graced.show("StatusText")["StatusText"]
+    assert f"; inherited {handed_over[-1]} clients in " in graced.show("StatusText")["StatusText"]
     assert (after.descriptors, after.stored) == (before.descriptors, before.stored)
     assert after.stored == MIRRORED
     assert after.memory <= GROWTH * before.memory
@@ -305,7 +305,7 @@ def settle_restart(graced: Service, restarts: int = 1) -> None:
     """Return when as many restarts as that since the last ``mark`` are over."""
     with graced.follow() as journal:
         for _ in range(restarts):
-            journal.until(is_message(CARRIED))
+            journal.until(is_message(INHERITED))
         journal.until(is_message(STARTED))
 
 
@@ -540,7 +540,7 @@ def test_a_store_that_is_small(graced: Service, size: int) -> None:
     await_state(graced, SUCCESS)
     settle(graced)
     print(graced.device.release, "room for", size, "carried", left)
-    assert fields(graced, CARRIED, "GRACED_CLIENTS") in ([left], [])
+    assert fields(graced, INHERITED, "GRACED_CLIENTS") in ([left], [])
     assert left >= 16 if size == 20 else left in (0, len(clients))
     assert graced.journal(f"MESSAGE_ID={NOT_INHERITED}") == []
     assert Footprint(graced).stored <= MIRRORED
@@ -569,7 +569,7 @@ def test_keep_never_makes_a_restart_a_stop(graced: Service, how: str) -> None:
     assert time.monotonic() - began < 5
     assert fields(graced, STOPPED, "GRACED_CLIENTS_GONE") == [60]
     assert graced.journal(f"MESSAGE_ID={HANDED_OVER}") == []
-    assert graced.journal(f"MESSAGE_ID={CARRIED}") == []
+    assert graced.journal(f"MESSAGE_ID={INHERITED}") == []
     (first,) = graced.journal(f"MESSAGE_ID={SIGNAL}")
     assert first["GRACED_SIGNAL"] == "SIGUSR2"
     if how == "restart":
@@ -795,7 +795,7 @@ def test_clients_of_handlers_that_cannot_move_are_told(graced: Service) -> None:
     assert [client for client in silent if not answers(client)] == []
     assert graced.pid != pid
     settle(graced)
-    assert fields(graced, CARRIED, "GRACED_CLIENTS") == [10]
+    assert fields(graced, INHERITED, "GRACED_CLIENTS") == [10]
     assert fields(graced, STOPPED, "GRACED_CLIENTS_GONE") == [1]
     assert fields(graced, STOPPED, "GRACED_CLIENTS_CLOSED") == [1]
 
@@ -874,5 +874,5 @@ def test_an_upgrade_and_back_is_noticed_by_nobody(
     assert load.wrong == []
     assert [client for client in idle if not answers(client)] == []
     assert graced.show(*SUCCESS, "NRestarts") == SUCCESS | {"NRestarts": "0"}
-    assert len(fields(graced, CARRIED, "GRACED_CLIENTS")) == 2
+    assert len(fields(graced, INHERITED, "GRACED_CLIENTS")) == 2
     graced.restore()

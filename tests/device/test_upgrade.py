@@ -11,7 +11,7 @@ from typing import Self
 import pytest
 
 from device.load import Load
-from device.service import CARRIED, UNIT, Service, receive
+from device.service import INHERITED, UNIT, Service, receive
 from rigging import CommandError, Machine
 
 DROP_IN = "/etc/graced/conf.d/local.toml"
@@ -117,7 +117,7 @@ class Customers:
             "Result": "success",
         }
         assert self._graced.pid != self._pid
-        assert len(self._graced.journal(f"MESSAGE_ID={CARRIED}")) == 1
+        assert len(self._graced.journal(f"MESSAGE_ID={INHERITED}")) == 1
         self._assert_served()
 
     def _assert_served(self) -> None:

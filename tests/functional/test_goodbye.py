@@ -37,7 +37,7 @@ def test_each_stop_signal_is_acknowledged_and_tells_the_clients(signame: str) ->
             client.close()
         assert graced.wait() == 0
         lines = graced.log.lines
-        start = lines.index(f"<6>{signame} received, closing in 30 s, 2 clients to tell")
+        start = lines.index(f"<6>{signame} received, closing in 30 s, 2 clients remaining")
         assert lines[start + 1] == "<6>telling 2 clients that the server is going offline"
         assert lines[-1].startswith("<6>stopped after ")
         assert graced.stopped.left == 2
@@ -204,9 +204,9 @@ def test_the_end_counts_down_each_second() -> None:
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
         assert graced.wait() == 0
-        assert [match[0] for match in graced.log.matches("closing in . s, . clients left")] == [
-            "closing in 2 s, 1 clients left",
-            "closing in 1 s, 1 clients left",
+        assert [match[1] for match in graced.log.matches("^<6>(closing in .*)")] == [
+            "closing in 2 s, 1 client remaining",
+            "closing in 1 s, 1 client remaining",
         ]
         assert 3 <= graced.stopped.seconds < 3 + MOMENT
 
@@ -247,7 +247,7 @@ def test_who_reads_late_gets_all_and_the_farewell(handler: str, address: str) ->
     ):
         sent = client.send_until_full()
         graced.signal(SIGTERM)
-        graced.log.wait_for("telling 1 clients")
+        graced.log.wait_for("telling 1 client that")
         received = 0
         tail = b""
         while received < sent + len(FAREWELL):
@@ -475,7 +475,7 @@ def test_usr1_in_the_drain_logs_the_status() -> None:
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
         graced.signal(Signals.SIGUSR1)
-        graced.log.wait_for(r"^<6>draining: 1 clients left, \d+ s to go$")
+        graced.log.wait_for(r"^<6>draining: 1 client remaining, \d+ s to go$")
         client.close()
         assert graced.wait() == 0
 
@@ -489,7 +489,7 @@ def test_a_signal_during_the_start_is_not_lost() -> None:
     )
     with Graced(before=before) as graced:
         assert graced.wait() == 0
-        assert graced.log.count("SIGTERM received, closing in 5 s, 0 clients to tell") == 1
+        assert graced.log.count("SIGTERM received, closing in 5 s, 0 clients remaining") == 1
 
 
 def test_the_deadline_does_not_move_when_signals_keep_coming() -> None:
@@ -528,7 +528,7 @@ def test_the_log_is_in_order(graced: Graced) -> None:
         "serving on",
         "<6>connection from",
         "SIGTERM received",
-        "telling 1 clients",
+        "telling 1 client that",
         "closing connection from",
         "stopped after",
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from support import Graced, NotifySocket
 
-REFUSED = r"^<4>SIGUSR2 received and ignored: no service manager"
+REFUSED = r"^<4>SIGUSR2 received and ignored: there is no service manager"
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
@@ -36,7 +36,7 @@ def test_with_keep_never_it_is_a_stop(handler: str, notify_socket: NotifySocket)
         client.expect_farewell_alone()
         client.close()
         assert graced.wait() == 0
-        graced.log.wait_for(r"^<6>SIGUSR2 received, closing in 5 s, 1 clients to tell$")
+        graced.log.wait_for(r"^<6>SIGUSR2 received, closing in 5 s, 1 client remaining$")
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
@@ -52,7 +52,7 @@ def test_a_configuration_that_is_wrong_by_now_makes_it_a_stop(
         client.expect_farewell_alone()
         client.close()
         assert graced.wait() == 0
-        graced.log.wait_for(r"^<4>the clients are told to go, because the next start would fail: ")
+        graced.log.wait_for(r"^<4>stopping instead of handing over, because ")
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
@@ -66,7 +66,7 @@ def test_a_store_without_room_makes_it_a_stop(handler: str, notify_socket: Notif
         client.expect_farewell_alone()
         client.close()
         assert graced.wait() == 79
-        graced.log.wait_for(r"^<6>SIGUSR2 received, leaving 0 clients to the next start, 1 to tell")
+        graced.log.wait_for(r"^<6>SIGUSR2 received, handing over 0 clients .*, 1 remaining$")
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])

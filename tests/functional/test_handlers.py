@@ -98,7 +98,7 @@ def test_an_exception_is_one_record_and_the_others_go_on() -> None:
         assert victim.recv_to_end() == b""
         head = graced.log.wait_for("^<3>.*seven is not nice")[0]
         assert victim.name in head
-        graced.log.wait_for(f"closing connection from {victim.name}: handler failed, 1 bytes")
+        graced.log.wait_for(f"closing connection from {victim.name}: handler failed, 1 byte echoed")
         lines = graced.log.lines
         start = lines.index(head)
         record = [lines[start]]
@@ -125,7 +125,7 @@ def test_handlers_that_never_return_do_not_hold_up_the_end() -> None:
             client.expect_farewell_alone()
             client.expect_end()
         assert graced.wait() == 0
-        graced.log.wait_for("^<4>leaving 10 handlers behind that did not return$")
+        graced.log.wait_for("^<4>exiting without waiting longer for 10 handlers$")
         # The deadline, half a second for handlers to return, and another for the machine.
         assert 1 <= graced.stopped.seconds < 2
         assert graced.stopped[1:] == (0, 10)

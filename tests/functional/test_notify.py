@@ -57,7 +57,7 @@ def test_start_and_stop_without_a_client(kind: Kind, notify_socket: NotifySocket
     with kind(env=notify_socket.environment) as graced:
         notify_socket.wait_for("READY=1")
         assert graced.stop() == 0
-    stopping = f"STOPPING=1\nSTATUS=draining: 0 clients left, 5 s to go{EXTENDING}"
+    stopping = f"STOPPING=1\nSTATUS=draining: 0 clients remaining, 5 s to go{EXTENDING}"
     assert said(notify_socket) == sequence(kind, graced, [stopping, FORGET])
 
 
@@ -65,21 +65,21 @@ def test_start_and_stop_without_a_client(kind: Kind, notify_socket: NotifySocket
 def test_start_status_drain_and_stop(kind: Kind, notify_socket: NotifySocket) -> None:
     with kind("--grace", "3", env=notify_socket.environment) as graced, graced.connect() as client:
         client.echo(b"hello")
-        serving = "STATUS=serving: 1 clients now, 1 so far, 5 bytes echoed"
+        serving = "STATUS=serving: 1 client now, 1 so far, 5 bytes echoed"
         notify_socket.wait_for(serving)
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
         assert graced.wait() == 0
-    left = "STATUS=draining: 1 clients left"
+    remaining = "STATUS=draining: 1 client remaining"
     rest = [
         serving,
-        f"STOPPING=1\n{left}, 3 s to go{EXTENDING}",
-        f"{left}, 2 s to go{EXTENDING}",
-        f"{left}, 1 s to go{EXTENDING}",
+        f"STOPPING=1\n{remaining}, 3 s to go{EXTENDING}",
+        f"{remaining}, 2 s to go{EXTENDING}",
+        f"{remaining}, 1 s to go{EXTENDING}",
         FORGET,
     ]
     # Where a second passes between the client's coming and its word, that is news as well.
-    between = ("STATUS=serving: 1 clients now, 1 so far, 0 bytes echoed", graced.pid)
+    between = ("STATUS=serving: 1 client now, 1 so far, 0 bytes echoed", graced.pid)
     found = [message for message in said(notify_socket) if message != between]
     assert found == sequence(kind, graced, rest)
 

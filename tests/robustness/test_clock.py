@@ -39,7 +39,7 @@ def test_the_drain(handler: str) -> None:
             assert client.recv_to_end() == b""
         assert graced.wait() == 0
         assert 2 <= time.monotonic() - began <= 2 + MOMENT
-        assert graced.log.count("closing in 1 s, 1 clients left") == 1
+        assert graced.log.count("^<6>closing in 1 s, 1 client remaining") == 1
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
@@ -62,7 +62,7 @@ def test_the_watchdog_and_the_status(notify_socket: NotifySocket) -> None:
         notify_socket.wait_for("WATCHDOG=1", notify_socket.count("WATCHDOG=1") + 10)
         assert 1.6 <= time.monotonic() - began <= 3
         client.echo(b"here")
-        notify_socket.wait_for("1 clients now, 1 so far, 4 bytes", within=2)
+        notify_socket.wait_for("1 client now, 1 so far, 4 bytes", within=2)
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
         client.close()

@@ -199,9 +199,9 @@ def test_signals_that_arrive_together_are_all_acknowledged() -> None:
         for signum in (SIGSTOP, SIGTERM, SIGHUP, SIGUSR1, SIGCONT):
             graced.signal(signum)
         client.expect_farewell_alone()
-        graced.log.wait_for("(SIGTERM|SIGHUP) received, closing in 60 s, 1 clients")
+        graced.log.wait_for("(SIGTERM|SIGHUP) received, closing in 60 s, 1 client ")
         graced.log.wait_for("(SIGTERM|SIGHUP) received, already closing")
-        graced.log.wait_for("(serving|draining): 1 clients")
+        graced.log.wait_for("(serving|draining): 1 client ")
         client.close()
         assert graced.wait() == 0
 

@@ -83,7 +83,7 @@ class Stopped(NamedTuple):
     seconds: float
     """From the first signal on."""
     left: int
-    """Clients that left by themselves."""
+    """Clients that departed."""
     closed: int
     """Clients that were closed at the deadline."""
 
@@ -181,7 +181,7 @@ class _Running:
     def stopped(self) -> Stopped:
         """How it went, after `wait`."""
         match = self.log.wait_for(
-            r"stopped after ([\d.]+) s: (\d+) clients left by themselves,"
+            r"stopped after ([\d.]+) s: (\d+) clients? departed,"
             r" (\d+) closed at the deadline$"
         )
         return Stopped(float(match[1]), int(match[2]), int(match[3]))

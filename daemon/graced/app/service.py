@@ -14,6 +14,7 @@ from graced.handover.fdstore import LISTENERS, MIRRORED, FdStore
 from graced.handover.inherited import Inherited
 from graced.handover.mirror import Mirror
 from graced.log import events, writer
+from graced.log.events import plural
 from graced.log.writer import Log
 from graced.loop.acceptor import MAX_LINGERING
 from graced.loop.admission import Admission
@@ -216,15 +217,15 @@ class Service:
             # What a blocking handler knew of its client has gone with its process.
             for client in legacy.clients:
                 client.counted = False
-        carried = sum(client.counted for client in legacy.clients)
+        inherited = sum(client.counted for client in legacy.clients)
         note = ""
         if legacy.frozen:
             waited = round(1000 * (monotonic() - legacy.frozen))
-            events.CARRIED(clients=carried, milliseconds=waited)
-            note = f"; carried {carried} clients in {waited} ms"
+            events.INHERITED(clients=inherited, milliseconds=waited)
+            note = f"; inherited {plural(inherited, 'client')} in {waited} ms"
         elif legacy.clients:
-            events.INHERITED_AFTER_CRASH(clients=carried)
-            note = f"; carried {carried} clients over a crash"
+            events.INHERITED_AFTER_CRASH(clients=inherited)
+            note = f"; inherited {plural(inherited, 'client')} after a crash"
         self._store.forget(legacy.names - {LISTENERS} - replaced)
         supervisor.start(legacy.clients, note)
         # Last: who dies before leaves to the next what was left to it.

@@ -44,6 +44,19 @@ CRITICAL = Level("CRITICAL", 50, 2)
 LEVELS = {level.name: level for level in (DEBUG, INFO, WARNING, ERROR, CRITICAL)}
 
 
+def plural(number: object, noun: str) -> str:
+    """The number with its noun: "1 client", "2 clients"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+class _Counted(dict[str, object]):
+    """The fields of a text, which gets a number with its noun by ``%(number:noun)s``."""
+
+    def __missing__(self, key: str) -> str:
+        name, _, noun = key.partition(":")
+        return plural(self[name], noun)
+
+
 class Event:
     """A kind of log record; calling it logs one.  Any thread may."""
 
@@ -79,16 +92,16 @@ class Event:
 
     def __call__(self, *, exc_info: BaseException | None = None, **fields: Any) -> None:
         if not destination:
-            self._hand_over(fields, exc_info)
+            self._log_elsewhere(fields, exc_info)
         elif self.level.number >= destination.level.number:
             # Now, not by who writes it: a queued exception would keep its frames, and so sockets.
             traceback = traceback_of(exc_info) if exc_info else ""
             destination.put(Record(self, fields, traceback))
 
-    def _hand_over(self, fields: dict[str, Any], error: BaseException | None) -> None:
+    def _log_elsewhere(self, fields: dict[str, Any], error: BaseException | None) -> None:
         from logging import getLogger  # noqa: PLC0415
 
-        args = (fields,) if fields else ()
+        args = (_Counted(fields),) if fields else ()
         getLogger(LOGGER).log(self.level.number, self, *args, exc_info=error)
 
 
@@ -110,7 +123,7 @@ class Record:
 
     def __str__(self) -> str:
         """The text, with the traceback."""
-        text = self.event.text % self.fields if self.fields else self.event.text
+        text = self.event.text % _Counted(self.fields) if self.fields else self.event.text
         return f"{text}\n{self.traceback}" if self.traceback else text
 
 
@@ -157,7 +170,7 @@ CONNECTED = Event(
 CLOSED = Event(
     "7f057eb36f9943519742dd4279117567",
     INFO,
-    "closing connection from %(client)s: %(reason)s, %(bytes)d bytes echoed in %(seconds).3f s",
+    "closing connection from %(client)s: %(reason)s, %(bytes:byte)s echoed in %(seconds).3f s",
     per_client=True,
 )
 RECEIVED = Event(
@@ -169,7 +182,7 @@ RECEIVED = Event(
 SIGNAL = Event(
     "f5a76ca679a340cfad4e450c96a7d1d2",
     INFO,
-    "%(signal)s received, closing in %(seconds)g s, %(clients_left)d clients to tell",
+    "%(signal)s received, closing in %(seconds)g s, %(clients_left:client)s remaining",
 )
 SIGNAL_AGAIN = Event(
     "d74278d8237d4656b246ddec8a9b884c",
@@ -184,49 +197,50 @@ SIGNAL_IMPATIENT = Event(
 NOTIFYING = Event(
     "76d13a09ca564b7dbe72ccf17771e257",
     INFO,
-    "telling %(clients_left)d clients that the server is going offline",
+    "telling %(clients_left:client)s that the server is going offline",
 )
 COUNTDOWN = Event(
     "4b779ae099954386815e6573d828c35d",
     INFO,
-    "closing in %(seconds)d s, %(clients_left)d clients left",
+    "closing in %(seconds)d s, %(clients_left:client)s remaining",
 )
 STOPPED = Event(
     "e8349aa6f3f24e1c92e73c784359eaa7",
     INFO,
-    "stopped after %(seconds).3f s: %(clients_gone)d clients left by themselves,"
+    "stopped after %(seconds).3f s: %(clients_gone:client)s departed,"
     " %(clients_closed)d closed at the deadline",
     final=True,
 )
 HANDED_OVER = Event(
     "4f87b58082bf4cb4a7d8d4dab39020d3",
     INFO,
-    "SIGUSR2 received, leaving %(clients)d clients to the next start, %(clients_left)d to tell",
+    "SIGUSR2 received, handing over %(clients:client)s to the next start,"
+    " %(clients_left)d remaining",
 )
-CARRIED = Event(
+INHERITED = Event(
     "6a9b6ce1a36c4d15a62d4a6f23e33a6e",
     INFO,
-    "carried %(clients)d clients, who waited %(milliseconds)d ms",
+    "inherited %(clients:client)s, unserved for %(milliseconds)d ms",
 )
 INHERITED_AFTER_CRASH = Event(
     "7ff1e9e4d7154f1e8424ea670d61d35b",
     WARNING,
-    "the last process has crashed, going on with its %(clients)d clients",
+    "inherited %(clients:client)s from a process that crashed",
 )
 NOT_INHERITED = Event(
     "dd5cc68cab9e4b2d9dbc4b2eea89ce0f",
     WARNING,
-    "cannot go on with clients of the last process, they are turned away: %(reason)s",
+    "clients cannot be inherited and are turned away: %(reason)s",
 )
 HANDOVER_REFUSED = Event(
     "c9e6d01fc623407d99628991c423c108",
     WARNING,
-    "SIGUSR2 received and ignored: no service manager keeps the clients for the next start",
+    "SIGUSR2 received and ignored: there is no service manager to hand over to",
 )
 HANDOVER_IMPOSSIBLE = Event(
     "55b00013dff642a3acfff2bbe8f11c62",
     WARNING,
-    "the clients are told to go, because the next start would fail: %(reason)s",
+    "stopping instead of handing over, because the next start would fail: %(reason)s",
 )
 STATUS = Event(
     "98beb9f390814837b6f2a35140a6abba",
@@ -236,7 +250,7 @@ STATUS = Event(
 REFUSED = Event(
     "d09ac25e75aa48c28863f7e8ba9d372a",
     WARNING,
-    "refused %(refused)d clients, the last from %(client)s: %(reason)s",
+    "refused %(refused:client)s, the last from %(client)s: %(reason)s",
 )
 ACCEPT_PAUSED = Event(
     "ce37d76a0ae344e89e881b9884a9dbc5",
@@ -257,7 +271,7 @@ HANDLER_FAILED = Event(
 HANDLERS_STUCK = Event(
     "160cd409c9dc4404ae6857ef20cf0a06",
     WARNING,
-    "leaving %(handlers)d handlers behind that did not return",
+    "exiting without waiting longer for %(handlers:handler)s",
 )
 NOT_STARTED = Event(
     "994b9ff18fc54e7da5b4d118e8d02913",
@@ -283,12 +297,12 @@ WATCHDOG_LATE = Event(
 LOG_DROPPED = Event(
     "7f99ca92fa2b457aa05709bc2a54e0f8",
     WARNING,
-    "%(records)d log records were dropped because the log could not keep up",
+    "dropped %(records:log record)s because the log could not keep up",
 )
 LOG_SUPPRESSED = Event(
     "deaedb0d38824b5bb4893a3f5a4cd41b",
     WARNING,
-    "%(records)d records about clients were not logged because they came too fast",
+    "suppressed %(records:log record)s about clients that come and go too fast",
 )
 LIMITS = Event(
     "f0cf29630b16464ca4f499a7349d0ecf",

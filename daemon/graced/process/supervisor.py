@@ -14,6 +14,7 @@ from collections import deque
 
 from graced import signals
 from graced.log import events
+from graced.log.events import plural
 from graced.loop.poller import MAX_POLL_TIMEOUT
 from graced.process.lifecycle import Lifecycle, State
 from graced.process.watchdog import Watchdog
@@ -165,11 +166,12 @@ class Supervisor:
 
     def _status(self) -> str:
         server = self._server
+        clients = plural(server.clients, "client")
         if self.lifecycle.state is State.DRAINING:
-            return f"draining: {server.clients} clients left, {self._seconds_left()} s to go"
+            return f"draining: {clients} remaining, {self._seconds_left()} s to go"
         return (
-            f"serving: {server.clients} clients now, {server.admitted} so far,"
-            f" {server.echoed} bytes echoed{self._note}"
+            f"serving: {clients} now, {server.admitted} so far,"
+            f" {plural(server.echoed, 'byte')} echoed{self._note}"
         )
 
     def _seconds_left(self) -> int:

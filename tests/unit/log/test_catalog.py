@@ -24,7 +24,7 @@ def test_there_is_an_entry_for_each_event_in_the_same_order() -> None:
 @EVENTS
 def test_an_entry_names_fields_that_the_record_has(name: str) -> None:
     event = events.ALL[name]
-    fields = {field.upper() for field in re.findall(r"%\((\w+)\)", event.text)}
+    fields = {field.upper() for field in re.findall(r"%\((\w+)(?::[a-z ]+)?\)", event.text)}
     named = set(re.findall(r"@GRACED_(\w+)@", ENTRIES[event.message_id]))
     assert named <= fields | FURTHER.get(name, set())
 

@@ -68,9 +68,24 @@ def test_an_event_goes_to_the_log(log: Remembering, caplog: pytest.LogCaptureFix
     (record,) = log.records
     assert record.event is events.HANDLERS_STUCK
     assert record.fields == {"handlers": 3}
-    assert str(record) == "leaving 3 handlers behind that did not return"
+    assert str(record) == "exiting without waiting longer for 3 handlers"
     assert not record.traceback
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 clients"), (1, "1 client"), (2, "2 clients")])
+def test_a_number_and_its_noun_agree(
+    number: int, text: str, log: Remembering, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.level = DEBUG
+    event = events.Event("", WARNING, "%(clients:client)s after %(seconds)d s")
+    event(clients=number, seconds=1)
+    (record,) = log.records
+    assert str(record) == f"{text} after 1 s"
+    assert record.fields == {"clients": number, "seconds": 1}
+    events.destination = None
+    event(clients=number, seconds=1)
+    assert caplog.messages == [f"{text} after 1 s"]
 
 
 def test_a_text_without_fields_is_taken_as_it_is() -> None:

@@ -321,7 +321,7 @@ def test_what_does_not_fit_is_dropped_and_counted(gate: Gate) -> None:
     gate.open.set()
     log.stop()
     assert gate.texts[:11] == ["first", *map(str, range(10))]
-    assert gate.texts[11:] == ["5 log records were dropped because the log could not keep up"]
+    assert gate.texts[11:] == ["dropped 5 log records because the log could not keep up"]
 
 
 def test_what_cannot_be_written_is_counted_when_it_can_again(gate: Gate) -> None:
@@ -336,7 +336,7 @@ def test_what_cannot_be_written_is_counted_when_it_can_again(gate: Gate) -> None
     log.stop()
     assert gate.texts == [
         "found",
-        "3 log records were dropped because the log could not keep up",
+        "dropped 3 log records because the log could not keep up",
     ]
 
 
@@ -353,8 +353,8 @@ def test_a_flood_of_clients_is_not_logged_but_counted(
     log.stop()
     assert gate.texts.count(f"connection from {CLIENT}") == 5
     assert "SIGTERM received, already closing" in gate.texts
-    suppressed = [int(m[1]) for text in gate.texts if (m := re.match(r"(\d+) records about", text))]
-    assert sum(suppressed) == 3
+    counts = re.findall(r"^suppressed (\d+) log records? about", "\n".join(gate.texts), re.M)
+    assert sum(map(int, counts)) == 3
 
 
 def test_a_sink_that_hangs_does_not_hold_up_the_end(
@@ -378,7 +378,7 @@ def test_the_level_holds_for_all(gate: Gate) -> None:
     events.CONNECTED(client=CLIENT)
     events.HANDLERS_STUCK(handlers=1)
     log.stop()
-    assert gate.texts == ["leaving 1 handlers behind that did not return"]
+    assert gate.texts == ["exiting without waiting longer for 1 handler"]
     assert not events.RECEIVED.enabled()
 
 

@@ -492,7 +492,7 @@ def test_who_does_not_fit_any_more_is_turned_away(
             client.echo(b"hello")
         client.close()
     assert [r.getMessage() for r in caplog.records] == [
-        f"refused 1 clients, the last from {frozen[2]}: max_clients = 2 reached"
+        f"refused 1 client, the last from {frozen[2]}: max_clients = 2 reached"
     ]
     then.finish()
     assert then.admission.clients == 0
