@@ -44,13 +44,14 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="build the root file systems that are not cached")
     build.add_argument("release", nargs="*", metavar="RELEASE", help=f"default: {_all()}")
+    deb = "a package to install first; once for each"
     for name, text in (
         ("shell", "boot a machine and give a shell on it"),
         ("run", "boot a machine, run the command behind --, pass its exit status on"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("release", choices=RELEASES)
-        command.add_argument("--deb", type=Path, help="a package to install first")
+        command.add_argument("--deb", type=Path, action="append", default=[], help=deb)
     test = commands.add_parser(
         "test", help="run the unit and functional tests with a release's Python; -- PYTEST ARGS"
     )
@@ -82,8 +83,8 @@ def _act(arguments: argparse.Namespace, rest: list[str]) -> int:
         case "clean":
             return _clean()
     with Machine(arguments.release) as machine:
-        if arguments.deb is not None:
-            machine.install(arguments.deb.resolve(strict=True))
+        if arguments.deb:
+            machine.install(*(deb.resolve(strict=True) for deb in arguments.deb))
         argv = rest or ["env", f"TERM={os.environ.get('TERM', 'dumb')}", "bash", "-i"]
         return subprocess.run(machine.command(argv), check=False).returncode
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long `systemctl start` takes on a booted device: device_start.py DEB OUTPUT.
+"""How long `systemctl start` takes on a booted device: device_start.py DEB... OUTPUT.
 
 Each release boots in a container (packaging/rig.py says what that needs).  graced.service, whose
 start returns when clients are served, takes turns with a unit that only executes sleep(1), which
@@ -32,10 +32,10 @@ for _ in range(int(sys.argv[1])):
 """
 
 
-def starts(release: str, deb: Path) -> dict[str, list[dict[str, object]]]:
+def starts(release: str, debs: list[Path]) -> dict[str, list[dict[str, object]]]:
     """Milliseconds of each start, by server."""
     with Machine(release) as machine:
-        machine.install(deb)
+        machine.install(*debs)
         machine.write("/run/systemd/system/baseline.service", BASELINE)
         machine.systemctl("daemon-reload")
         lines = machine.python(MEASURE, str(STARTS), *UNITS.values()).splitlines()
@@ -48,8 +48,8 @@ def starts(release: str, deb: Path) -> dict[str, list[dict[str, object]]]:
 
 def main() -> None:
     """The command."""
-    deb, output = map(Path, sys.argv[1:])
-    results = {f"systemctl start {release}": starts(release, deb) for release in RELEASES}
+    *debs, output = map(Path, sys.argv[1:])
+    results = {f"systemctl start {release}": starts(release, debs) for release in RELEASES}
     output.write_text(json.dumps(results, indent=1) + "\n")
 
 

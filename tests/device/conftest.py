@@ -1,7 +1,7 @@
 """Which tests run where, the machines that they run on, and what is shown when one fails.
 
-Environment: GRACED_DEB names the package to test (else ``make deb`` builds it);
-GRACED_DEVICE=local tests the package that is installed on this very system.
+Environment: GRACED_DEBS names a directory with the packages to test (else ``make deb`` builds
+them); GRACED_DEVICE=local tests the package that is installed on this very system.
 """
 
 import os
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from device import CHECKOUT
+from device.packages import Packages, build_last_release
 from device.service import UNIT, Service
 from rigging import RELEASES, Device, LocalDevice, Machine, RigError, unavailable
 
@@ -22,7 +23,7 @@ LOCAL = os.environ.get("GRACED_DEVICE") == "local"
 NOT_RUN = None if LOCAL else unavailable()
 
 # Fixtures that exist only where the rig has booted a container.
-CONTAINER = {"bench", "container", "machine"}
+CONTAINER = {"build", "container", "machine"}
 
 # Whether anybody asked for them.
 _WANTED = pytest.StashKey[bool]()
@@ -86,14 +87,19 @@ def _terminated_in_order() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def deb() -> Path:
-    """The package under test."""
-    named = os.environ.get("GRACED_DEB")
+def debs() -> Packages:
+    """The packages under test."""
+    named = os.environ.get("GRACED_DEBS")
     if named:
-        return Path(named).resolve(strict=True)
+        return Packages(Path(named).resolve(strict=True))
     subprocess.run(["make", "deb"], cwd=CHECKOUT, check=True)
-    (built,) = (CHECKOUT / "dist").glob("graced_*_all.deb")
-    return built
+    return Packages(CHECKOUT / "dist")
+
+
+@pytest.fixture(scope="session")
+def last_release(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What is installed on devices that have the release before."""
+    return build_last_release(tmp_path_factory.mktemp("last-release"))
 
 
 @pytest.fixture(scope="session", params=["local"] if LOCAL else RELEASES)
@@ -109,7 +115,7 @@ def device(release: str, request: pytest.FixtureRequest) -> Iterator[Device]:
         yield LocalDevice()
         return
     with Machine(release) as machine:
-        machine.install(request.getfixturevalue("deb"))
+        machine.install(*request.getfixturevalue("debs"))
         yield machine
 
 

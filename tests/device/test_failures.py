@@ -1,8 +1,8 @@
 """What a device does to a daemon: kills it, freezes it, starves it, restarts under it."""
 
 import contextlib
-from pathlib import Path
 
+from device.packages import Packages
 from device.service import FAREWELL, PID_FILE, STOPPED, UNIT, Service, rest
 from rigging import Machine
 
@@ -82,8 +82,8 @@ def test_out_of_memory_restarts_it(graced: Service, container: Machine) -> None:
         await_restart(graced, pid)
 
 
-def test_a_reboot_says_goodbye_and_brings_it_back(machine: Machine, deb: Path) -> None:
-    machine.install(deb)
+def test_a_reboot_says_goodbye_and_brings_it_back(machine: Machine, debs: Packages) -> None:
+    machine.install(*debs)
     graced = Service(machine)
     (client,) = graced.connect()
     machine.reboot()

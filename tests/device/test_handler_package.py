@@ -4,17 +4,18 @@ import subprocess
 from pathlib import Path
 
 from device import CHECKOUT
+from device.packages import Packages
 from device.service import FAREWELL, PORT, Service, receive
 from rigging import Machine
 
 CONFIG = "/etc/graced/conf.d/upper.toml"
 
 
-def test_a_handler_from_another_package(machine: Machine, deb: Path, tmp_path: Path) -> None:
+def test_a_handler_from_another_package(machine: Machine, debs: Packages, tmp_path: Path) -> None:
     build = CHECKOUT / "tests" / "device" / "example-handler" / "build"
     subprocess.run(["sh", str(build), str(tmp_path)], check=True)
     (example,) = tmp_path.glob("*.deb")
-    machine.install(deb, example)
+    machine.install(*debs, example)
     graced = Service(machine)
     assert graced.echoes()
     shipped = machine.read(CONFIG)

@@ -1,12 +1,8 @@
 """What apt leaves behind: a service that runs, as whom and how, and on how little."""
 
-from pathlib import Path
-
+from device.packages import Packages
 from device.service import PID_FILE, UNIT, Service, clients_now
-from rigging import Machine
-
-# Bytes on flash without the Debian packages it depends on, byte code included.
-LARGEST_INSTALLATION = 300 * 1024
+from rigging import Device, Machine
 
 # kB of resident memory, interpreter included.
 LARGEST_DAEMON = 14 * 1024
@@ -25,18 +21,20 @@ sharing = [other for other in others if stat(other)[1] == session]
 print(ppid, tty, len(sharing), pwd.getpwuid(os.stat(f"/proc/{pid}").st_uid).pw_name)
 """
 
-# Files that belong to the package and what was made from them, since python3-minimal compiles.
-SIZE = """
-import pathlib, subprocess
-listed = subprocess.run(["dpkg", "-L", "graced"], capture_output=True, text=True, check=True)
-files = {pathlib.Path(line) for line in listed.stdout.splitlines()}
-files |= set(pathlib.Path("/usr/share/graced").rglob("*"))
-print(sum(path.lstat().st_size for path in files if not path.is_dir() or path.is_symlink()))
+LIBRARY = """
+import importlib.metadata, pathlib
+from importlib.util import cache_from_source
+import graced
+from graced import GracefulTCPServer, GracefulUnixStreamServer
+home = pathlib.Path(graced.__file__).parent
+sources = list(home.rglob("*.py"))
+compiled = [source for source in sources if pathlib.Path(cache_from_source(source)).exists()]
+print(home, importlib.metadata.version("graced") == graced.__version__, compiled == sources)
 """
 
 
-def test_apt_installs_enables_and_starts(machine: Machine, deb: Path) -> None:
-    machine.install(deb)
+def test_apt_installs_enables_and_starts(machine: Machine, debs: Packages) -> None:
+    machine.install(*debs)
     state = machine.show(UNIT, "ActiveState", "UnitFileState", "MainPID", "Type", "NRestarts")
     pid = state.pop("MainPID")
     assert state == {
@@ -77,6 +75,6 @@ def test_resident_memory(graced: Service) -> None:
     assert int(line.split()[1]) <= LARGEST_DAEMON
 
 
-def test_installed_size(graced: Service) -> None:
-    size = int(graced.device.python(SIZE))
-    assert size <= LARGEST_INSTALLATION
+def test_the_library_is_there_for_every_program(device: Device) -> None:
+    facts = device.python(LIBRARY).split()
+    assert facts == ["/usr/lib/python3/dist-packages/graced", "True", "True"]

@@ -1,15 +1,16 @@
 """The package in the hands of apt: upgraded, switched off, removed, purged."""
 
-import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from device.load import Load
+from device.packages import Packages
 from device.service import FAREWELL, INHERITED, STOPPED, UNIT, Service, rest
 from rigging import Machine
 
+NAMES = ("graced", "python3-graced")
 CONFIG = "/etc/graced/graced.toml"
 EDIT = "# edited by the administrator\n"
 KEEP = ("--option=Dpkg::Options::=--force-confold",)
@@ -39,24 +40,9 @@ OF_THE_USER = {
 
 
 @pytest.fixture
-def previous(deb: Path, tmp_path: Path) -> Path:
-    """The package as an older version that shipped another configuration."""
-    tree = tmp_path / "tree"
-    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
-    control = tree / "DEBIAN" / "control"
-    lines = control.read_text().splitlines()
-    control.write_text(
-        "".join("Version: 0.0.1\n" if x.startswith("Version:") else f"{x}\n" for x in lines)
-    )
-    with (tree / CONFIG[1:]).open("a") as config:
-        config.write("# as 0.0.1 shipped it\n")
-    old = tmp_path / "graced_0.0.1_all.deb"
-    subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "--build", tree, old],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    return old
+def previous(debs: Packages, tmp_path: Path) -> Packages:
+    """The packages as an older version that shipped another configuration."""
+    return debs.rebuilt(tmp_path / "0.0.1", "0.0.1", {CONFIG[1:]: "# as 0.0.1 shipped it\n"})
 
 
 def version(machine: Machine) -> str:
@@ -64,8 +50,8 @@ def version(machine: Machine) -> str:
     return machine.run("dpkg-query", "--show", "--showformat=${Version}", "graced").stdout
 
 
-def test_an_upgrade_under_load(machine: Machine, previous: Path, deb: Path) -> None:
-    machine.install(previous)
+def test_an_upgrade_under_load(machine: Machine, previous: Packages, debs: Packages) -> None:
+    machine.install(*previous)
     assert version(machine) == "0.0.1"
     machine.write(CONFIG, edited := machine.read(CONFIG) + EDIT)
     graced = Service(machine)
@@ -73,7 +59,7 @@ def test_an_upgrade_under_load(machine: Machine, previous: Path, deb: Path) -> N
     with ExitStack() as stack:
         clients = [stack.enter_context(client) for client in graced.connect(5)]
         with Load(graced, clients) as load:
-            machine.install(deb, options=KEEP)
+            machine.install(*debs, options=KEEP)
             load.rounds(3)
     assert load.wrong == []
     assert version(machine) != "0.0.1"
@@ -92,30 +78,30 @@ def test_an_upgrade_under_load(machine: Machine, previous: Path, deb: Path) -> N
 
 
 def test_an_upgrade_leaves_a_disabled_service_alone(
-    machine: Machine, previous: Path, deb: Path
+    machine: Machine, previous: Packages, debs: Packages
 ) -> None:
-    machine.install(previous)
+    machine.install(*previous)
     machine.systemctl("disable", "--now", UNIT)
-    machine.install(deb)
+    machine.install(*debs)
     assert version(machine) != "0.0.1"
     state = machine.show(UNIT, "ActiveState", "UnitFileState")
     assert state == {"ActiveState": "inactive", "UnitFileState": "disabled"}
 
 
-def test_removal_and_purge_leave_nothing_but_the_user(machine: Machine, deb: Path) -> None:
+def test_removal_and_purge_leave_nothing_but_the_user(machine: Machine, debs: Packages) -> None:
     before = set(machine.python(FILES).splitlines())
-    machine.install(deb)
+    machine.install(*debs)
     graced = Service(machine)
     (client,) = graced.connect()
     machine.write("/etc/graced/conf.d/local.toml", "[shutdown]\ngrace_period = 1\n")
     machine.run("gracectl", "ping", "--count=1")  # root may write byte code
-    machine.run("apt-get", "remove", "--yes", "graced")
+    machine.run("apt-get", "remove", "--yes", *NAMES)
     assert client.recv(64) == FAREWELL
     assert rest(client) == b""
     client.close()
     assert machine.exists(CONFIG)
     assert machine.show(UNIT, "LoadState", "ActiveState")["ActiveState"] == "inactive"
-    machine.run("apt-get", "purge", "--yes", "graced")
+    machine.run("apt-get", "purge", "--yes", *NAMES)
     left = set(machine.python(FILES).splitlines()) - before
     assert left <= OF_THE_USER
     assert not machine.exists("/run/graced")
@@ -125,8 +111,8 @@ def test_removal_and_purge_leave_nothing_but_the_user(machine: Machine, deb: Pat
     assert explained.stdout == ""
 
 
-def test_it_can_be_installed_again_after_a_purge(machine: Machine, deb: Path) -> None:
-    machine.install(deb)
-    machine.run("apt-get", "purge", "--yes", "graced")
-    machine.install(deb)
+def test_it_can_be_installed_again_after_a_purge(machine: Machine, debs: Packages) -> None:
+    machine.install(*debs)
+    machine.run("apt-get", "purge", "--yes", *NAMES)
+    machine.install(*debs)
     assert Service(machine).echoes()

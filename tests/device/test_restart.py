@@ -8,7 +8,6 @@ from __future__ import annotations
 import resource
 import select
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from device.crowd import Crowd, leave
 from device.load import Load, numbered
+from device.packages import Packages
 from device.service import (
     FAREWELL,
     HANDED_OVER,
@@ -835,38 +835,23 @@ def test_a_stop_while_handlers_hold_a_restart_up(graced: Service) -> None:
 # apt
 
 
-def rebuilt(deb: Path, tmp_path: Path, version: str) -> Path:
-    """The package with another version."""
-    tree = tmp_path / version
-    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
-    control = tree / "DEBIAN" / "control"
-    lines = control.read_text().splitlines()
-    control.write_text(
-        "".join(f"Version: {version}\n" if x.startswith("Version:") else f"{x}\n" for x in lines)
-    )
-    built = tmp_path / f"graced_{version}_all.deb"
-    argv = ["dpkg-deb", "--root-owner-group", "--build", str(tree), str(built)]
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-    return built
-
-
 def installed(machine: Machine) -> str:
     return machine.run("dpkg-query", "--show", "--showformat=${Version}", "graced").stdout
 
 
 def test_an_upgrade_and_back_is_noticed_by_nobody(
-    machine: Machine, deb: Path, tmp_path: Path
+    machine: Machine, debs: Packages, tmp_path: Path
 ) -> None:
-    machine.install(deb)
+    machine.install(*debs)
     ours = installed(machine)
-    following = rebuilt(deb, tmp_path, "9.9.9")
+    following = debs.rebuilt(tmp_path / "next", "9.9.9")
     graced = Service(machine)
     idle = graced.connect(200)
     with Load(graced, graced.connect(20)) as load:
-        for package, version in ((following, "9.9.9"), (deb, ours)):
+        for packages, version in ((following, "9.9.9"), (debs, ours)):
             load.rounds(2)
             pid = graced.pid
-            machine.install(package)
+            machine.install(*packages)
             assert installed(machine) == version
             assert graced.pid != pid
         load.rounds(2)

@@ -1,8 +1,5 @@
 """An upgrade: one that cannot start costs nobody anything, one that can is noticed by nobody."""
 
-import re
-import subprocess
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -11,47 +8,24 @@ from typing import Self
 import pytest
 
 from device.load import Load
+from device.packages import MODULES, Packages
 from device.service import INHERITED, UNIT, Service, receive
 from rigging import CommandError, Machine
 
 DROP_IN = "/etc/graced/conf.d/local.toml"
-MODULES = "usr/share/graced/modules.zip"
 
-Variant = Callable[..., Path]
+Variant = Callable[..., Packages]
 
 
 @pytest.fixture
-def variant(deb: Path, tmp_path: Path) -> Variant:
-    """Builds the package with another version number, and maybe more code in one module."""
+def variant(debs: Packages, tmp_path: Path) -> Variant:
+    """Builds the packages with another version number, and maybe more code in one module."""
 
-    def build(version: str, module: str = "", code: str = "") -> Path:
-        tree = tmp_path / version
-        subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
-        control = tree / "DEBIAN" / "control"
-        control.write_text(
-            re.sub("^Version: .*", f"Version: {version}", control.read_text(), flags=re.MULTILINE)
-        )
-        if module:
-            append(tree / MODULES, f"graced/{module}.py", code)
-        built = tmp_path / f"graced_{version}_all.deb"
-        subprocess.run(
-            ["dpkg-deb", "--root-owner-group", "--build", tree, built],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        return built
+    def build(version: str, module: str = "", code: str = "") -> Packages:
+        path = f"{MODULES}/{module.replace('.', '/')}.py"
+        return debs.rebuilt(tmp_path / version, version, {path: code} if module else None)
 
     return build
-
-
-def append(archive: Path, name: str, text: str) -> None:
-    """Add text to a file in an archive."""
-    with zipfile.ZipFile(archive) as old:
-        files = {item: old.read(item) for item in old.namelist()}
-    files[name] += text.encode()
-    with zipfile.ZipFile(archive, "w") as new:
-        for item, data in files.items():
-            new.writestr(item, data)
 
 
 def package(machine: Machine) -> str:
@@ -119,6 +93,8 @@ class Customers:
         assert self._graced.pid != self._pid
         assert len(self._graced.journal(f"MESSAGE_ID={INHERITED}")) == 1
         self._assert_served()
+        self._pid = self._graced.pid
+        self._graced.mark()
 
     def _assert_served(self) -> None:
         self._load.rounds(3)
@@ -129,60 +105,85 @@ class Customers:
         assert self._graced.echoes()
 
 
-def test_code_that_cannot_be_imported(machine: Machine, deb: Path, variant: Variant) -> None:
-    machine.install(deb)
+def test_code_that_cannot_be_imported(machine: Machine, debs: Packages, variant: Variant) -> None:
+    machine.install(*debs)
     with Customers(Service(machine)) as customers:
-        broken = variant("0.2.0", "policy", "def broken(:\n")
-        assert_refused(lambda: machine.install(broken), "SyntaxError: invalid syntax (policy.py")
-        assert package(machine) == "0.2.0 half-configured"
+        # py3compile refuses this module, before the postinst of graced checks anything.
+        broken = variant("7.1", "loop.policy", "def broken(:\n")
+        with pytest.raises(CommandError, match="SyntaxError: invalid syntax"):
+            machine.install(*broken)
+        assert package(machine) == "7.1 unpacked"
+        customers.assert_left_alone()
+        broken = variant("7.2", "loop.policy", "no_such_name\n")
+        assert_refused(lambda: machine.install(*broken), "NameError: name 'no_such_name'")
+        assert package(machine) == "7.2 half-configured"
         customers.assert_left_alone()
         # This one is imported for some handlers only, and by no --check-config.
-        broken = variant("0.3.0", "logbridge", "import no_such_module\n")
-        assert_refused(lambda: machine.install(broken), "graced.log.bridge cannot be imported")
+        broken = variant("7.3", "log.bridge", "import no_such_module\n")
+        assert_refused(lambda: machine.install(*broken), "graced.log.bridge cannot be imported")
         customers.assert_left_alone()
-        machine.install(variant("0.4.0"))
-        assert package(machine) == "0.4.0 installed"
+        machine.install(*variant("7.4"))
+        assert package(machine) == "7.4 installed"
         customers.assert_carried_over()
 
 
-def test_configuration_that_is_refused(machine: Machine, deb: Path, variant: Variant) -> None:
-    machine.install(deb)
+def test_configuration_that_is_refused(machine: Machine, debs: Packages, variant: Variant) -> None:
+    machine.install(*debs)
     with Customers(Service(machine)) as customers:
         machine.write(DROP_IN, "[shutdown]\npatience = 1\n")
-        new = variant("0.2.0")
-        assert_refused(lambda: machine.install(new), f"{DROP_IN}: unknown key 'shutdown.patience'")
+        new = variant("7.2")
+        assert_refused(lambda: machine.install(*new), f"{DROP_IN}: unknown key 'shutdown.patience'")
         customers.assert_left_alone()
         # What root may read, the service may not.
         machine.write(DROP_IN, "")
         machine.path(DROP_IN).chmod(0o600)
         configure = ("env", "PYTHONHOME=/nonexistent", "LISTEN_FDS=1", "dpkg", "--configure", "-a")
         assert_refused(lambda: machine.run(*configure), f"{DROP_IN}: Permission denied")
-        assert package(machine) == "0.2.0 half-configured"
+        assert package(machine) == "7.2 half-configured"
         customers.assert_left_alone()
         machine.path(DROP_IN).unlink()
         machine.run(*configure)
-        assert package(machine) == "0.2.0 installed"
+        assert package(machine) == "7.2 installed"
         customers.assert_carried_over()
 
 
 def test_where_nothing_runs_there_is_nothing_to_protect(
-    machine: Machine, deb: Path, variant: Variant
+    machine: Machine, debs: Packages, variant: Variant
 ) -> None:
     machine.write(DROP_IN, "[shutdown]\npatience = 1\n")
-    machine.install(deb)
+    machine.install(*debs)
     assert machine.show(UNIT, "ActiveState")["ActiveState"] == "failed"
-    machine.install(variant("0.2.0"))
-    assert package(machine) == "0.2.0 installed"
+    machine.install(*variant("7.2"))
+    assert package(machine) == "7.2 installed"
     assert machine.show(UNIT, "ActiveState")["ActiveState"] == "failed"
     machine.path(DROP_IN).unlink()
     # What repairs it may be an upgrade as well.
-    machine.install(variant("0.3.0"))
+    machine.install(*variant("7.3"))
     assert Service(machine).echoes()
 
 
-def test_a_good_upgrade_is_noticed_by_nobody(machine: Machine, deb: Path, variant: Variant) -> None:
-    machine.install(deb)
+def test_a_good_upgrade_is_noticed_by_nobody(
+    machine: Machine, debs: Packages, variant: Variant
+) -> None:
+    machine.install(*debs)
     with Customers(Service(machine), busy=5) as customers:
-        machine.install(variant("0.2.0"))
-        assert package(machine) == "0.2.0 installed"
+        machine.install(*variant("7.2"))
+        assert package(machine) == "7.2 installed"
+        customers.assert_carried_over()
+
+
+def test_an_upgrade_from_the_last_release_and_back(
+    machine: Machine, last_release: list[Path], debs: Packages
+) -> None:
+    machine.install(*last_release)
+    before = package(machine)
+    assert machine.exists("/usr/share/graced/modules.zip")
+    with Customers(Service(machine), busy=5) as customers:
+        machine.install(*debs)
+        assert package(machine) not in ("", before)
+        customers.assert_carried_over()
+        # Both archives of modules are gone: 0.1.0 shipped modules.zip and made cpython-311.zip.
+        assert machine.run("ls", "/usr/share/graced").stdout.split() == ["check"]
+        machine.install(*last_release)
+        assert package(machine) == before
         customers.assert_carried_over()
