@@ -1,7 +1,7 @@
-"""The server: I/O threads, and handler threads where the handler blocks, as one thing.
+"""The server: I/O threads, and a pool of threads for blocking handlers, behind one interface.
 
-It knows nothing of signals, configuration or systemd; `graced.app.service` and `graced.tcpserver`
-make a program and a library of it.
+The server knows nothing of signals, configuration or systemd: `graced.app.service` builds a program
+on top, `graced.tcpserver` a library.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from graced.loop.interfaces import Listener, Mirror
 
 
-PATIENCE = 1.0
-"""Seconds that an I/O thread may take to answer."""
+IO_REPLY_TIMEOUT = 1.0
+"""Seconds for the answer of an I/O thread to a request."""
+HANDLER_FREEZE_TIMEOUT = 1.0
+"""Seconds that handlers may take to reach a read, where handlers can be moved."""
 
 
 class Blocking:
-    """How blocking handlers are run."""
+    """Blocking handlers: the function that runs a handler, and the options of the handlers."""
 
     __slots__ = ("greet", "max_threads", "movable", "run")
 
@@ -44,20 +46,24 @@ class Blocking:
     ) -> None:
         self.run = run
         self.greet = greet
-        """Whether a handler speaks first, and so must not wait for its client's first byte."""
+        """Whether a handler speaks first, and so starts before the first byte of the client."""
         self.movable = movable
-        """Whether a handler can go on in another process."""
+        """Whether a handler can save its state and go on in another process."""
         self.max_threads = max_threads
+        """Handlers that run at once; further clients wait."""
 
 
 def default_io_threads() -> int:
-    """One while Python has a GIL, else one for each processor that we may use."""
+    """The default number of I/O threads: 1 under a GIL, else the number of usable processors."""
     has_gil: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
     return 1 if has_gil else len(os.sched_getaffinity(0))
 
 
 class Server:
-    """Serves clients from `start` to `stop`.  Methods are for one thread, the counts for any."""
+    """Serves clients from `start` to `stop`.
+
+    One thread, the main thread, calls the methods.  Any thread may read the properties.
+    """
 
     def __init__(
         self,
@@ -70,13 +76,13 @@ class Server:
         io_threads: int = 1,
     ) -> None:
         self.changed_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        """Readable when there is a reason to look at the server again (see `take_changes`)."""
+        """An eventfd, readable when something has changed (see `take_changes`)."""
         self.server_address = listeners[0].sock.getsockname()
-        """Of the first port; the name that `socketserver` gives it, for handlers."""
+        """The address of the first listener, by the name that `socketserver` gives to handlers."""
         self.draining = Event()
-        """Set from the beginning of the drain on."""
+        """Set when the drain begins."""
         self.deadline: float | None = None
-        """Monotonic time at which the drain ends."""
+        """Monotonic time at which the remaining clients are closed; None before the drain."""
         self._admission = admission
         self._mirror = mirror
         self._log_connections = policy.log_connections
@@ -85,7 +91,7 @@ class Server:
         self._closed_handlers = 0
         self._count_lock = Lock()
         self._counted = False
-        self._report_move = False
+        self._activity_awaited = False
         self._probe = 0
         self.pool: HandlerPool | None = None
         if blocking:
@@ -114,33 +120,35 @@ class Server:
         ]
 
     def start(self) -> None:
-        """Start to serve.  Raises `StartError`."""
+        """Start the I/O threads.  Raises `StartError`."""
         for thread in self.io_threads:
             start_thread(thread)
 
     def freeze(self) -> list[Client]:
-        """Accept and serve nobody any more, and return those who were served.
+        """Stop accepting and serving; return the clients, for `adopt` here or in another process.
 
-        Those whom a blocking handler talks to that cannot move stay.  Raises `StuckError`.
+        A client stays where its blocking handler cannot be moved.  Raises `StuckError`.
         """
         answers: SimpleQueue[list[Client]] = SimpleQueue()
         for thread in self.io_threads:
             thread.freeze(answers.put)
         try:
-            frozen = [c for _ in self.io_threads for c in answers.get(timeout=PATIENCE)]
+            frozen = [c for _ in self.io_threads for c in answers.get(timeout=IO_REPLY_TIMEOUT)]
         except Empty:
             raise StuckError("an I/O thread does not turn") from None
         if self.pool:
-            moved = self.pool.freeze(PATIENCE)
+            moved = self.pool.freeze(HANDLER_FREEZE_TIMEOUT)
             for client in moved:
                 self._admission.leave(client.host)
             frozen += moved
         return frozen
 
-    def adopt(self, clients: Sequence[Client], timeout: float = PATIENCE) -> None:
+    def adopt(self, clients: Sequence[Client], timeout: float = IO_REPLY_TIMEOUT) -> None:
         """Serve clients that were frozen, here or in another process.
 
-        Return when they are among the clients; with a `timeout` of 0 at once: before `start`.
+        Return when the I/O threads have taken the clients, or after `timeout` seconds.  Before
+        `start` the threads cannot answer, and a `timeout` of 0 is right: a thread serves
+        the adopted clients before new clients.
         """
         done: SimpleQueue[None] = SimpleQueue()
         number = len(self.io_threads)
@@ -150,7 +158,7 @@ class Server:
             for _ in self.io_threads:
                 done.get(timeout=timeout)
 
-    # What main waits for.
+    # Changes, for the main thread.
 
     def _changed(self) -> None:
         os.eventfd_write(self.changed_fd, 1)
@@ -164,7 +172,7 @@ class Server:
 
     @property
     def failure(self) -> BaseException | None:
-        """What killed an I/O thread, if something did."""
+        """The exception that has ended an I/O thread, if any."""
         return next((t.failure for t in self.io_threads if t.failure), None)
 
     def probe(self) -> None:
@@ -179,42 +187,42 @@ class Server:
         return all(thread.answered == self._probe for thread in self.io_threads)
 
     def report_next_activity(self) -> None:
-        """Make `changed_fd` readable at the next byte or client."""
-        self._report_move = True
+        """Make `changed_fd` readable once, when bytes are sent or a client comes or goes."""
+        self._activity_awaited = True
         for thread in self.io_threads:
             thread.report_next_activity()
 
-    # The counts.
+    # Counters.
 
     @property
     def clients(self) -> int:
-        """Clients now."""
+        """The number of clients now."""
         return self._admission.clients
 
     @property
     def admitted(self) -> int:
-        """Clients so far."""
+        """The number of clients so far."""
         return self._admission.admitted
 
     @property
     def echoed(self) -> int:
-        """Bytes sent back to clients so far."""
+        """The number of bytes sent to clients so far."""
         return self._echoed_by_handlers + sum(thread.echoed for thread in self.io_threads)
 
     @property
     def departed(self) -> int:
-        """Clients that left by themselves during the drain."""
+        """The number of clients that left by themselves during the drain."""
         return self._departed_handlers + sum(thread.departed for thread in self.io_threads)
 
     @property
     def closed(self) -> int:
-        """Clients that were closed at the deadline."""
+        """The number of clients that were closed at the deadline."""
         return self._closed_handlers + sum(thread.closed for thread in self.io_threads)
 
     # The end.
 
     def drain(self, deadline: float) -> None:
-        """Begin to say goodbye to everybody; `deadline` is monotonic and final."""
+        """Begin the drain; `deadline` is the monotonic time of `stop`, which the caller keeps."""
         self.deadline = deadline
         self.draining.set()
         for thread in self.io_threads:
@@ -225,11 +233,14 @@ class Server:
 
     @property
     def drained(self) -> bool:
-        """Whether the drain has begun everywhere and nobody is left."""
+        """Whether every I/O thread drains and no client remains."""
         return all(thread.draining for thread in self.io_threads) and not self.clients
 
     def stop(self) -> int:
-        """Close who is left; return how many handlers did not return within a moment."""
+        """Close the remaining clients and end the threads, within 2 * `FINISH_TIMEOUT`.
+
+        Return the number of handlers that did not end in that time.
+        """
         until = time.monotonic() + 2 * FINISH_TIMEOUT
         for thread in self.io_threads:
             thread.finish()
@@ -245,7 +256,7 @@ class Server:
         return stuck
 
     def close(self) -> None:
-        """Give up the descriptors, but for a thread that is stuck and may use them yet."""
+        """Close the descriptors, unless a thread is stuck: the thread may use them later."""
         if any(thread.is_alive() for thread in self.io_threads):
             return
         for thread in self.io_threads:
@@ -253,7 +264,7 @@ class Server:
         os.close(self.changed_fd)
 
     def _leave(self, client: Client, reason: str) -> None:
-        """A handler's client is gone (called by the handler's thread)."""
+        """Count and log a client that has no handler any more.  The handler's thread calls."""
         if self._mirror:
             self._mirror.discard(client)
         self._admission.leave(client.host)
@@ -268,13 +279,13 @@ class Server:
             )
         with self._count_lock:
             if reason == DEADLINE:
-                # Nobody waits for it any more, and what they would wait on may be closed.
+                # The main thread has stopped waiting, and `changed_fd` may be closed.
                 if not self._counted:
                     self._closed_handlers += 1
                 return
             if self.draining.is_set():
                 self._departed_handlers += 1
         last = self.draining.is_set() and not self._admission.clients
-        if last or self._report_move:
-            self._report_move = False
+        if last or self._activity_awaited:
+            self._activity_awaited = False
             self._changed()

@@ -227,7 +227,7 @@ def test_whoever_can_be_frozen_is_served_by_the_next(
 def test_a_thread_that_does_not_turn_cannot_be_frozen(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(server_module, "IO_REPLY_TIMEOUT", 0.1)
     server = make()
     gate = threading.Event()
 

@@ -1,1 +1,1 @@
-"""The loop of one I/O thread: acceptors, clients, timers and the farewell."""
+"""The loop of an I/O thread: acceptors, clients, timers and the farewell."""

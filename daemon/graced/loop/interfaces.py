@@ -1,4 +1,4 @@
-"""Interfaces of an I/O thread: what it expects of a listener, of handlers and of the mirror.
+"""Interfaces of an I/O thread: expectations of a listener, of handlers and of the mirror.
 
 Only type checkers read this module, so `typing` is not imported by a running server.
 """
@@ -15,9 +15,9 @@ class Listener(Protocol):
     """A listening socket (see `graced.sockets.listener.Listener`)."""
 
     name: str
-    """The address, as people write it."""
+    """The address, in the notation of the log."""
     passed: bool
-    """Whether the service manager owns the socket: it is then left alone when the drain begins."""
+    """Whether the service manager owns the socket: the drain then leaves the socket alone."""
     sock: socket
     fallible: bool
     """Whether any `OSError` of `accept` concerns a single client."""

@@ -26,4 +26,4 @@ class Policy:
         self.stall_timeout = stall_timeout
         """Seconds in which a client takes no unsent byte, then is closed; 0: never."""
         self.log_connections = log_connections
-        """Whether each connection is logged when it begins and when it ends."""
+        """Whether each connection is logged at the beginning and at the end."""

@@ -36,7 +36,7 @@ class Poller:
         self.now = monotonic()
         """The time of the last epoll_wait, for everything that is done about its events.
 
-        The loop sets it after each epoll_wait; an action that may have waited sets it again.
+        Set after each epoll_wait, and again by an action that may have waited.
         """
         self._posted: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

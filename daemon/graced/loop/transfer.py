@@ -1,4 +1,4 @@
-"""Clients that change their I/O thread or their process: `freeze` here, `adopt` there."""
+"""The transfer of clients to another I/O thread or process: `freeze` here, `adopt` there."""
 
 from __future__ import annotations
 
