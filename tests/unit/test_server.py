@@ -1,4 +1,4 @@
-"""The server: I/O threads and handler threads as one thing."""
+"""The server: I/O threads and handler threads behind one interface."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def connect(server: Server) -> Client:
 
 
 def wait_for(server: Server, condition: Callable[[], object]) -> None:
-    """As the main thread does: asleep until something changes."""
+    """Wait as the main thread does: asleep until something changes."""
     poll = select.poll()
     poll.register(server.changed_fd, select.POLLIN)
     until = time.monotonic() + PATIENCE
@@ -82,7 +82,7 @@ KINDS = pytest.mark.parametrize("run", [None, echo], ids=["stream", "blocking"])
 
 @KINDS
 @pytest.mark.parametrize("io_threads", [1, 3])
-def test_a_life_in_numbers(make: Make, run: Any, io_threads: int) -> None:
+def test_clients_and_bytes_are_counted(make: Make, run: Any, io_threads: int) -> None:
     server = make(run=run, io_threads=io_threads)
     clients = [connect(server) for _ in range(20)]
     for client in clients:
@@ -107,7 +107,7 @@ def test_a_life_in_numbers(make: Make, run: Any, io_threads: int) -> None:
 
 
 @KINDS
-def test_the_last_to_leave_is_a_change(make: Make, run: Any) -> None:
+def test_last_client_to_depart_is_a_change(make: Make, run: Any) -> None:
     server = make(run=run)
     with connect(server) as client:
         client.echo(b"hello")
@@ -117,7 +117,7 @@ def test_the_last_to_leave_is_a_change(make: Make, run: Any) -> None:
     wait_for(server, lambda: server.drained)
 
 
-def test_who_waits_for_nothing_is_not_woken(make: Make) -> None:
+def test_activity_is_a_change_only_when_asked_for(make: Make) -> None:
     server = make()
     with connect(server) as client:
         for _ in range(10):
@@ -135,7 +135,7 @@ def test_who_waits_for_nothing_is_not_woken(make: Make) -> None:
 
 
 @pytest.mark.parametrize("io_threads", [1, 3])
-def test_it_is_alive_when_all_threads_are(make: Make, io_threads: int) -> None:
+def test_server_is_alive_when_all_threads_are(make: Make, io_threads: int) -> None:
     server = make(io_threads=io_threads)
     gate = threading.Event()
     server.io_threads[-1].post(gate.wait)  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def test_it_is_alive_when_all_threads_are(make: Make, io_threads: int) -> None:
     wait_for(server, lambda: server.alive)
 
 
-def test_what_kills_a_thread_is_a_change(make: Make) -> None:
+def test_failure_of_a_thread_is_a_change(make: Make) -> None:
     server = make(io_threads=2)
 
     def fail() -> None:
@@ -158,7 +158,7 @@ def test_what_kills_a_thread_is_a_change(make: Make) -> None:
     assert isinstance(server.failure, LookupError)
 
 
-def test_handlers_that_do_not_return_are_counted(make: Make) -> None:
+def test_stuck_handlers_are_counted(make: Make) -> None:
     gate = threading.Event()
 
     def stuck(request: Any, _address: Any) -> None:
@@ -181,7 +181,7 @@ def test_handlers_that_do_not_return_are_counted(make: Make) -> None:
     assert server.closed == 3
 
 
-def test_a_handler_can_ask_when_it_is_over(make: Make) -> None:
+def test_deadline_is_known_from_the_drain_on(make: Make) -> None:
     server = make(run=echo)
     assert server.deadline is None
     deadline = time.monotonic() + 3600
@@ -189,7 +189,7 @@ def test_a_handler_can_ask_when_it_is_over(make: Make) -> None:
     assert server.deadline == deadline
 
 
-def test_one_io_thread_while_there_is_a_gil(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_is_one_io_thread_under_a_gil(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys._is_gil_enabled", lambda: True, raising=False)
     assert default_io_threads() == 1
     monkeypatch.setattr("sys._is_gil_enabled", lambda: False)
@@ -199,7 +199,7 @@ def test_one_io_thread_while_there_is_a_gil(monkeypatch: pytest.MonkeyPatch) -> 
 
 @KINDS
 @pytest.mark.parametrize("io_threads", [1, 3])
-def test_whoever_can_be_frozen_is_served_by_the_next(
+def test_frozen_clients_are_served_by_the_next_server(
     make: Make, run: Callable[[Any, Any], None] | None, io_threads: int
 ) -> None:
     here, there = make(run=run, io_threads=io_threads), make(run=run, io_threads=io_threads)
@@ -224,7 +224,7 @@ def test_whoever_can_be_frozen_is_served_by_the_next(
     assert here.departed + there.departed == len(clients)
 
 
-def test_a_thread_that_does_not_turn_cannot_be_frozen(
+def test_freeze_fails_when_a_thread_does_not_answer(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "IO_REPLY_TIMEOUT", 0.1)

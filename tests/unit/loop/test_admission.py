@@ -1,4 +1,4 @@
-"""Who may come in."""
+"""The limits of clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_clients_are_counted_now_and_so_far() -> None:
     assert (admission.clients, admission.admitted) == (2, 3)
 
 
-def test_who_is_one_too_many_is_not_counted() -> None:
+def test_refused_client_is_not_counted() -> None:
     admission = Admission(1, 0)
     admission.enter("a")
     assert admission.enter("b") == "max_clients = 1 reached"
@@ -27,7 +27,7 @@ def test_who_is_one_too_many_is_not_counted() -> None:
     assert admission.enter("b") == ""
 
 
-def test_a_host_has_its_share() -> None:
+def test_host_has_a_limit_of_its_own() -> None:
     admission = Admission(10, 2)
     for _ in range(2):
         assert admission.enter("a") == ""
@@ -37,7 +37,7 @@ def test_a_host_has_its_share() -> None:
     assert admission.enter("a") == ""
 
 
-def test_unix_clients_are_no_host() -> None:
+def test_limit_by_host_does_not_hold_for_unix_clients() -> None:
     admission = Admission(3, 1)
     for _ in range(3):
         assert admission.enter("unix:/socket") == ""
@@ -48,7 +48,7 @@ hosts = st.sampled_from(["a", "b", "c", "unix:/s"])
 
 
 @given(st.integers(1, 5), st.integers(0, 3), st.lists(st.tuples(st.booleans(), hosts)))
-def test_any_coming_and_going(most: int, share: int, moves: list[tuple[bool, str]]) -> None:
+def test_any_order_of_enter_and_leave(most: int, share: int, moves: list[tuple[bool, str]]) -> None:
     admission = Admission(most, share)
     inside: Counter[str] = Counter()
     admitted = 0

@@ -1,4 +1,4 @@
-"""Points in time."""
+"""Timers."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from graced.loop.phase import GONE
 from graced.loop.timers import Timers
 
 
-def up(timers: Timers, now: float) -> list[EventSource]:
+def expired(timers: Timers, now: float) -> list[EventSource]:
     return list(timers.expired(now))
 
 
-def test_each_comes_up_once_and_in_order() -> None:
+def test_sources_expire_once_and_in_order() -> None:
     timers = Timers()
     one, two, three = EventSource(1), EventSource(2), EventSource(3)
     for subject, when in ((two, 2.0), (three, 3.0), (one, 1.0)):
         timers.schedule(subject, when)
     assert timers.next == 1.0
-    assert up(timers, 0.5) == []
-    assert up(timers, 2.0) == [one, two]
+    assert expired(timers, 0.5) == []
+    assert expired(timers, 2.0) == [one, two]
     assert timers.next == 3.0
-    assert up(timers, 9.0) == [three]
-    assert up(timers, 9.0) == []
+    assert expired(timers, 9.0) == [three]
+    assert expired(timers, 9.0) == []
     assert timers.next == math.inf
 
 
-def test_one_that_is_put_off_comes_up_later_and_once() -> None:
+def test_source_that_is_put_off_expires_later_and_once() -> None:
     timers = Timers()
     subject = EventSource(1)
     for when in (1.0, 5.0, 9.0):
         timers.schedule(subject, when)
-    assert up(timers, 8.0) == []
+    assert expired(timers, 8.0) == []
     assert timers.next == 9.0
-    assert up(timers, 9.0) == [subject]
-    assert up(timers, 99.0) == []
+    assert expired(timers, 9.0) == [subject]
+    assert expired(timers, 99.0) == []
 
 
-def test_one_that_is_put_forward_comes_up_earlier_and_once() -> None:
+def test_source_that_is_brought_forward_expires_earlier_and_once() -> None:
     timers = Timers()
     subject = EventSource(1)
     for when in (9.0, 1.0):
         timers.schedule(subject, when)
-    assert up(timers, 1.0) == [subject]
-    assert up(timers, 99.0) == []
+    assert expired(timers, 1.0) == [subject]
+    assert expired(timers, 99.0) == []
 
 
-def test_what_comes_up_may_ask_to_come_up_again() -> None:
+def test_expired_source_can_be_scheduled_again() -> None:
     timers = Timers()
     subject = EventSource(1)
     timers.schedule(subject, 1.0)
@@ -60,7 +60,7 @@ def test_what_comes_up_may_ask_to_come_up_again() -> None:
     assert timers.next == 4.0
 
 
-def test_many_that_are_gone_do_not_stay() -> None:
+def test_cancelled_sources_do_not_fill_the_heap() -> None:
     timers = Timers()
     stays = EventSource(1)
     timers.schedule(stays, 1e6)
@@ -70,14 +70,16 @@ def test_many_that_are_gone_do_not_stay() -> None:
         subject.phase = GONE
         timers.cancel(subject)
     assert len(timers) < 1000
-    assert up(timers, 1e9) == [stays]
+    assert expired(timers, 1e9) == [stays]
 
 
 moves = st.lists(st.tuples(st.integers(0, 4), st.floats(0.5, 100), st.booleans()))
 
 
 @given(moves, st.lists(st.floats(0, 100)))
-def test_any_order(moves: list[tuple[int, float, bool]], looks: list[float]) -> None:
+def test_any_order_of_schedules_and_cancels(
+    moves: list[tuple[int, float, bool]], looks: list[float]
+) -> None:
     timers = Timers()
     subjects = [EventSource(1) for _ in range(5)]
     due: dict[int, float] = {}

@@ -1,0 +1,145 @@
+"""Acceptors: accepting, pauses for want of capacity, refusals, and clients that linger."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from typing import Any
+
+import pytest
+
+from graced.loop import acceptor
+from graced.loop.phase import GONE, LINGERING
+from loop.scene import Handlers, Make, Parts
+from support import FAREWELL, PATIENCE
+
+
+@pytest.mark.parametrize("kind", ["127.0.0.1:0", "[::1]:0", "unix"])
+def test_client_is_logged_by_address(
+    make: Make, kind: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "graced")
+    scene = make(f"unix:{tmp_path}/socket" if kind == "unix" else kind)
+    with scene.connect() as client:
+        client.echo(b"hello")
+        name = f"unix:{tmp_path}/socket#1" if kind == "unix" else client.name
+    assert f"connection from {name}" in [record.getMessage() for record in caplog.records]
+
+
+def test_greeting_handler_takes_client_at_once(make: Make) -> None:
+    handlers = Handlers(greet=True)
+    scene = make(handlers=handlers)
+    with scene.connect() as client:
+        taken = handlers.taken.get(timeout=PATIENCE)
+        assert taken.address == client.sock.getsockname()
+        taken.sock.close()
+
+
+@pytest.mark.parametrize("code", sorted({errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH}))
+def test_client_lost_before_accept_is_ignored(make: Make, code: int) -> None:
+    with make(accept_errors=[code, code]).connect() as client:
+        client.echo(b"hello")
+
+
+@pytest.mark.parametrize("code", sorted(acceptor.NO_CAPACITY))
+def test_accepting_pauses_without_capacity(
+    make: Make, code: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptor, "ACCEPT_PAUSE", 0.01)
+    caplog.set_level(logging.INFO, "graced")
+    scene = make(accept_errors=[code, code, code])
+    with scene.connect() as client:
+        client.echo(b"hello")
+    texts = [record.getMessage() for record in caplog.records if "accept" in record.getMessage()]
+    assert texts == [
+        f"cannot accept clients ({os.strerror(code)}), trying again every 0.01 s",
+        "accepting clients again",
+    ]
+
+
+def test_unexpected_error_of_accept_ends_the_thread(make: Make) -> None:
+    scene = make(accept_errors=[errno.EBADF])
+    with scene.connect():
+        scene.changed()
+    assert isinstance(scene.thread.failure, OSError)
+
+
+def test_number_of_lingering_refused_clients_is_bounded(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptor, "MAX_LINGERING", 2)
+    scene = make(limit=0)
+    clients = [scene.connect() for _ in range(5)]
+    heard = [client.recv_to_end() for client in clients]
+    assert heard == [FAREWELL, FAREWELL, b"", b"", b""]
+    for client in clients:
+        client.close()
+
+
+def test_refused_client_that_does_not_close_is_closed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptor, "LINGER_TIMEOUT", 0.05)
+    scene = make(limit=0)
+    with scene.connect() as client:
+        assert client.recv_to_end() == FAREWELL
+        with pytest.raises(ConnectionError):
+            client.send(b"still here" * 10_000_000)
+
+
+def test_refused_clients_are_reported_together(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    clients = [parts.connect()[0] for _ in range(3)]
+    for client in clients:
+        parts.acceptors.count_refusal(client, "test")
+    (report,) = parts.pass_time(acceptor.REPORT_INTERVAL)
+    parts.acceptors.report_refusals(report)
+    assert caplog.messages == [
+        "refused 1 clients, the last from unix:pair#1: test",
+        "refused 2 clients, the last from unix:pair#3: test",
+    ]
+    (report,) = parts.pass_time(acceptor.REPORT_INTERVAL)
+    parts.acceptors.report_refusals(report)
+    assert parts.pass_time(1e6) == []
+
+
+def test_lingering_client_is_closed_when_the_peer_closes(parts: Parts) -> None:
+    client, peer = parts.connect()
+    parts.poller.unregister(client.sock.fileno())
+    parts.acceptors.turn_away(client)
+    assert (client.phase, parts.clients.lingering) == (LINGERING, 1)
+    assert peer.recv_to_end() == FAREWELL
+    peer.send(b"too late")
+    parts.acceptors.discard_input(client, 0)
+    assert client.phase == LINGERING
+    peer.close()
+    parts.acceptors.discard_input(client, 0)
+    assert (client.phase, parts.clients.lingering) == (GONE, 0)
+
+
+def test_lingering_client_is_closed_after_timeout(parts: Parts) -> None:
+    client, _ = parts.connect()
+    parts.poller.unregister(client.sock.fileno())
+    parts.acceptors.turn_away(client)
+    assert parts.pass_time(acceptor.LINGER_TIMEOUT) == [client]
+    parts.acceptors.end_lingering(client)
+    assert (client.phase, parts.clients.lingering) == (GONE, 0)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "unix"])
+def test_queued_client_is_accepted_at_the_end(make: Make, tmp_path: Any, address: str) -> None:
+    scene = make(f"unix:{tmp_path}/socket" if address == "unix" else address)
+    queued = []
+
+    def connect_and_finish() -> None:
+        queued.append(scene.connect())
+        scene.thread.finish()
+
+    scene.do(connect_and_finish)
+    (client,) = queued
+    with client:
+        assert client.recv_to_end() == FAREWELL
+    scene.thread.join(PATIENCE)
+    assert scene.thread.failure is None

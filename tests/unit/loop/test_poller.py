@@ -1,0 +1,88 @@
+"""The poller: descriptors, posted actions, timers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from select import EPOLLIN, EPOLLOUT
+from socket import socketpair
+
+import pytest
+
+from graced.loop.event_source import EventSource
+from graced.loop.phase import GONE, LISTENING, WAKING
+from graced.loop.poller import MAX_POLL_TIMEOUT, Poller
+from support import PATIENCE
+
+
+@pytest.fixture
+def poller() -> Iterator[Poller]:
+    poller = Poller()
+    yield poller
+    poller.close()
+
+
+def phases(poller: Poller, timeout: float = 0) -> list[int]:
+    return [poller.sources[fd].phase for fd, _ in poller.epoll.poll(timeout)]
+
+
+def test_posted_action_wakes_the_poller(poller: Poller) -> None:
+    done: list[int] = []
+    thread = threading.Thread(target=poller.post, args=(lambda: done.append(1),))
+    thread.start()
+    assert phases(poller, PATIENCE) == [WAKING]
+    thread.join(PATIENCE)
+    poller.woken(EventSource(WAKING), 0)
+    assert done == [1]
+    assert phases(poller) == []
+
+
+def test_action_may_post_another(poller: Poller) -> None:
+    done: list[int] = []
+    poller.post(lambda: poller.post(lambda: done.append(1)))
+    poller.run_posted()
+    assert done == [1]
+
+
+def test_registered_descriptor_has_its_source(poller: Poller) -> None:
+    source = EventSource(LISTENING)
+    ours, theirs = socketpair()
+    with ours, theirs:
+        fd = ours.fileno()
+        poller.register(fd, source, EPOLLIN)
+        assert phases(poller) == []
+        theirs.send(b"hello")
+        assert phases(poller) == [LISTENING]
+        poller.modify(fd, 0)
+        assert phases(poller) == []
+        poller.modify(fd, EPOLLOUT)
+        assert phases(poller) == [LISTENING]
+        poller.unregister(fd)
+        assert phases(poller) == []
+        assert poller.sources[fd].phase == GONE
+
+
+def test_descriptor_that_epoll_refuses_has_no_source(poller: Poller) -> None:
+    fd = os.open("/dev/null", os.O_RDONLY)
+    try:
+        with pytest.raises(PermissionError):
+            poller.register(fd, EventSource(LISTENING), EPOLLIN)
+        assert poller.sources[fd].phase == GONE
+    finally:
+        os.close(fd)
+
+
+def test_timeout_is_bounded(poller: Poller) -> None:
+    assert poller.timeout() == MAX_POLL_TIMEOUT
+    poller.schedule_after(EventSource(LISTENING), -1.0)
+    assert poller.timeout() == 0.0
+
+
+def test_source_expires_after_its_time(poller: Poller) -> None:
+    source = EventSource(LISTENING)
+    poller.schedule_after(source, 5.0)
+    poller.now += 4.9
+    assert list(poller.expired()) == []
+    poller.now += 0.2
+    assert list(poller.expired()) == [source]
