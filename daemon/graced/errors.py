@@ -1,34 +1,33 @@
-"""What graced refuses or fails to do, and the exit status of each (sysexits.h)."""
+"""The errors of graced, each with its exit status (sysexits.h)."""
 
 from __future__ import annotations
 
 import os
-import threading
 
 HANDED_OVER = 79
-"""Exit status of a server that has left its clients to the next start, which must follow."""
+"""Exit status of a server that has handed its clients over; the next start must follow."""
 
 
 class GracedError(Exception):
-    """A failure that one line on stderr explains; `status` is the exit status it asks for."""
+    """A failure that is explained by one line on stderr; `status` is its exit status."""
 
     status = 1
 
 
 class UsageError(GracedError):
-    """The command line makes no sense."""
+    """The command line is wrong."""
 
     status = 2
 
 
 class ListenError(GracedError):
-    """An address cannot be listened on: in use, not permitted, not ours."""
+    """An address cannot be listened on: in use, not permitted, not of this machine."""
 
     status = os.EX_UNAVAILABLE
 
 
 class PidFileError(GracedError):
-    """The pidfile cannot be written, or what stands in its place must not be."""
+    """The pidfile cannot be written, or its path names a file that must not be overwritten."""
 
     status = os.EX_CANTCREAT
 
@@ -46,24 +45,16 @@ class ConfigError(GracedError):
 
 
 class FailedError(GracedError):
-    """Something unexpected happened; the log has the traceback."""
+    """An unexpected failure, which has been logged with its traceback."""
 
 
 class StuckError(Exception):
-    """A thread of ours does not answer."""
+    """An I/O thread does not answer."""
 
 
 class StartError(GracedError):
-    """The start failed: the system has no process or thread for us, or the daemon says so."""
+    """The start failed: no process or thread could be started, or the daemon reported a failure."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
-
-
-def start_thread(thread: threading.Thread) -> None:
-    """Start a thread that graced cannot be without.  Raises `StartError`."""
-    try:
-        thread.start()
-    except RuntimeError as error:
-        raise StartError(f"cannot start a thread: {error}") from None

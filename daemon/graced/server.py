@@ -14,13 +14,14 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event, Lock
 
-from graced.errors import StuckError, start_thread
+from graced.errors import StuckError
 from graced.handlers.pool import DEADLINE, HandlerPool
 from graced.log import events
 from graced.loop.admission import Admission
 from graced.loop.client import Client
 from graced.loop.io_thread import FINISH_TIMEOUT, IOThread
 from graced.loop.policy import Policy
+from graced.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

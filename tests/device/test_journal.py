@@ -110,8 +110,8 @@ def test_the_catalog_explains(graced: Service) -> None:
 
 def test_every_kind_of_record_is_in_the_catalog(graced: Service) -> None:
     kinds = graced.device.python(
-        "from graced.log import events\n"
-        "print(*(event.message_id for event in events.ALL.values()), events.OTHER_MESSAGE_ID)"
+        "from graced.log import event, events\n"
+        "print(*(each.message_id for each in events.ALL.values()), event.OTHER_MESSAGE_ID)"
     ).split()
     listed = graced.device.run("journalctl", "--list-catalog", *kinds).stdout
     found = {line.split()[0] for line in listed.splitlines()}

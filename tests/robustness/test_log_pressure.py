@@ -15,7 +15,9 @@ from signal import SIGINT, SIGTERM
 
 import pytest
 
-from graced.log import events, writer
+from graced.log import events
+from graced.log.event import Record
+from graced.log.sinks import Journal, Syslog
 from robustness.handlers import HERE, LINES
 from robustness.measure import median, percentile, ping_pong
 from robustness.scale import scaled
@@ -203,13 +205,11 @@ def test_a_start_that_fails_says_its_status_to_a_log_that_cannot_be_written() ->
     assert process.returncode == 2
 
 
-@pytest.mark.parametrize("kind", [writer.Syslog, writer.Journal])
-def test_a_log_daemon_that_is_restarted(
-    kind: type[writer.Syslog | writer.Journal], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("kind", [Syslog, Journal])
+def test_a_log_daemon_that_is_restarted(kind: type[Syslog | Journal], tmp_path: Path) -> None:
     """It makes its socket again, and what was connected to the old one gets an error."""
     path = tmp_path / "log"
-    record = events.Record(events.STATUS, {"status": "hello"})
+    record = Record(events.STATUS, {"status": "hello"})
     with _log_daemon(path) as first:
         sink = kind(str(path))
         try:
@@ -223,7 +223,7 @@ def test_a_log_daemon_that_is_restarted(
                 sink.write(record)
                 assert b"hello" in second.recv(4096)
         finally:
-            sink._socket.close()
+            sink.close()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from graced import __version__
 from graced.app import options, service, settings
 from graced.errors import FailedError, GracedError
 from graced.handlers import registry
-from graced.log import events, writer
+from graced.log import events, sinks, writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _serve_or_check(given: dict[str, Any]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run graced(8) and exit."""
-    writer.open_standard_streams()
+    sinks.open_standard_streams()
     try:
         status = _run(sys.argv[1:] if argv is None else argv)
     except FailedError as error:
@@ -78,12 +78,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _explain(error: GracedError) -> None:
     """One line: on the terminal of who typed the command, or in the journal of the service."""
-    if writer.stderr_is_journal():
-        log = writer.open_log("info", writer.sink_for(detached=False))
+    if sinks.stderr_is_journal():
+        log = writer.open_log("info", sinks.sink_for(detached=False))
         events.NOT_STARTED(reason=error, status=error.status)
         log.stop()
     else:
-        line = str(error).translate({**writer.CONTROL, ord("\n"): "\\n"})
+        line = str(error).translate({**sinks.CONTROL, ord("\n"): "\\n"})
         with suppress(OSError):
             print(f"graced: {line}", file=sys.stderr, flush=True)
 

@@ -13,8 +13,8 @@ from graced.handlers.registry import Handler
 from graced.handover.fdstore import LISTENERS, MIRRORED, FdStore
 from graced.handover.inherited import Inherited
 from graced.handover.mirror import Mirror
-from graced.log import events, writer
-from graced.log.events import plural
+from graced.log import events, sinks, writer
+from graced.log.event import plural
 from graced.log.writer import Log
 from graced.loop.acceptor import MAX_LINGERING
 from graced.loop.admission import Admission
@@ -47,7 +47,7 @@ def run(
     with ExitStack() as belongings:
         # First of all: whatever is opened from here on is ours, and survives the fork.
         inherited = daemonize.open_descriptors() if daemon else frozenset()
-        log = writer.open_log(settings.level, writer.sink_for(detached=False))
+        log = writer.open_log(settings.level, sinks.sink_for(detached=False))
         belongings.callback(log.stop)
         try:
             service = Service(settings, pid_file, log, belongings, check)
@@ -121,7 +121,7 @@ class Service:
         """Fork.  In the daemon, return its parent; in the parent None, when the daemon serves."""
         # What was passed to us is ours, and so is whatever has got its number since.
         ours = daemonize.open_descriptors() - (inherited - self._passed)
-        keep_stderr = writer.stderr_outlives_us()
+        keep_stderr = sinks.stderr_outlives_us()
         try:
             parent = daemonize.daemonize(self._notifier, ours, keep_stderr=keep_stderr)
         except StartError:
@@ -136,7 +136,7 @@ class Service:
                 sock.close()
             self._notifier.close()
         elif not keep_stderr:
-            self._log.sink = writer.sink_for(detached=True)
+            self._log.sink = sinks.sink_for(detached=True)
         return parent
 
     def _sockets(self) -> list[socket]:

@@ -10,6 +10,7 @@ from threading import Condition, Lock, Thread, current_thread, get_ident
 
 from graced.handlers.handler_socket import HandlerSocket, set_timeout
 from graced.log import events
+from graced.log.event import summary_of
 from graced.loop.client import Client
 from graced.loop.phase import NOT_TOLD
 from graced.signals import NUDGE
@@ -258,7 +259,7 @@ class HandlerPool:
         if isinstance(error, BlockingIOError) and self._stall_timeout and _blocks(request):
             # What a write says when SO_SNDTIMEO is over.
             return "stalled"
-        events.HANDLER_FAILED(client=client, reason=events.summary_of(error), exc_info=error)
+        events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
         return "handler failed"
 
     def _has_moved(self, visit: _Visit) -> bool:

@@ -1,1 +1,1 @@
-"""What is logged, and where to."""
+"""The log: events, and the sinks that records are written to."""

@@ -1,13 +1,13 @@
-"""From the standard `logging`, which somebody's handler uses, to graced's own log.
+"""The bridge from the standard `logging`, which handlers use, to the log of graced.
 
-It is imported for such a handler only: the daemon itself starts without `logging`.
+The bridge is imported only for handlers that are not built in: the daemon starts without `logging`.
 """
 
 from __future__ import annotations
 
 import logging
 
-from graced.log.events import INFO, LEVELS, OTHER_MESSAGE_ID, Event, Level, Record
+from graced.log.event import INFO, LEVELS, OTHER_MESSAGE_ID, Event, Level, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,36 +18,36 @@ _traceback = logging.Formatter().formatException
 
 
 class Bridge(logging.Handler):
-    """Puts what comes by `logging` into graced's log, under the name of its logger."""
+    """A handler of `logging` that puts each record into the log of graced."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log it.  Any thread may call."""
+        """Log a record under the name of its logger.  Any thread may call."""
         priority = _PRIORITIES.get(record.levelno, INFO.priority)
         level = Level(record.levelname, record.levelno, priority)
         traceback = record.exc_text or ""
         if record.exc_info and record.exc_info[0]:
             traceback = _traceback(record.exc_info)
         event = Event(OTHER_MESSAGE_ID, level, _text(record))
-        ours = Record(event, {}, traceback, record.name)
-        ours.created = record.created
-        self._log.put(ours)
+        converted = Record(event, {}, traceback, record.name)
+        converted.created = record.created
+        self._log.put(converted)
 
 
 def _text(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except Exception:
-        # Arguments that do not fit, or cannot be shown; the log must survive that.
+        # The arguments do not fit the text, or their `__str__` raises; the log must survive that.
         return f"a record of the logger {record.name!r} cannot be formatted"
 
 
 def install(log: Log) -> None:
-    """Send all of `logging` to `log`, from its level up."""
-    # What a record would look up and graced never prints (the logging HOWTO, "Optimization").
+    """Send all records of `logging` from the level of `log` up to `log`.  Main thread only."""
+    # Attributes of a record that graced never prints (the logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
     logging.raiseExceptions = False

@@ -1,160 +1,14 @@
-"""Everything graced ever logs: one `Event` each, with its level, its text and its identity.
+"""The catalogue of events: each record that graced logs, with its level, text and identity.
 
-The `message_id` (made with ``systemd-id128 new``, see sd-messages(3)) stands for what happened
-whatever the wording; it is the key into the message catalog (systemd/graced.catalog), and must
-never be given to another event.  The fields of the text go into the journal under their own
-names, so that ``journalctl GRACED_CLIENT=127.0.0.1:50000`` finds a client.
-
-The program has a log of its own (`graced.log.writer`) and does not import the standard `logging`,
-which would be an eighth of its start.  A program that uses graced as a library has no such log:
-there the events go to the logger "graced" of `logging`.
+The message id of an event stands for what happened, whatever the wording; it is the key into the
+message catalog (systemd/graced.catalog) and is never given to another event.  The fields of a text
+become fields of the journal, so that ``journalctl GRACED_CLIENT=127.0.0.1:50000`` finds the records
+of a client: the names of the fields are an interface.
 """
 
 from __future__ import annotations
 
-import time
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from graced.log.writer import Log
-
-LOGGER = "graced"
-
-
-class Level:
-    """How much it matters that something happened."""
-
-    __slots__ = ("name", "number", "priority")
-
-    def __init__(self, name: str, number: int, priority: int) -> None:
-        self.name = name
-        self.number = number
-        """The same as in `logging`; more is worse."""
-        self.priority = priority
-        """The same in syslog(3)."""
-
-
-DEBUG = Level("DEBUG", 10, 7)
-INFO = Level("INFO", 20, 6)
-WARNING = Level("WARNING", 30, 4)
-ERROR = Level("ERROR", 40, 3)
-CRITICAL = Level("CRITICAL", 50, 2)
-LEVELS = {level.name: level for level in (DEBUG, INFO, WARNING, ERROR, CRITICAL)}
-
-
-def plural(number: object, noun: str) -> str:
-    """The number with its noun: "1 client", "2 clients"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-class _Counted(dict[str, object]):
-    """The fields of a text, which gets a number with its noun by ``%(number:noun)s``."""
-
-    def __missing__(self, key: str) -> str:
-        name, _, noun = key.partition(":")
-        return plural(self[name], noun)
-
-
-class Event:
-    """A kind of log record; calling it logs one.  Any thread may."""
-
-    __slots__ = ("final", "level", "message_id", "per_client", "text")
-
-    def __init__(
-        self,
-        message_id: str,
-        level: Level,
-        text: str,
-        *,
-        per_client: bool = False,
-        final: bool = False,
-    ) -> None:
-        self.message_id = message_id
-        self.level = level
-        self.text = text
-        self.per_client = per_client
-        """How often it is logged is up to the clients: the journal is protected from a flood."""
-        self.final = final
-        """Nothing comes after it: what is still to be said is said before."""
-
-    def __str__(self) -> str:
-        return self.text
-
-    def enabled(self) -> bool:
-        """Whether calling it would log anything."""
-        if destination:
-            return self.level.number >= destination.level.number
-        from logging import getLogger  # noqa: PLC0415
-
-        return getLogger(LOGGER).isEnabledFor(self.level.number)
-
-    def __call__(self, *, exc_info: BaseException | None = None, **fields: Any) -> None:
-        if not destination:
-            self._log_elsewhere(fields, exc_info)
-        elif self.level.number >= destination.level.number:
-            # Now, not by who writes it: a queued exception would keep its frames, and so sockets.
-            traceback = traceback_of(exc_info) if exc_info else ""
-            destination.put(Record(self, fields, traceback))
-
-    def _log_elsewhere(self, fields: dict[str, Any], error: BaseException | None) -> None:
-        from logging import getLogger  # noqa: PLC0415
-
-        args = (_Counted(fields),) if fields else ()
-        getLogger(LOGGER).log(self.level.number, self, *args, exc_info=error)
-
-
-class Record:
-    """An event that has happened."""
-
-    __slots__ = ("created", "event", "fields", "logger", "traceback")
-
-    def __init__(
-        self, event: Event, fields: dict[str, Any], traceback: str = "", logger: str = ""
-    ) -> None:
-        self.event = event
-        self.fields = fields
-        self.traceback = traceback
-        self.logger = logger
-        """That of `logging` which somebody's handler has used; empty: it is graced's own."""
-        self.created = time.time()
-        """Seconds since the epoch."""
-
-    def __str__(self) -> str:
-        """The text, with the traceback."""
-        text = self.event.text % _Counted(self.fields) if self.fields else self.event.text
-        return f"{text}\n{self.traceback}" if self.traceback else text
-
-
-destination: Log | None = None
-"""The log of this process, see `journal.open_log`; None: events go to `logging`."""
-
-
-def traceback_of(error: BaseException) -> str:
-    """What Python would print about it, without the last line break; empty if that fails."""
-    try:
-        # Failures are rare, and only they need it: the start does not wait for it.
-        from traceback import format_exception  # noqa: PLC0415
-    except (ImportError, OSError):
-        # No descriptor is left to load it with, or an upgrade has just replaced it.
-        return ""
-    return "".join(format_exception(error)).removesuffix("\n")
-
-
-def summary_of(error: BaseException) -> str:
-    """Its type and what it says, as at the end of its traceback.  Never fails."""
-    kind = type(error)
-    name = kind.__qualname__
-    if kind.__module__ not in {"__main__", "builtins"}:
-        name = f"{kind.__module__}.{name}"
-    try:
-        text = str(error)
-    except BaseException:
-        # Somebody else's code.
-        text = "<exception str() failed>"
-    return f"{name}: {text}".strip() if text else name
-
+from graced.log.event import CRITICAL, DEBUG, ERROR, INFO, WARNING, Event
 
 STARTED = Event(
     "eebc3d0fba844c5e9e8b32ce68086404",
@@ -309,7 +163,5 @@ LIMITS = Event(
     WARNING,
     "%(reason)s",
 )
-OTHER_MESSAGE_ID = "7f162c10ea4f48c2b6432e31b391dc46"
-"""What a handler's own use of `logging` is filed under."""
-
 ALL = {name: value for name, value in vars().items() if isinstance(value, Event)}
+"""All events by name, in the order of the catalogue."""

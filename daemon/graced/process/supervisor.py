@@ -14,7 +14,7 @@ from collections import deque
 
 from graced import signals
 from graced.log import events
-from graced.log.events import plural
+from graced.log.event import plural
 from graced.loop.poller import MAX_POLL_TIMEOUT
 from graced.process.lifecycle import Lifecycle, State
 from graced.process.watchdog import Watchdog

@@ -1,4 +1,4 @@
-"""What a handler logs with the standard `logging` is in graced's log, and breaks nothing."""
+"""The bridge: records of `logging` reach the log of graced, and break nothing."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from graced.log import bridge, events
-from graced.log.events import INFO
-from graced.log.writer import Log, message
+from graced.log import bridge
+from graced.log.event import INFO, OTHER_MESSAGE_ID, Record
+from graced.log.sinks import message
+from graced.log.writer import Log
 from support import Graced, environment
 
 
 class Listing:
-    """A sink that keeps what is written."""
+    """A sink that keeps the records."""
 
     def __init__(self) -> None:
-        self.records: list[events.Record] = []
+        self.records: list[Record] = []
 
-    def write(self, record: events.Record) -> None:
+    def write(self, record: Record) -> None:
         self.records.append(record)
 
     def flush(self, timeout: float) -> None: ...
@@ -35,7 +36,7 @@ class Listing:
 
 @pytest.fixture
 def sink() -> Iterator[Listing]:
-    """Where `logging` ends up meanwhile."""
+    """The sink that `logging` is sent to for the test."""
     names = ["logThreads", "logProcesses", "logMultiprocessing", "_srcfile", "raiseExceptions"]
     before = {name: getattr(logging, name) for name in names}
     root = logging.getLogger()
@@ -49,13 +50,13 @@ def sink() -> Iterator[Listing]:
         setattr(logging, name, value)
 
 
-def test_a_record_keeps_what_is_known_of_it(sink: Listing) -> None:
-    logging.getLogger("mine").handle(theirs := made("%d of %d", 1, 2))
+def test_record_keeps_logger_time_and_level(sink: Listing) -> None:
+    logging.getLogger("mine").handle(source := made("%d of %d", 1, 2))
     (record,) = sink.records
     assert str(record) == "1 of 2"
     assert record.logger == "mine"
-    assert record.created == theirs.created
-    assert record.event.message_id == events.OTHER_MESSAGE_ID
+    assert record.created == source.created
+    assert record.event.message_id == OTHER_MESSAGE_ID
     assert record.event.level.name == "WARNING"
     assert record.event.level.priority == 4
     assert record.fields == {}
@@ -65,14 +66,14 @@ def made(text: object, *args: object) -> logging.LogRecord:
     return logging.LogRecord("mine", logging.WARNING, "file", 1, text, args, None)
 
 
-def test_the_level_holds(sink: Listing) -> None:
+def test_records_below_level_are_not_logged(sink: Listing) -> None:
     logging.getLogger("mine").debug("quiet")
     logging.info("loud")
     assert sink.texts == ["loud"]
 
 
-def test_levels_of_their_own(sink: Listing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have their names; for priorities there are those of graced's own levels."""
+def test_custom_levels_keep_names(sink: Listing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A level that graced does not know has the priority of INFO."""
     monkeypatch.setattr(logging, "_levelToName", {**logging._levelToName, 25: "NOTICE"})
     logging.log(25, "named")
     logging.log(35, "not named")
@@ -80,19 +81,19 @@ def test_levels_of_their_own(sink: Listing, monkeypatch: pytest.MonkeyPatch) -> 
     assert [record.event.level.priority for record in sink.records] == [6, 6]
 
 
-def test_a_percent_sign_is_nothing_special(sink: Listing) -> None:
+def test_percent_sign_is_not_formatted(sink: Listing) -> None:
     logging.info("100 %d")
     assert sink.texts == ["100 %d"]
 
 
-def test_the_text_is_that_of_the_moment(sink: Listing) -> None:
+def test_text_is_formatted_at_once(sink: Listing) -> None:
     state = ["before"]
     logging.info("%s", state)
     state.append("after")
     assert sink.texts == ["['before']"]
 
 
-def test_an_exception_has_its_traceback(sink: Listing) -> None:
+def test_exception_has_traceback(sink: Listing) -> None:
     try:
         int("a mistake")
     except ValueError:
@@ -104,7 +105,7 @@ def test_an_exception_has_its_traceback(sink: Listing) -> None:
     assert str(other) == "no exception"
 
 
-def test_a_traceback_that_is_text_already(sink: Listing) -> None:
+def test_formatted_traceback_is_kept(sink: Listing) -> None:
     record = made("failed")
     record.exc_text = "from another process"
     logging.getLogger("mine").handle(record)
@@ -117,7 +118,7 @@ class Unspeakable:
 
 
 @pytest.mark.parametrize("record", [made("%d", "no number"), made(Unspeakable())])
-def test_what_cannot_be_formatted_is_said(record: logging.LogRecord, sink: Listing) -> None:
+def test_unformattable_record_is_reported(record: logging.LogRecord, sink: Listing) -> None:
     logging.getLogger("mine").handle(record)
     assert sink.texts == ["a record of the logger 'mine' cannot be formatted"]
 
@@ -125,7 +126,7 @@ def test_what_cannot_be_formatted_is_said(record: logging.LogRecord, sink: Listi
 # In the daemon.
 
 
-def test_what_a_handler_logs_when_it_is_imported(tmp_path: Path) -> None:
+def test_record_logged_during_import_of_handler(tmp_path: Path) -> None:
     code = """
     import logging, socketserver
     logging.getLogger(__name__).warning("imported")

@@ -1,4 +1,4 @@
-"""The message catalog says something about each event, in terms of what its record has."""
+"""The message catalog has an entry for each event, and names only fields of its record."""
 
 from __future__ import annotations
 
@@ -7,22 +7,30 @@ import re
 import pytest
 
 from graced.log import events
+from graced.log.event import OTHER_MESSAGE_ID
 from support import CHECKOUT
 
 CATALOG = (CHECKOUT / "systemd" / "graced.catalog").read_text()
 ENTRIES = dict(re.findall(r"^-- ([0-9a-f]{32})\n(.*?)(?=^-- |\Z)", CATALOG, re.S | re.M))
 EVENTS = pytest.mark.parametrize("name", events.ALL)
 FURTHER = {"NOT_STARTED": {"STATUS"}}
-"""Fields that are in a record and not in its text."""
+"""Fields of a record that are not in its text."""
 
 
-def test_there_is_an_entry_for_each_event_in_the_same_order() -> None:
+def test_message_ids_are_unique() -> None:
+    identities = [*(event.message_id for event in events.ALL.values()), OTHER_MESSAGE_ID]
+    assert len(identities) == len(set(identities))
+    for identity in identities:
+        assert re.fullmatch(r"[0-9a-f]{32}", identity)
+
+
+def test_entries_follow_order_of_events() -> None:
     identities = [event.message_id for event in events.ALL.values()]
-    assert list(ENTRIES) == [*identities, events.OTHER_MESSAGE_ID]
+    assert list(ENTRIES) == [*identities, OTHER_MESSAGE_ID]
 
 
 @EVENTS
-def test_an_entry_names_fields_that_the_record_has(name: str) -> None:
+def test_entry_names_fields_of_record(name: str) -> None:
     event = events.ALL[name]
     fields = {field.upper() for field in re.findall(r"%\((\w+)(?::[a-z ]+)?\)", event.text)}
     named = set(re.findall(r"@GRACED_(\w+)@", ENTRIES[event.message_id]))
@@ -30,7 +38,7 @@ def test_an_entry_names_fields_that_the_record_has(name: str) -> None:
 
 
 @EVENTS
-def test_the_form_of_an_entry(name: str) -> None:
+def test_form_of_entry(name: str) -> None:
     subject, defined, documentation, empty, *text = ENTRIES[
         events.ALL[name].message_id
     ].splitlines()

@@ -1,17 +1,24 @@
-"""Events: what each is, where it goes, and that nobody has to load `logging` for it."""
+"""Events: the text, the level and the destination of a record."""
 
 from __future__ import annotations
 
 import logging
-import re
 import subprocess
 import sys
 import traceback
 
 import pytest
 
-from graced.log import events
-from graced.log.events import DEBUG, LEVELS, WARNING, Level, Record
+from graced.log import event, events
+from graced.log.event import (
+    DEBUG,
+    LEVELS,
+    WARNING,
+    Event,
+    Level,
+    Record,
+    summary_of,
+)
 from support import environment
 
 CLIENT = "127.0.0.1:50000"
@@ -19,7 +26,7 @@ GROUP = BaseExceptionGroup("many", [ValueError(1), KeyboardInterrupt()])
 
 
 class Remembering:
-    """A log that keeps what it is given."""
+    """A log that keeps its records."""
 
     def __init__(self, level: Level) -> None:
         self.level = level
@@ -32,7 +39,7 @@ class Remembering:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Remembering:
     log = Remembering(WARNING)
-    monkeypatch.setattr(events, "destination", log)
+    monkeypatch.setattr(event, "destination", log)
     return log
 
 
@@ -44,26 +51,19 @@ def fail() -> None:
 
 
 def failure() -> ValueError:
-    """An exception with a cause, and a traceback each."""
+    """An exception with a cause; both have a traceback."""
     with pytest.raises(ValueError, match="second") as caught:
         fail()
     return caught.value
 
 
-def test_each_event_has_an_identity_of_its_own() -> None:
-    every = [*(each.message_id for each in events.ALL.values()), events.OTHER_MESSAGE_ID]
-    assert len(every) == len(set(every))
-    for identity in every:
-        assert re.fullmatch(r"[0-9a-f]{32}", identity)
-
-
-def test_the_levels_are_those_of_logging() -> None:
+def test_levels_have_names_and_numbers_of_logging() -> None:
     assert {level.name: level.number for level in LEVELS.values()} == {
         name: getattr(logging, name) for name in LEVELS
     }
 
 
-def test_an_event_goes_to_the_log(log: Remembering, caplog: pytest.LogCaptureFixture) -> None:
+def test_event_goes_to_log(log: Remembering, caplog: pytest.LogCaptureFixture) -> None:
     events.HANDLERS_STUCK(handlers=3)
     (record,) = log.records
     assert record.event is events.HANDLERS_STUCK
@@ -74,25 +74,29 @@ def test_an_event_goes_to_the_log(log: Remembering, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 clients"), (1, "1 client"), (2, "2 clients")])
-def test_a_number_and_its_noun_agree(
-    number: int, text: str, log: Remembering, caplog: pytest.LogCaptureFixture
+def test_number_and_noun_agree(
+    number: int,
+    text: str,
+    log: Remembering,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     log.level = DEBUG
-    event = events.Event("", WARNING, "%(clients:client)s after %(seconds)d s")
-    event(clients=number, seconds=1)
+    departed = Event("", WARNING, "%(clients:client)s after %(seconds)d s")
+    departed(clients=number, seconds=1)
     (record,) = log.records
     assert str(record) == f"{text} after 1 s"
     assert record.fields == {"clients": number, "seconds": 1}
-    events.destination = None
-    event(clients=number, seconds=1)
+    monkeypatch.setattr(event, "destination", None)
+    departed(clients=number, seconds=1)
     assert caplog.messages == [f"{text} after 1 s"]
 
 
-def test_a_text_without_fields_is_taken_as_it_is() -> None:
-    assert str(Record(events.Event("", WARNING, "100 %"), {})) == "100 %"
+def test_text_without_fields_is_not_formatted() -> None:
+    assert str(Record(Event("", WARNING, "100 %"), {})) == "100 %"
 
 
-def test_what_is_below_the_level_of_the_log_is_not_logged(log: Remembering) -> None:
+def test_event_below_level_is_not_logged(log: Remembering) -> None:
     events.ACCEPT_RESUMED()
     assert not log.records
     assert not events.ACCEPT_RESUMED.enabled()
@@ -101,11 +105,10 @@ def test_what_is_below_the_level_of_the_log_is_not_logged(log: Remembering) -> N
     assert events.RECEIVED.enabled()
 
 
-def test_an_exception_is_kept_as_text(log: Remembering) -> None:
+def test_exception_is_logged_as_text(log: Remembering) -> None:
     error = failure()
     events.HANDLER_FAILED(client=CLIENT, reason="second", exc_info=error)
     (record,) = log.records
-    # As `logging` would show it.
     shown = logging.Formatter().formatException((type(error), error, error.__traceback__))
     assert record.traceback == shown
     assert shown.count("Traceback (most recent call last):") == 2
@@ -130,12 +133,12 @@ class Unspeakable(Exception):
         (GROUP, "BaseExceptionGroup: many (2 sub-exceptions)"),
     ],
 )
-def test_an_exception_in_short(error: BaseException, summary: str) -> None:
-    assert events.summary_of(error) == summary
+def test_summary_of_exception(error: BaseException, summary: str) -> None:
+    assert summary_of(error) == summary
     assert traceback.format_exception_only(error)[-1].strip() == summary
 
 
-def test_a_failure_is_logged_also_when_its_traceback_cannot_be_had(
+def test_failure_is_logged_without_traceback_module(
     log: Remembering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "traceback", None)
@@ -144,10 +147,10 @@ def test_a_failure_is_logged_also_when_its_traceback_cannot_be_had(
     assert str(record) == f"the handler of {CLIENT} failed: second"
 
 
-# Without a log: as a library.
+# Without a log: graced as a library.
 
 
-def test_without_a_log_events_go_to_logging(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_go_to_logging_without_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "graced")
     events.HANDLER_FAILED(client=CLIENT, reason="second", exc_info=failure())
     events.ACCEPT_RESUMED()
@@ -163,18 +166,17 @@ def test_without_a_log_events_go_to_logging(caplog: pytest.LogCaptureFixture) ->
     assert not events.RECEIVED.enabled()
 
 
-def test_the_daemon_starts_and_logs_without_logging() -> None:
-    """It would be an eighth of the start."""
+def test_program_imports_neither_logging_nor_typing() -> None:
     code = """if True:
         import sys
         before = set(sys.modules)
         import graced.__main__
-        from graced.log import events, writer
-        log = writer.open_log("debug", writer.sink_for(detached=False))
+        from graced.log import events, sinks, writer
+        log = writer.open_log("debug", sinks.sink_for(detached=False))
         log.start()
         events.CONNECTED(client="somebody")
         log.stop()
-        print(*{"logging", "traceback"} & (set(sys.modules) - before))
+        print(*{"logging", "traceback", "typing"} & (set(sys.modules) - before))
     """
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True

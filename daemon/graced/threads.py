@@ -1,0 +1,17 @@
+"""Threads that graced cannot be without."""
+
+from __future__ import annotations
+
+from graced.errors import StartError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from threading import Thread
+
+
+def start_thread(thread: Thread) -> None:
+    """Start a thread.  Raises `StartError` where the system has no thread for us."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise StartError(f"cannot start a thread: {error}") from None
