@@ -97,7 +97,7 @@ def test_refused_clients_are_reported_together(
     (report,) = parts.pass_time(acceptor.REPORT_INTERVAL)
     parts.acceptors.report_refusals(report)
     assert caplog.messages == [
-        "refused 1 clients, the last from unix:pair#1: test",
+        "refused 1 client, the last from unix:pair#1: test",
         "refused 2 clients, the last from unix:pair#3: test",
     ]
     (report,) = parts.pass_time(acceptor.REPORT_INTERVAL)

@@ -231,7 +231,7 @@ def test_client_over_the_limit_is_turned_away_and_reported(
             client.echo(b"hello")
         client.close()
     assert [r.getMessage() for r in caplog.records] == [
-        f"refused 1 clients, the last from {frozen[2]}: max_clients = 2 reached"
+        f"refused 1 client, the last from {frozen[2]}: max_clients = 2 reached"
     ]
     then.finish()
     assert then.admission.clients == 0
