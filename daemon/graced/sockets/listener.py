@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 _FIRST_PASSED_FD = 3
 _TRIES_FOR_ONE_PORT = 20
-_NOT_ON_THIS_MACHINE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+FIRST_UNPRIVILEGED_PORT = 1024
+"""ip(7), unless ip_unprivileged_port_start says otherwise."""
+NOT_ON_THIS_MACHINE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 """A name may stand for an address family that this machine has switched off."""
 
 
@@ -118,14 +120,14 @@ def bind(
     `kept`: sockets of the last process.  Those that are still asked for are used, the others are
     closed before anything is bound: they may stand in its way.
     """
-    places = [(address, _places(address)) for address in addresses]
-    left = [sock for sock in kept if _is_asked_for(sock, places)]
+    found = [(address, places(address)) for address in addresses]
+    left = [sock for sock in kept if _is_asked_for(sock, found)]
     # Port 0 is content with any socket: it comes last.
-    order = sorted(range(len(places)), key=lambda n: not (places[n][0].path or places[n][0].port))
+    order = sorted(range(len(found)), key=lambda n: not (found[n][0].path or found[n][0].port))
     bound: dict[int, list[Listener]] = {}
     try:
         for n in order:
-            bound[n] = [Listener(sock) for sock in _bind(*places[n], backlog, left)]
+            bound[n] = [Listener(sock) for sock in _bind(*found[n], backlog, left)]
     except BaseException:
         for listener in itertools.chain(*bound.values()):
             listener.close()
@@ -153,7 +155,7 @@ def _is_asked_for(sock: socket.socket, places: Iterable[tuple[Address, _Places]]
     return False
 
 
-def _places(address: Address) -> _Places:
+def places(address: Address) -> _Places:
     """The socket addresses that an address stands for, with a port of 0."""
     return [(socket.AF_UNIX, (address.path,))] if address.path else _resolve(address)
 
@@ -190,7 +192,15 @@ def _bind(
             return [last or _bind_path(address.path, backlog)]
         return _bind_port(places, address.port, backlog, kept)
     except OSError as error:
-        raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
+        raise refusal(address, error) from None
+
+
+def refusal(address: Address, error: OSError) -> ListenError:
+    """The error of a start for which an address cannot be listened on."""
+    hint = ""
+    if error.errno == errno.EACCES and 0 < address.port < FIRST_UNPRIVILEGED_PORT:
+        hint = "; a port below 1024 is for graced.socket to open, see graced(8)"
+    return ListenError(f"cannot listen on {address}: {error.strerror or error}{hint}")
 
 
 def _bind_path(path: str, backlog: int) -> socket.socket:
@@ -284,7 +294,7 @@ def _bind_all(
             except OSError as error:
                 if sock is not None:
                     sock.close()
-                if error.errno not in _NOT_ON_THIS_MACHINE:
+                if error.errno not in NOT_ON_THIS_MACHINE:
                     raise
                 absent = error
                 continue
