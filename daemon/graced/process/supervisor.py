@@ -79,6 +79,31 @@ class Supervisor:
                 events.STATUS(status=self._status())
         return signum
 
+    def serve_until(self, ended: int, until: float) -> signal.Signals | None:
+        """Go on serving after `serve` has returned `signals.HANDOVER`.
+
+        Return None when the descriptor `ended` is readable (-1: never) or at the monotonic time
+        `until`.  Return a signal to stop for good as soon as it arrives: it comes before both.
+        """
+        own = select.poll()
+        if ended >= 0:
+            own.register(ended, select.POLLIN)
+            self._poll.register(ended, select.POLLIN)
+        try:
+            while True:
+                self._received.extend(self._inbox.take())
+                while self._received:
+                    signum = self._received.popleft()
+                    if signum in signals.STOP:
+                        return signum
+                    self._acknowledge(signum)
+                if own.poll(0) or time.monotonic() >= until:
+                    return None
+                self._sleep(until)
+        finally:
+            if ended >= 0:
+                self._poll.unregister(ended)
+
     def hand_over_clients(self, store: FdStore) -> None:
         """Leave the clients to the next start; whoever cannot be left remains to be told."""
         self.lifecycle.to(State.HANDING_OVER)
