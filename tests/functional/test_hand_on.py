@@ -40,22 +40,6 @@ def test_with_keep_never_it_is_a_stop(handler: str, notify_socket: NotifySocket)
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_a_configuration_that_is_wrong_by_now_makes_it_a_stop(
-    handler: str, notify_socket: NotifySocket
-) -> None:
-    with (
-        Graced("--handler", handler, config="[log]", env=notify_socket.environment) as graced,
-        graced.served() as client,
-    ):
-        graced.config_file.write_text("[log]\nlevel = 7\n")
-        graced.signal(SIGUSR2)
-        client.expect_farewell_alone()
-        client.close()
-        assert graced.wait() == 0
-        graced.log.wait_for(r"^<4>stopping instead of handing over, because ")
-
-
-@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
 def test_a_store_without_room_makes_it_a_stop(handler: str, notify_socket: NotifySocket) -> None:
     """This service manager closes whatever it is to keep."""
     with (
@@ -98,18 +82,3 @@ def test_a_stop_leaves_no_listener_to_the_next_start(notify_socket: NotifySocket
     forgotten = texts.index("FDSTOREREMOVE=1\nFDNAME=graced-listeners")
     kept = [n for n, text in enumerate(texts) if "FDSTORE=1\nFDNAME=graced-listeners" in text]
     assert max(kept) < forgotten
-
-
-def test_a_configuration_for_the_next_version_is_none_that_is_wrong(
-    notify_socket: NotifySocket,
-) -> None:
-    """An upgrade brings it before the old version is asked to go."""
-    with (
-        Graced(config="[log]", env=notify_socket.environment) as graced,
-        graced.served() as client,
-    ):
-        graced.config_file.write_text("[access]\nallow = []\n")
-        graced.signal(SIGUSR2)
-        client.expect_farewell_alone()
-        client.close()
-        assert graced.wait() == 79

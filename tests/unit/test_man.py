@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from graced import errors
-from graced.app.options import OPTIONS
+from graced.app.options import parser
 from graced.app.settings import KEEP, SETTINGS, Setting
 from graced.ctl import gracectl
 from graced.signals import WATCHED
@@ -83,14 +83,14 @@ def described(page: str) -> set[str]:
 
 
 def test_every_option_is_described_and_no_other() -> None:
-    assert described("graced.8") == {name for option in OPTIONS for name in option.names}
-    parser = gracectl._parser()
+    assert described("graced.8") == options(parser())
+    control = gracectl.parser()
     (commands,) = (
         action.choices
-        for action in parser._actions
+        for action in control._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    assert described("gracectl.1") == options(parser).union(*map(options, commands.values()))
+    assert described("gracectl.1") == options(control).union(*map(options, commands.values()))
 
 
 def test_every_exit_status_is_described() -> None:

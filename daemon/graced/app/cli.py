@@ -6,58 +6,18 @@ import os
 import sys
 from contextlib import suppress
 
-from graced import __version__
-from graced.app import options, service, settings
+from graced.app import configuration, options, preflight, service
+from graced.app.preflight import Launch
 from graced.errors import FailedError, GracedError
-from graced.handlers import registry
 from graced.log import events, sinks, writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
+    from graced.app.options import Given
     from graced.app.settings import Settings
-
-_KEYS = {
-    "--listen": "server.listen",
-    "--handler": "server.handler",
-    "--grace": "shutdown.grace_period",
-    "--log-level": "log.level",
-    "--pid-file": "daemon.pid_file",
-}
-
-
-def _run(argv: Sequence[str]) -> int:
-    given = options.parse(argv)
-    if "--help" in given:
-        print(options.help_text())
-    elif "--version" in given:
-        print(f"graced {__version__}")
-    else:
-        return _serve_or_check(given)
-    return 0
-
-
-def _serve_or_check(given: dict[str, Any]) -> int:
-    overrides = {key: (name, given[name]) for name, key in _KEYS.items() if name in given}
-
-    def load(*, lenient: bool = False) -> Settings:
-        return settings.load(given.get("--config"), overrides, lenient=lenient)
-
-    def check(*, lenient: bool = True) -> Settings:
-        values = load(lenient=lenient)
-        registry.find(values.handler, values.farewell)
-        return values
-
-    if "--check-config" in given:
-        values = check(lenient=False)
-        print(f"graced: configuration is valid, would serve {', '.join(map(str, values.listen))}")
-        return 0
-    values = load()
-    daemon = "--daemon" in given
-    pid_file = values.pid_file if daemon else given.get("--pid-file")
-    return service.run(values, pid_file=pid_file, daemon=daemon, check=check)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -70,14 +30,66 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except GracedError as error:
         _explain(error)
         status = error.status
+    except SystemExit as done:
+        # Of argparse, after --help and --version.
+        status = int(done.code or 0)
     except Exception as error:
         _explain(GracedError(f"failed: {error!r}"))
         status = 1
     _leave(status)
 
 
+def _run(argv: Sequence[str]) -> int:
+    launch = Launch.of_this_process(argv)
+    try:
+        given = options.parse(argv)
+    except GracedError:
+        service.refuse(configuration.salvage(None, {}))
+        raise
+    if given.check_config:
+        return _check(given)
+    if given.print_config:
+        values = configuration.read(given.config, given.overrides)
+        print(configuration.as_toml(values), end="")
+        return 0
+    try:
+        settings = configuration.load(given.config, given.overrides)
+    except GracedError:
+        service.refuse(configuration.salvage(given.config, given.overrides))
+        raise
+    pid_file = _pid_file(given, settings)
+    return service.run(settings, pid_file=pid_file, daemon=given.daemon, launch=launch)
+
+
+def _pid_file(given: Given, settings: Settings) -> str | None:
+    """The pidfile of a start; None: in the foreground there is none unless an option names it."""
+    return settings.pid_file if given.daemon or "daemon.pid_file" in given.overrides else None
+
+
+def _check(given: Given) -> int:
+    # Only a check needs it: it takes as long as a third of a start.
+    from graced.app import check  # noqa: PLC0415
+
+    subject = preflight.subject(os.environ) or check.subject()
+
+    def load() -> Settings:
+        return configuration.load(given.config, given.overrides)
+
+    def pid_file(settings: Settings) -> str | None:
+        return settings.pid_file if subject.unit else _pid_file(given, settings)
+
+    checking = check.Check(subject, os.environ)
+    settings = checking.run(load, pid_file)
+    where = subject.gets_listeners or ", ".join(map(str, settings.listen))
+    who = f"{subject.unit.name} " if subject.unit else ""
+    print(f"graced: configuration is valid, {who}would serve {where}")
+    for note in checking.notes:
+        print(f"graced: not checked: {note}")
+    return 0
+
+
 def _explain(error: GracedError) -> None:
-    """One line: on the terminal of who typed the command, or in the journal of the service."""
+    """Say why in one line: on the terminal of the command, or in the journal of the service."""
     if sinks.stderr_is_journal():
         log = writer.open_log("info", sinks.sink_for(detached=False))
         events.NOT_STARTED(reason=error, status=error.status)
@@ -89,7 +101,7 @@ def _explain(error: GracedError) -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Exit at once: a thread that somebody's handler left behind could hold up the interpreter."""
+    """Exit at once: a thread that a handler has started could hold up the interpreter."""
     for stream in (sys.stdout, sys.stderr):
         try:
             # There is none where the caller has closed the descriptor.

@@ -1,13 +1,16 @@
-"""The composition root: settings become a running service here, and nothing below knows them."""
+"""The composition root: settings become a running service here; no other wing knows them."""
 
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, suppress
 from time import monotonic
 
-from graced.app.settings import Settings
-from graced.errors import HANDED_OVER, FailedError, GracedError, StartError
+from graced.app import handler_path, occupancy, preflight
+from graced.app.preflight import Launch, Preflight
+from graced.app.settings import PID_FILE, Settings
+from graced.errors import HANDED_OVER, FailedError, GracedError, PidFileError, StartError
 from graced.handlers import registry
 from graced.handlers.registry import Handler
 from graced.handover.fdstore import LISTENERS, MIRRORED, FdStore
@@ -31,36 +34,71 @@ from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
+    from signal import Signals
     from socket import socket
     from typing import Any
 
+_LOOK_AGAIN = 0.05
+"""Seconds between two looks at a preflight whose end the kernel does not report."""
+_EXTRA_TIME = 10.0
+"""Seconds that the service manager is asked to wait beyond the timeout of a preflight."""
 
-def run(
-    settings: Settings, *, pid_file: str | None, daemon: bool, check: Callable[[], object]
-) -> int:
+
+def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launch) -> int:
     """Serve until told to stop; with `daemon`, return in the parent when the daemon serves.
 
-    `check` raises `GracedError` where the next start would refuse its configuration.
-    Return the exit status.  Raises `GracedError`; where it is a `FailedError` it has been logged.
+    `launch`: how this process was started.
+    Return the exit status.  Raises `GracedError`; a `FailedError` has been logged.
     """
     with ExitStack() as belongings:
-        # First of all: whatever is opened from here on is ours, and survives the fork.
-        inherited = daemonize.open_descriptors() if daemon else frozenset()
+        # First of all: every descriptor that is opened from here on is ours, and survives the fork.
+        foreign = daemonize.open_descriptors() if daemon else frozenset()
         log = writer.open_log(settings.level, sinks.sink_for(detached=False))
         belongings.callback(log.stop)
+        service = Service(settings, pid_file, log, belongings, launch)
         try:
-            service = Service(settings, pid_file, log, belongings, check)
-            return service.serve_detached(inherited) if daemon else service.serve()
+            service.claim()
+            return service.serve_detached(foreign) if daemon else service.serve()
+        except StartError:
+            # The system was short of something: the next try may find it, and the clients.
+            raise
         except GracedError:
+            service.turn_away()
             raise
         except BaseException as error:
             events.FAILED(reason=repr(error), exc_info=error)
             raise FailedError(repr(error)) from error
 
 
+def refuse(settings: Settings) -> None:
+    """Tell the inherited clients of a start that is refused before there is a `Service`.
+
+    systemd does not try again after such a refusal: nobody else would ever tell these clients.
+    `settings`: what is left of the configuration, for the words of the farewell.
+    """
+    with suppress(GracedError):
+        passed = listener.passed(os.environ, os.getpid())
+        if passed:
+            log = writer.open_log(settings.level, sinks.sink_for(detached=False))
+            Inherited(passed).turn_away(_last_words(settings, os.environ))
+            log.stop()
+
+
+def _last_words(settings: Settings, environ: Mapping[str, str]) -> bytes:
+    """The farewell that the clients understand; empty: none is known.
+
+    Text from us could mean anything in the protocol of a handler that cannot be imported.
+    """
+    try:
+        handler = handler_path.find(settings, environ)
+    except GracedError:
+        return b""
+    return handler.farewell if handler else settings.farewell
+
+
 class Service:
-    """What a running service holds, from the listeners to the log.  Main thread only."""
+    """A service from its claims (listeners, pidfile, limits) to its end.  Main thread only."""
 
     def __init__(
         self,
@@ -68,92 +106,113 @@ class Service:
         pid_file: str | None,
         log: Log,
         belongings: ExitStack,
-        check: Callable[[], object],
+        launch: Launch,
     ) -> None:
-        """Take hold of everything that can be refused, on the terminal of who starts us.
-
-        `belongings` gives it up at the end.  Raises `GracedError`.
-        """
+        """`belongings` closes at the end what the service opens."""
         self._settings = settings
+        self._pid_file = pid_file
         self._log = log
         self._belongings = belongings
-        self._check = check
-        if not registry.is_built_in(settings.handler):
-            # Only somebody else's uses `logging`, maybe as soon as it is imported.
-            from graced.log import bridge  # noqa: PLC0415
+        self._launch = launch
+        self._passed: set[int] = set()
+        self._inherited: Inherited | None = None
+        """Clients and listeners of the last process, until they are taken over."""
 
-            bridge.install(log)
+    def claim(self) -> None:
+        """Claim everything that can be refused, before the fork: on the terminal of the command.
+
+        Raises `GracedError`.
+        """
+        settings, belongings = self._settings, self._belongings
         passed = listener.passed(os.environ, os.getpid())
         self._passed = {fd for fd, _ in passed}
         limits.raise_descriptors(settings.max_clients, others=MAX_LINGERING)
         self._inherited = Inherited(passed)
-        try:
-            self._claim(pid_file)
-        except GracedError:
-            # There will be no other try: what systemd keeps for it goes with the service.
-            self._inherited.turn_away(settings.farewell)
-            raise
+        if not registry.is_built_in(settings.handler):
+            # Only other people's handlers use `logging`, maybe as soon as they are imported.
+            from graced.log import bridge  # noqa: PLC0415
 
-    def _claim(self, pid_file: str | None) -> None:
-        settings, belongings = self._settings, self._belongings
-        self._handler = registry.find(settings.handler, settings.farewell)
+            bridge.install(self._log)
+        self._handler = handler_path.find(settings, self._launch.environment)
         limits.check_descriptors(settings.max_clients, others=MAX_LINGERING)
-        if self._handler:
-            limits.check_threads(settings.max_handler_threads)
+        if self._handler and (lack := limits.lack_of_tasks(settings.max_handler_threads)):
+            events.LIMITS(reason=lack)
         self._notifier = Notifier()
         belongings.callback(self._notifier.close)
-        self._lock = PidFile(pid_file) if pid_file else None
+        self._lock = _lock(self._pid_file) if self._pid_file else None
         if self._lock:
             belongings.callback(self._lock.remove)
         self._store = FdStore(self._notifier)
         belongings.callback(self._store.close)
-        left = self._inherited.listeners
-        if self._inherited.others:
-            for sock in left:
-                sock.close()
-            self._listeners = listener.adopt(self._inherited.others)
-        else:
-            self._listeners = listener.bind(settings.listen, settings.backlog, left)
+        self._listeners = self._listen(self._inherited)
         for each in self._listeners:
             belongings.callback(each.close)
 
-    def detach(self, inherited: frozenset[int]) -> Parent | None:
-        """Fork.  In the daemon, return its parent; in the parent None, when the daemon serves."""
-        # What was passed to us is ours, and so is whatever has got its number since.
-        ours = daemonize.open_descriptors() - (inherited - self._passed)
+    def _listen(self, inherited: Inherited) -> list[Listener]:
+        settings = self._settings
+        if inherited.others:
+            for sock in inherited.listeners:
+                sock.close()
+            return listener.adopt(inherited.others)
+        if len(settings.listen) > 1:
+            occupancy.refuse_overlaps(settings.listen)
+        return listener.bind(settings.listen, settings.backlog, inherited.listeners)
+
+    def turn_away(self) -> None:
+        """Tell the inherited clients that nobody will serve them, unless somebody does already.
+
+        For a start that is refused: systemd does not try again, and closes what it keeps.
+        """
+        if self._inherited:
+            self._inherited.turn_away(_last_words(self._settings, self._launch.environment))
+
+    def serve_detached(self, foreign: frozenset[int]) -> int:
+        """Serve in the background; in the parent, return when the daemon serves.
+
+        `foreign`: descriptors of the caller.
+        """
+        # A descriptor that was passed to us is ours, and so is one that got its number since.
+        ours = daemonize.open_descriptors() - (foreign - self._passed)
         keep_stderr = sinks.stderr_outlives_us()
         try:
             parent = daemonize.daemonize(self._notifier, ours, keep_stderr=keep_stderr)
         except StartError:
-            # The next try is to find what this one has found.
+            # The next try finds the same listeners and clients.
             self._keep_listeners()
             self._leave_paths()
             raise
         if parent is None:
-            # The pidfile and the path of a Unix socket are the daemon's now.
-            self._belongings.pop_all()
-            for sock in self._sockets():
-                sock.close()
-            self._notifier.close()
-        elif not keep_stderr:
-            self._log.sink = sinks.sink_for(detached=True)
-        return parent
-
-    def _sockets(self) -> list[socket]:
-        """What stays open over the fork."""
-        clients = self._inherited.clients
-        return [each.sock for each in self._listeners] + [client.sock for client in clients]
-
-    def serve_detached(self, inherited: frozenset[int]) -> int:
-        """Serve in the background; in the parent, return when the daemon serves.
-
-        `inherited`: descriptors that are not ours.
-        """
-        parent = self.detach(inherited)
-        if parent is None:
+            self._leave_to_daemon()
+            self._tell_terminal(keep_stderr=keep_stderr)
             return 0
+        if not keep_stderr:
+            self._log.sink = sinks.sink_for(detached=True)
         with parent:
             return self.serve(parent)
+
+    def _leave_to_daemon(self) -> None:
+        """In the parent: pidfile and paths of Unix sockets belong to the daemon now."""
+        self._belongings.pop_all()
+        for sock in self._sockets():
+            sock.close()
+        self._notifier.close()
+
+    def _sockets(self) -> list[socket]:
+        """The sockets that stay open over the fork."""
+        clients = self._inherited.clients if self._inherited else []
+        return [each.sock for each in self._listeners] + [client.sock for client in clients]
+
+    def _tell_terminal(self, *, keep_stderr: bool) -> None:
+        """Tell the person who typed the command where to find the daemon and its log."""
+        if not (sys.stdout and os.isatty(sys.stdout.fileno())):
+            return
+        with suppress(OSError):
+            pid = ""
+            if self._lock:
+                with open(self._lock.path, encoding="ascii") as file:
+                    pid = f" with pid {file.read().strip()}"
+            addresses = ", ".join(each.name for each in self._listeners)
+            print(f"graced: serving on {addresses}{pid}, log: {_place_of_log(keep_stderr)}")
 
     def serve(self, parent: Parent | None = None) -> int:
         """The life of the service: start, serve, drain, stop.  Return the exit status."""
@@ -170,66 +229,83 @@ class Service:
             if parent:
                 self._notifier.barrier()
                 parent.serving()
-            first = supervisor.serve()
-            handing_over = first is HANDOVER and self._can_hand_over()
+            signum = supervisor.serve()
+            handing_over = False
+            if signum is HANDOVER and self._keeps:
+                signum, handing_over = self._try_next_start(supervisor)
             if handing_over:
                 if mirror:
-                    # The kernel counts what is under way, and would count each client twice.
+                    # The kernel counts references, and would count each client twice.
                     mirror.close()
                     self._store.release(MIRRORED)
                 supervisor.hand_over_clients(self._store)
                 self._leave_paths()
-            supervisor.drain(first)
+            supervisor.drain(signum)
             if not handing_over:
-                # They are shut in the end, for whoever has a copy too.
+                # A stop shuts the listeners, for every process that has a copy.
                 self._store.forget({LISTENERS})
             supervisor.stop()
         return HANDED_OVER if handing_over else 0
 
     @property
     def _keeps(self) -> bool:
-        """Whether anything is left to the next start."""
+        """Whether the next start shall inherit anything."""
         return bool(self._notifier) and self._settings.keep != "never"
 
-    def _can_hand_over(self) -> bool:
-        """Whether it is wanted, and whether there will be somebody to take the clients up."""
-        if not self._keeps:
-            return False
+    def _try_next_start(self, supervisor: Supervisor) -> tuple[Signals, bool]:
+        """The signal to drain for, and whether the next start would take over the clients.
+
+        A signal to stop for good ends the preflight and wins.
+        """
+        # The time in which the service manager kills a service that stops is running already.
+        self._notifier.status(
+            "checking whether the next start would serve", preflight.TIMEOUT + _EXTRA_TIME
+        )
+        passed = any(each.passed for each in self._listeners)
         try:
-            self._check()
-        except Exception as error:
-            # An upgrade of Python may have replaced what it would have had to import.
-            events.HANDOVER_IMPOSSIBLE(reason=error)
-            return False
-        return True
+            with Preflight(self._launch, gets_listeners=passed) as attempt:
+                deadline = monotonic() + preflight.TIMEOUT
+                while attempt.running and monotonic() < deadline:
+                    again = monotonic() + _LOOK_AGAIN if attempt.fileno() < 0 else deadline
+                    signum = supervisor.serve_until(attempt.fileno(), min(again, deadline))
+                    if signum:
+                        return signum, False
+                late = f"its check has not ended after {preflight.TIMEOUT:g} s"
+                reason = late if attempt.running else attempt.reason
+        except OSError as error:
+            reason = f"its check cannot be started: {error.strerror or error}"
+        if reason:
+            events.HANDOVER_IMPOSSIBLE(reason=reason)
+        return HANDOVER, not reason
 
     def _mirror(self) -> Mirror | None:
         always = self._notifier and self._settings.keep == "always"
         return Mirror(self._notifier.replacer(MIRRORED)) if always else None
 
     def _take_over(self, supervisor: Supervisor, replaced: set[str]) -> None:
-        """Start to serve, first of all those who were left to us.
+        """Start to serve, inherited clients first.
 
-        `replaced`: names under which something of ours is kept already.
+        `replaced`: names in the store of which this process has put in its own already.
         """
-        legacy = self._inherited
-        if self._handler and not legacy.frozen:
+        inherited, self._inherited = self._inherited, None
+        assert inherited
+        if self._handler and not inherited.frozen:
             # What a blocking handler knew of its client has gone with its process.
-            for client in legacy.clients:
+            for client in inherited.clients:
                 client.counted = False
-        inherited = sum(client.counted for client in legacy.clients)
+        carried = sum(client.counted for client in inherited.clients)
         note = ""
-        if legacy.frozen:
-            waited = round(1000 * (monotonic() - legacy.frozen))
-            events.INHERITED(clients=inherited, milliseconds=waited)
-            note = f"; inherited {plural(inherited, 'client')} in {waited} ms"
-        elif legacy.clients:
-            events.INHERITED_AFTER_CRASH(clients=inherited)
-            note = f"; inherited {plural(inherited, 'client')} after a crash"
-        self._store.forget(legacy.names - {LISTENERS} - replaced)
-        supervisor.start(legacy.clients, note)
-        # Last: who dies before leaves to the next what was left to it.
-        self._store.forget(legacy.names & {LISTENERS})
+        if inherited.frozen:
+            waited = round(1000 * (monotonic() - inherited.frozen))
+            events.INHERITED(clients=carried, milliseconds=waited)
+            note = f"; inherited {plural(carried, 'client')} in {waited} ms"
+        elif inherited.clients:
+            events.INHERITED_AFTER_CRASH(clients=carried)
+            note = f"; inherited {plural(carried, 'client')} after a crash"
+        self._store.forget(inherited.names - {LISTENERS} - replaced)
+        supervisor.start(inherited.clients, note)
+        # If we die before this line, the next start still finds the inherited listeners.
+        self._store.forget(inherited.names & {LISTENERS})
         if self._keeps:
             self._keep_listeners()
             self._store.reserve()
@@ -242,6 +318,26 @@ class Service:
     def _keep_listeners(self) -> None:
         if self._keeps:
             self._store.keep_listeners(each.sock for each in self._listeners if not each.passed)
+
+
+def _lock(path: str) -> PidFile:
+    try:
+        return PidFile(path)
+    except PidFileError as error:
+        if path == PID_FILE and os.geteuid():
+            # It belongs to the service of the package.
+            raise PidFileError(f"{error}; name another with --pid-file") from None
+        raise
+
+
+def _place_of_log(keep_stderr: bool) -> str:
+    """Where to read the log of a daemon in the background."""
+    if keep_stderr and not sinks.stderr_is_journal():
+        return os.readlink("/proc/self/fd/2")
+    sink = sinks.sink_for(detached=True)
+    if isinstance(sink, sinks.Journal):
+        return "journalctl -t graced"
+    return "syslog" if isinstance(sink, sinks.Syslog) else "none (no journal, no syslog)"
 
 
 def build(

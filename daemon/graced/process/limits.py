@@ -1,4 +1,4 @@
-"""The limits of the system that the limits of the configuration have to agree with."""
+"""The limits of the system that the limits of the configuration must agree with."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import resource
 from contextlib import suppress
 
 from graced.errors import ConfigError
-from graced.log import events
 
 OWN_DESCRIPTORS = 64
-"""Those that are no client's: standard streams, listeners, epoll, the log, and some to spare."""
+"""Descriptors besides those of clients: standard streams, listeners, epoll, log, and a reserve."""
 OWN_THREADS = 8
+"""Threads besides those of handlers."""
 _CGROUPS = ("/sys/fs/cgroup/{path}/pids.max", "/sys/fs/cgroup/pids/{path}/pids.max")
 
 
 def raise_descriptors(max_clients: int, others: int) -> None:
-    """Raise the limit of descriptors to what so many clients, and those turned away, need."""
+    """Raise the soft limit of descriptors as far as `check_descriptors` needs.
+
+    `others`: clients besides `max_clients` that are being turned away.
+    """
     need = max_clients + others + OWN_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and need > soft:
@@ -23,29 +26,42 @@ def raise_descriptors(max_clients: int, others: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
-def check_descriptors(max_clients: int, others: int) -> None:
-    """Raise `ConfigError` where there are fewer: better now than by the one that is too many."""
+def check_descriptors(max_clients: int, others: int, limit: int | None = None) -> None:
+    """Raise `ConfigError` if the limit of descriptors is too low for the clients.
+
+    A client without a descriptor would be found out only when it connects.  `limit`: None for
+    the soft limit of this process.
+    """
     need = max_clients + others + OWN_DESCRIPTORS
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and need > soft:
+    if limit is None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and need > limit:
         raise ConfigError(
             f"limits.max_clients = {max_clients} needs {need} descriptors,"
-            f" but the limit (RLIMIT_NOFILE) is {soft}"
+            f" but the limit (RLIMIT_NOFILE) is {limit}"
         )
 
 
-def check_threads(threads: int) -> None:
-    """Say so where fewer handler threads can run than are configured; clients would wait."""
-    most = _max_tasks()
+def hard_descriptors() -> int:
+    """The limit up to which `raise_descriptors` can go."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def lack_of_tasks(threads: int, limit: int | None = None) -> str:
+    """The reason why fewer handler threads can run than are configured; empty: there is none.
+
+    No error: clients wait for a thread.  `limit`: None for that of the control group.
+    """
+    most = max_tasks() if limit is None else limit
     if most and threads + OWN_THREADS > most:
-        events.LIMITS(
-            reason=f"limits.max_handler_threads = {threads},"
-            f" but the limit of tasks (TasksMax=) is {most}"
+        return (
+            f"limits.max_handler_threads = {threads}, but the limit of tasks (TasksMax=) is {most}"
         )
+    return ""
 
 
-def _max_tasks() -> int:
-    """The limit of the control group we are in; 0 where there is none, or none that we can see."""
+def max_tasks() -> int:
+    """The limit of tasks of our control group; 0: no limit, or no control group in sight."""
     try:
         with open("/proc/self/cgroup", encoding="ascii") as file:
             groups = [line.rstrip("\n").split(":", 2) for line in file]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from graced.app import settings
-from graced.app.options import OPTIONS
+from graced.app.options import parser
 from graced.ctl import gracectl
 
 COMPLETION = Path(__file__).parents[3] / "packaging" / "completion"
@@ -52,24 +52,23 @@ def complete(line: str, directory: Path) -> list[str]:
     return sorted(done.stdout.splitlines())
 
 
-def options(parser: argparse.ArgumentParser) -> list[str]:
-    return sorted(option for action in parser._actions for option in action.option_strings)
+def options(of: argparse.ArgumentParser) -> list[str]:
+    return sorted(option for action in of._actions for option in action.option_strings)
 
 
 def test_graced_has_its_options(tmp_path: Path) -> None:
-    names = [name for option in OPTIONS for name in option.names]
-    assert complete("graced ", tmp_path) == sorted(names)
+    assert complete("graced ", tmp_path) == options(parser())
     assert complete("graced -d --log-level info --li", tmp_path) == ["--listen"]
 
 
 def test_gracectl_has_the_commands_and_options_of_its_parser(tmp_path: Path) -> None:
-    parser = gracectl._parser()
+    control = gracectl.parser()
     (commands,) = (
         action.choices
-        for action in parser._actions
+        for action in control._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    assert complete("gracectl ", tmp_path) == sorted([*commands, *options(parser)])
+    assert complete("gracectl ", tmp_path) == sorted([*commands, *options(control)])
     for name, command in commands.items():
         assert complete(f"gracectl {name} -", tmp_path) == options(command)
 

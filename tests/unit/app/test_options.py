@@ -1,266 +1,168 @@
-"""The command line, as getopt_long(3) would read it."""
+"""The command line of graced(8)."""
 
 from __future__ import annotations
 
-import getopt
-import subprocess
-import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from graced.app.options import OPTIONS, Option, help_text, parse
+from graced import __version__
+from graced.app.options import Given, parse, parser
+from graced.app.settings import BY_KEY, CONFIG_FILE, LOG_LEVELS, PID_FILE
 from graced.errors import UsageError
-from support import CHECKOUT
+from graced.signals import WATCHED
 
-LAST = [option for option in OPTIONS if option.key in {"--help", "--version"}]
-OTHERS = [option for option in OPTIONS if option not in LAST]
+ACTIONS = [action for action in parser()._actions if action.dest not in {"help", "version"}]
+
+
+def given_by(line: str) -> dict[str, Any]:
+    """The options of a command line, without their defaults."""
+    found = vars(parse(line.split()))
+    overrides = found.pop("overrides")
+    return {**found, **dict(overrides.values())}
 
 
 @pytest.mark.parametrize(
     ("line", "result"),
     [
         ("", {}),
-        ("--config FILE", {"--config": "FILE"}),
-        ("--config=FILE", {"--config": "FILE"}),
-        ("-c FILE", {"--config": "FILE"}),
-        ("-cFILE", {"--config": "FILE"}),
-        ("-d", {"--daemon": True}),
-        ("-dt", {"--daemon": True, "--check-config": True}),
-        ("-dcFILE", {"--daemon": True, "--config": "FILE"}),
-        ("-dc FILE", {"--daemon": True, "--config": "FILE"}),
-        ("-cd", {"--config": "d"}),
-        ("-d --", {"--daemon": True}),
+        ("--config FILE", {"config": "FILE"}),
+        ("--config=FILE", {"config": "FILE"}),
+        ("-c FILE", {"config": "FILE"}),
+        ("-cFILE", {"config": "FILE"}),
+        ("-d", {"daemon": True}),
+        ("-dt", {"daemon": True, "check_config": True}),
+        ("-dcFILE", {"daemon": True, "config": "FILE"}),
+        ("-dc FILE", {"daemon": True, "config": "FILE"}),
+        ("-cd", {"config": "d"}),
+        ("--config=", {"config": ""}),
+        ("--config=-d", {"config": "-d"}),
+        ("-c -", {"config": "-"}),
+        ("-c a --config=b", {"config": "b"}),
+        ("--print-config", {"print_config": True}),
+        ("-p PATH", {"--pid-file": "PATH"}),
+        ("-la --listen b -d --listen=a", {"--listen": ["a", "b", "a"], "daemon": True}),
     ],
 )
-def test_the_ways_to_write_it(line: str, result: dict[str, Any]) -> None:
-    assert parse(line.split()) == result
+def test_spellings_of_options(line: str, result: dict[str, Any]) -> None:
+    assert given_by(line) == result
 
 
-@pytest.mark.parametrize(
-    ("argv", "value"),
-    [
-        (["--config="], ""),
-        (["--config", ""], ""),
-        (["-c", ""], ""),
-        (["-c="], "="),
-        (["--config=a=b"], "a=b"),
-        (["--config", "-d"], "-d"),
-        (["--config", "--help"], "--help"),
-        (["-c", "--"], "--"),
-        (["-c-"], "-"),
-        (["-c", "-"], "-"),
-        (["-c", "a b\n"], "a b\n"),
-    ],
-)
-def test_everything_is_a_value(argv: list[str], value: str) -> None:
-    assert parse(argv) == {"--config": value}
+def test_options_that_are_not_given_have_defaults() -> None:
+    found = parse([])
+    assert found == Given(overrides={})
+    assert (found.config, found.daemon, found.check_config, found.print_config) == (
+        *(None, False, False),
+        False,
+    )
 
 
-def test_the_last_one_wins() -> None:
-    assert parse(["-c", "a", "--config=b"]) == {"--config": "b"}
-    assert parse(["-dd", "--daemon"]) == {"--daemon": True}
+def test_v_is_the_log_level_debug() -> None:
+    assert given_by("-v") == {"--log-level": "debug"}
+    assert given_by("--log-level error -v") == {"--log-level": "debug"}
+    assert given_by("-v --log-level error") == {"--log-level": "error"}
 
 
-def test_addresses_accumulate() -> None:
-    assert parse(["-la", "--listen", "b", "-d", "--listen=a"])["--listen"] == ["a", "b", "a"]
-
-
-def test_verbose_is_a_log_level() -> None:
-    assert parse(["-v"]) == {"--log-level": "debug"}
-    assert parse(["--log-level", "error", "-v"]) == {"--log-level": "debug"}
-    assert parse(["-v", "--log-level", "error"]) == {"--log-level": "error"}
+def test_overrides_name_the_key_and_the_option() -> None:
+    assert parse(["-g1", "-Hecho"]).overrides == {
+        "server.handler": ("--handler", "echo"),
+        "shutdown.grace_period": ("--grace", 1),
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "number"), [("5", 5), ("5.0", 5), ("0.5", 0.5), ("1e3", 1000), ("-1", -1), (" 7 ", 7)]
 )
 def test_grace_is_a_number(text: str, number: float) -> None:
-    value = parse(["--grace", text])["--grace"]
+    _, value = parse(["--grace", text]).overrides["shutdown.grace_period"]
     assert value == number
     assert type(value) is type(number)
 
 
 @pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e999", "9" * 400])
-def test_the_settings_judge_the_number(text: str) -> None:
-    assert repr(parse(["--grace", text])["--grace"]) == repr(float(text))
+def test_settings_judge_the_number(text: str) -> None:
+    _, value = parse([f"--grace={text}"]).overrides["shutdown.grace_period"]
+    assert repr(value) == repr(float(text))
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("line", "said"),
     [
-        (["--foo"], "unknown option --foo"),
-        (["--foo=bar"], "unknown option --foo"),
-        (["--conf", "a"], "unknown option --conf"),
-        (["--=a"], "unknown option --"),
-        (["---"], "unknown option ---"),
-        (["-x"], "unknown option -x"),
-        (["-dx"], "unknown option -x"),
-        (["-d-"], "unknown option --"),
-        (["-d=1"], "unknown option -="),
-        (["--config"], "option --config needs a value: FILE"),
-        (["-c"], "option -c needs a value: FILE"),
-        (["-dl"], "option -l needs a value: ADDRESS"),
-        (["--daemon=1"], "option --daemon takes no value"),
-        (["--daemon="], "option --daemon takes no value"),
-        (["--help=me"], "option --help takes no value"),
-        (["--grace", "soon"], "option --grace needs a number, not 'soon'"),
-        (["-g1s"], "option -g needs a number, not '1s'"),
-        (["--grace="], "option --grace needs a number, not ''"),
-        (["foo"], "unexpected operand 'foo'"),
-        (["-d", "foo", "-x"], "unexpected operand 'foo'"),
-        (["-"], "unexpected operand '-'"),
-        ([""], "unexpected operand ''"),
-        (["--", "-d"], "unexpected operand '-d'"),
-        (["--", "--"], "unexpected operand '--'"),
+        ("--foo", "unrecognized arguments: --foo"),
+        ("--foo=bar", "unrecognized arguments: --foo=bar"),
+        ("--conf a", "unrecognized arguments: --conf a"),
+        ("--grac=1", "unrecognized arguments: --grac=1"),
+        ("-x", "unrecognized arguments: -x"),
+        ("foo", "unrecognized arguments: foo"),
+        ("-d foo", "unrecognized arguments: foo"),
+        ("--config", "argument -c/--config: expected one argument"),
+        ("-dl", "argument -l/--listen: expected one argument"),
+        ("--grace soon", "argument -g/--grace: 'soon' is not a number"),
+        ("-g1s", "argument -g/--grace: '1s' is not a number"),
+        ("--daemon=1", "argument -d/--daemon: ignored explicit argument '1'"),
     ],
 )
-def test_a_mistake_is_named(argv: list[str], said: str) -> None:
+def test_mistake_is_named_in_one_line(line: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse(argv)
+        parse(line.split())
     assert str(caught.value) == f"{said} (see --help)"
 
 
-@pytest.mark.parametrize("name", [name for option in LAST for name in option.names])
-def test_help_and_version_end_the_reading(name: str) -> None:
-    (last,) = (option for option in LAST if name in option.names)
-    assert parse(["-d", name]) == parse(["-d", name, "--foo", "bar"])
-    assert parse(["-d", name]) == {"--daemon": True, last.key: True}
-    for mistake in (["--foo"], ["foo"], ["--daemon=1"], ["-g", "soon"]):
+LONG = [name for action in ACTIONS for name in action.option_strings if name.startswith("--")]
+
+
+@given(st.sampled_from(LONG), st.integers(3, 12))
+def test_no_option_can_be_abbreviated(name: str, length: int) -> None:
+    word = name[:length]
+    if word not in LONG:
         with pytest.raises(UsageError):
-            parse([*mistake, name])
+            parse([f"{word}=1"])
 
 
-def test_help_ends_the_reading_of_its_own_word_too() -> None:
-    assert parse(["-dhx"]) == {"--daemon": True, "--help": True}
-
-
-# Whatever is given, in whatever way.
-
-texts = st.text(max_size=5) | st.sampled_from(["", "-", "--", "-d", "--help", "=", "a=b"])
-
-
-@st.composite
-def occurrences(draw: st.DrawFn) -> tuple[Option, str]:
-    """An option and the text of its value."""
-    option = draw(st.sampled_from(OTHERS))
-    if not option.metavar:
-        return option, ""
-    return option, draw(st.integers().map(str) if option.key == "--grace" else texts)
-
-
-def result(given: list[tuple[Option, str]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for option, text in given:
-        if option.key == "--listen":
-            found["--listen"] = [*found.get("--listen", []), text]
-        elif option.key == "--grace":
-            found["--grace"] = float(text)
-        elif option.names == ["-v"]:
-            found["--log-level"] = "debug"
-        else:
-            found[option.key] = text if option.metavar else True
-    return found
-
-
-@st.composite
-def spellings(draw: st.DrawFn) -> tuple[list[str], dict[str, Any]]:
-    """One of the many ways to write some options, and what they are."""
-    given = draw(st.lists(occurrences(), max_size=8))
-    argv: list[str] = []
-    flags = False
-    """Whether the last word consists of short flags."""
-    for option, text in given:
-        name = draw(st.sampled_from(option.names))
-        short = not name.startswith("--")
-        word = argv.pop() + name[1:] if short and flags and draw(st.booleans()) else name
-        flags = short and not option.metavar
-        if not option.metavar:
-            argv.append(word)
-        elif (text or not short) and draw(st.booleans()):
-            argv.append(f"{word}{'' if short else '='}{text}")
-        else:
-            argv += [word, text]
-    return argv + draw(st.sampled_from([[], ["--"]])), result(given)
-
-
-@given(spellings())
-def test_what_is_written_is_read(spelling: tuple[list[str], dict[str, Any]]) -> None:
-    argv, meant = spelling
-    assert parse(argv) == meant
-
-
-NAMES = [name for option in OTHERS for name in option.names if option.key != "--grace"]
-"""Those that take any text, and after which the reading goes on."""
-
-
-def is_abbreviation(word: str) -> bool:
-    stem = word.partition("=")[0]
-    return stem.startswith("--") and any(name.startswith(stem) for name in {*NAMES} - {stem})
-
-
-words = st.one_of(
-    st.sampled_from(NAMES),
-    st.sampled_from(NAMES).map(lambda name: f"{name}="),
-    st.text("-=cdtvx", max_size=5).filter(lambda word: word == "--" or not is_abbreviation(word)),
-    st.text(max_size=5).filter(lambda word: not is_abbreviation(word)),
-)
-
-
-@given(st.lists(words, max_size=6))
-@example(["-d-"])
-@example(["--"])
-@example(["-cv", "--", "-v"])
-def test_it_reads_what_getopt_reads(argv: list[str]) -> None:
-    """The standard library follows the conventions too, apart from its abbreviations."""
-    named = [(name, option) for option in OTHERS for name in option.names if name in NAMES]
-    short = "".join(name[1] + ":" * bool(o.metavar) for name, o in named if name[1] != "-")
-    long = [name[2:] + "=" * bool(o.metavar) for name, o in named if name[1] == "-"]
-    try:
-        found, operands = getopt.getopt(argv, short, long)
-    except getopt.GetoptError:
-        operands = argv
-    if operands:
-        with pytest.raises(UsageError):
-            parse(argv)
-    else:
-        by_name = dict(named)
-        assert parse(argv) == result([(by_name[name], text) for name, text in found])
+@given(st.lists(st.text("-=cdtvgx1 ", max_size=6), max_size=6))
+def test_any_command_line_is_read_or_refused(argv: list[str]) -> None:
+    with suppress(UsageError):
+        assert set(parse(argv).overrides) <= set(BY_KEY)
 
 
 # The help.
 
 
-def test_the_help_describes_every_option_on_aligned_lines() -> None:
-    usage, _, table = help_text().partition("options:\n")
-    table, _, signals = table.partition("\n\n")
-    assert usage.startswith("usage: graced ")
-    assert signals.startswith("Signals: ")
-    lines = table.splitlines()
-    assert {line[30:32] for line in lines} == {"  "}
-    shown = [line[2:30].rstrip() for line in lines if line[2:30].strip()]
-    assert shown == [str(option) for option in OPTIONS]
-    assert [" ".join(line[32:].split()) for line in lines] == [
-        part for option in OPTIONS for part in option.help.split("\n")
-    ]
-    assert max(map(len, help_text().splitlines())) <= 98
+def help_text(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "500")
+    return parser().format_help()
 
 
-def test_a_name_belongs_to_one_option() -> None:
-    names = [name for option in OPTIONS for name in option.names]
-    assert len(names) == len(set(names))
+def test_help_has_the_default_of_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = help_text(monkeypatch)
+    for default in (CONFIG_FILE, PID_FILE, "foreground", "localhost:9999", "5", "echo", "info"):
+        assert f"(default: {default}" in text
+    assert ", ".join(LOG_LEVELS) in text
 
 
-def test_it_costs_no_import() -> None:
-    """The reason why it is not argparse."""
-    code = "import sys, graced.app.options; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, 'daemon'); {code}"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert not {"argparse", "getopt", "gettext", "re", "typing", "enum"} & set(done.stdout.split())
+def test_help_describes_every_option() -> None:
+    assert [action.option_strings for action in ACTIONS if not action.help] == []
+
+
+def test_help_names_every_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, signals = help_text(monkeypatch).partition("signals:\n")
+    for signum in WATCHED:
+        assert signum.name.removeprefix("SIG") in signals
+
+
+def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert max(map(len, parser().format_help().splitlines())) <= 100
+
+
+@pytest.mark.parametrize(("option", "said"), [("--version", f"graced {__version__}\n"), ("-h", "")])
+def test_help_and_version_end_the_reading(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["-d", option, "--foo"])
+    assert not caught.value.code
+    assert capsys.readouterr().out.startswith(said or "usage: graced ")

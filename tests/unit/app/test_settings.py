@@ -1,17 +1,15 @@
-"""Every tunable: where it comes from, what it may be."""
+"""Every tunable: what it may be."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from graced.app import settings
 from graced.app.settings import SETTINGS, Setting
-from graced.errors import ConfigError, UsageError
 from graced.sockets.address import Address
 from support import CHECKOUT
 
@@ -19,95 +17,8 @@ SHIPPED = (CHECKOUT / "etc" / "graced.toml").read_text()
 NUMBERS = [setting for setting in SETTINGS if type(setting.default) in {int, float}]
 
 
-@pytest.fixture
-def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In place of /etc/graced."""
-    monkeypatch.setattr(settings, "CONFIG_FILE", str(tmp_path / "graced.toml"))
-    monkeypatch.setattr(settings, "DROP_INS", str(tmp_path / "conf.d"))
-    (tmp_path / "conf.d").mkdir()
-    return tmp_path
-
-
 def key(setting: Setting) -> str:
     return setting.key
-
-
-def test_without_anything_the_defaults_hold(etc: Path) -> None:
-    assert settings.load(None, {}) == settings.Settings(
-        listen=(Address("localhost", 9999),),
-        handler="echo",
-        backlog=1024,
-        io_threads=0,
-        grace_period=5.0,
-        farewell=b"SHUTDOWN",
-        farewell_gap=0.1,
-        max_clients=4096,
-        max_clients_per_host=0,
-        idle_timeout=0.0,
-        stall_timeout=60.0,
-        max_handler_threads=256,
-        keep="restart",
-        level="info",
-        connections=True,
-        pid_file="/run/graced/graced.pid",
-    )
-
-
-def test_files_come_in_order_and_options_last(etc: Path) -> None:
-    (etc / "graced.toml").write_text(
-        "[limits]\nmax_clients = 1\nidle_timeout = 1\nstall_timeout = 1\n[log]\nlevel = 'debug'"
-    )
-    for name, number in (("b.toml", 3), ("a.toml", 2), ("c.toml.disabled", 4)):
-        (etc / "conf.d" / name).write_text(
-            f"[limits]\nidle_timeout = {number}\nstall_timeout = {number}"
-        )
-    found = settings.load(None, {"limits.stall_timeout": ("--stall", 5)})
-    assert found.max_clients == 1
-    assert found.idle_timeout == 3
-    assert found.stall_timeout == 5
-    assert found.level == "debug"
-
-
-def test_drop_ins_need_no_main_file(etc: Path) -> None:
-    (etc / "conf.d" / "one.toml").write_text("[limits]\nmax_clients = 7")
-    assert settings.load(None, {}).max_clients == 7
-
-
-def test_a_file_that_is_named_stands_alone(etc: Path, tmp_path: Path) -> None:
-    (etc / "graced.toml").write_text("[limits]\nmax_clients = 7")
-    (etc / "conf.d" / "one.toml").write_text("[limits]\nmax_clients = 8")
-    named = tmp_path / "named.toml"
-    named.write_text("")
-    assert settings.load(str(named), {}).max_clients == 4096
-    assert settings.load(str(etc / "graced.toml"), {}).max_clients == 8
-
-
-def test_the_default_file_must_exist_when_it_is_named(etc: Path) -> None:
-    with pytest.raises(ConfigError, match=r"graced\.toml: No such file"):
-        settings.load(str(etc / "graced.toml"), {})
-
-
-def test_an_error_names_the_file_that_has_it(etc: Path) -> None:
-    (etc / "graced.toml").write_text("[limits]\nmax_clients = 1")
-    wrong = etc / "conf.d" / "wrong.toml"
-    wrong.write_text("[limits]\nmax_clients = 'many'")
-    with pytest.raises(ConfigError) as caught:
-        settings.load(None, {})
-    assert str(caught.value) == (f"{wrong}: limits.max_clients must be a whole number, not 'many'")
-
-
-def test_what_is_unknown_may_be_for_the_next_version(etc: Path) -> None:
-    (etc / "graced.toml").write_text(
-        "[access]\nallow = []\n[server]\ncolour = 1\nbacklog = 7\n", encoding="utf-8"
-    )
-    with pytest.raises(ConfigError, match="unknown section 'access'"):
-        settings.load(None, {})
-    assert settings.load(None, {}, lenient=True).backlog == 7
-
-
-def test_an_error_in_an_option_names_the_option(etc: Path) -> None:
-    with pytest.raises(UsageError, match=r"^--grace must be from 0 to 86400 seconds, not -1$"):
-        settings.load(None, {"shutdown.grace_period": ("--grace", -1)})
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=key)

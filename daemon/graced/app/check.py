@@ -1,0 +1,283 @@
+"""What a start would refuse, found out without a start.
+
+Two callers: ``graced --check-config`` for a person, and `graced.app.preflight` for a daemon that
+is about to hand its clients over to the next start.
+
+A start is judged for the process that will do it, as far as this process can be like it:
+
+=====================  ==============================  =====================================
+                       --check-config                  preflight
+=====================  ==============================  =====================================
+user                   that of graced.service, if      that of the daemon
+                       root checks; else the caller
+descriptors, tasks     those of graced.service, if     those of the daemon at its start, or
+                       systemd knows it                of its unit if the unit has more
+addresses in use       by graced.service: no matter    by the daemon: no matter
+sandbox of the unit    not checked                     that of the daemon
+=====================  ==============================  =====================================
+
+Nothing is left behind: addresses are bound and closed at once, no path and no file is made, no
+lock is taken, and the service manager hears nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pkgutil
+import resource
+import stat
+from importlib import import_module
+from types import SimpleNamespace
+
+import graced
+from graced.app import handler_path, occupancy, unit
+from graced.errors import AlreadyRunningError, ConfigError, GracedError, PidFileError
+from graced.loop.acceptor import MAX_LINGERING
+from graced.process import limits
+from graced.sockets import listener
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from graced.app.settings import Settings
+    from graced.app.unit import Unit
+    from graced.sockets.address import Address
+
+
+class Subject(SimpleNamespace):
+    """The process whose start is judged."""
+
+    unit: Unit | None = None
+    """Its unit, if systemd knows one."""
+    is_like_us: bool = True
+    """Whether this process has its user: what this process may do the subject may do."""
+    ours: frozenset[int] | None = frozenset()
+    """Inodes of sockets that are no obstacle: the running service has them.  None: not known."""
+    knows_service: bool = False
+    """Whether `ours` is complete, so that any other socket at an address is an obstacle."""
+    descriptors: int
+    """The limit of descriptors."""
+    gets_listeners: str = ""
+    """Who passes the listening sockets, so that no address is bound; empty: nobody."""
+
+
+def subject() -> Subject:
+    """The subject of ``--check-config``: the service if there is one, else this command.
+
+    For the service, root becomes its user, for good.
+    """
+    service = unit.find()
+    if service is None:
+        return Subject(descriptors=limits.hard_descriptors())
+    ours = occupancy.sockets_of(service.pid) if service.pid else frozenset[int]()
+    return Subject(
+        unit=service,
+        is_like_us=_become(service),
+        ours=ours,
+        knows_service=ours is not None,
+        descriptors=service.descriptors,
+        gets_listeners=service.sockets,
+    )
+
+
+def _become(service: Unit) -> bool:
+    """Take on the user and the groups of a service; return whether this process has them now."""
+    from grp import getgrnam  # noqa: PLC0415
+    from pwd import getpwnam, getpwuid  # noqa: PLC0415
+
+    try:
+        user = getpwnam(service.user) if service.user else getpwuid(0)
+        group = getgrnam(service.group).gr_gid if service.group else user.pw_gid
+        others = [getgrnam(name).gr_gid for name in service.groups]
+    except KeyError:
+        return False
+    if os.geteuid() == 0 != user.pw_uid:
+        os.initgroups(user.pw_name, group)
+        os.setgroups(sorted({*os.getgroups(), *others}))
+        os.setresgid(group, group, group)
+        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    return os.geteuid() == user.pw_uid
+
+
+class Check:
+    """A check of one start.  `notes` says what could not be checked."""
+
+    def __init__(self, subject: Subject, environ: Mapping[str, str]) -> None:
+        self.notes: list[str] = []
+        self._subject = subject
+        self._environ = environ
+
+    def run(
+        self, load: Callable[[], Settings], pid_file: Callable[[Settings], str | None]
+    ) -> Settings:
+        """Return the settings, or raise the `GracedError` with which the start would be refused.
+
+        `load` reads the configuration; `pid_file` names the pidfile, if there would be one.
+        """
+        service = self._subject.unit
+        if service:
+            if not self._subject.is_like_us:
+                self.notes.append(
+                    f"what {service.user or 'root'}, the user of {service.name}, may read and"
+                    " write: only root can check that"
+                )
+            if words := [word for word in service.options if word not in {"-d", "--daemon"}]:
+                self.notes.append(f"options that {service.name} adds: {' '.join(words)}")
+        settings = load()
+        _import_everything()
+        handler = handler_path.find(settings, self._environ)
+        limits.check_descriptors(settings.max_clients, MAX_LINGERING, self._limit(settings))
+        if handler:
+            tasks = service.tasks if service else None
+            lack = limits.lack_of_tasks(settings.max_handler_threads, tasks)
+            if lack:
+                self.notes.append(f"enough threads: {lack}")
+        path = pid_file(settings)
+        if path:
+            self._check_pid_file(os.path.abspath(path))
+        self._check_addresses(settings.listen)
+        return settings
+
+    def _limit(self, settings: Settings) -> int:
+        """The limit of descriptors.
+
+        A daemon whose unit has been given a higher limit meanwhile still runs under the old one.
+        """
+        need = settings.max_clients + MAX_LINGERING + limits.OWN_DESCRIPTORS
+        limit: int = self._subject.descriptors
+        if limit != resource.RLIM_INFINITY and need > limit and not self._subject.unit:
+            own = unit.own_name()
+            found = unit.find(own) if own else None
+            if found:
+                return found.descriptors
+        return limit
+
+    # Addresses.
+
+    def _check_addresses(self, addresses: tuple[Address, ...]) -> None:
+        service = self._subject.unit
+        if self._subject.gets_listeners:
+            return
+        occupancy.refuse_overlaps(addresses)
+        if service and service.private_network:
+            self.notes.append(f"addresses: {service.name} has a network of its own")
+            return
+        for address in addresses:
+            if address.path:
+                self._check_path(address)
+            else:
+                self._check_port(address)
+
+    def _check_port(self, address: Address) -> None:
+        absent: OSError | None = None
+        bound = False
+        for family, place in listener.places(address):
+            try:
+                occupancy.try_to_bind(address, family, place)
+            except OSError as error:
+                if error.errno in listener.NOT_ON_THIS_MACHINE:
+                    absent = error
+                    continue
+                self._judge(address, error, family, str(place[0]))
+            bound = True
+        if absent and not bound:
+            raise listener.refusal(address, absent)
+
+    def _judge(self, address: Address, error: OSError, family: int, host: str) -> None:
+        """Raise `ListenError`, unless the error does not hold for the subject."""
+        service = self._subject.unit
+        if error.errno == errno.EADDRINUSE:
+            self._judge_use(address, occupancy.listening_at(family, host, address.port))
+        elif error.errno != errno.EACCES or not (service and service.binds_low_ports):
+            raise listener.refusal(address, error)
+
+    def _judge_use(self, address: Address, holders: set[int]) -> None:
+        ours = self._subject.ours or frozenset()
+        if holders and holders <= ours:
+            return
+        if self._subject.knows_service:
+            raise listener.refusal(address, _error(errno.EADDRINUSE))
+        self.notes.append(f"{address}: it is in use at present, maybe by the service itself")
+
+    def _check_path(self, address: Address) -> None:
+        self._check_directory(
+            os.path.dirname(address.path), lambda error: listener.refusal(address, error)
+        )
+        try:
+            is_socket = stat.S_ISSOCK(os.lstat(address.path).st_mode)
+        except OSError:
+            return
+        holders = occupancy.listening_at_path(address.path)
+        if not is_socket:
+            raise listener.refusal(address, _error(errno.EADDRINUSE))
+        if holders:
+            self._judge_use(address, holders)
+
+    # Files.
+
+    def _check_directory(self, directory: str, refusal: Callable[[OSError], GracedError]) -> None:
+        """Raise the refusal of a start that could make no file there."""
+        service = self._subject.unit
+        if not os.path.isdir(directory):
+            made = service.runtime_directories if service else []
+            if directory not in made:
+                raise refusal(_error(errno.ENOENT))
+        elif self._subject.is_like_us and not _may(directory, os.W_OK | os.X_OK):
+            raise refusal(_error(errno.EACCES))
+
+    def _check_pid_file(self, path: str) -> None:
+        def refusal(why: str) -> GracedError:
+            return PidFileError(f"cannot write pidfile {path}: {why}")
+
+        directory = os.path.dirname(path)
+        self._check_directory(directory, lambda error: refusal(str(error.strerror)))
+        try:
+            if os.stat(directory).st_mode & stat.S_IWOTH:
+                raise refusal(f"everybody may write to {directory}")
+            status = os.lstat(path)
+        except OSError:
+            return
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise refusal("it is no plain file")
+        if self._subject.is_like_us:
+            if status.st_uid not in {os.geteuid(), 0}:
+                raise refusal(f"it belongs to user {status.st_uid}")
+            if not _may(path, os.R_OK | os.W_OK):
+                raise refusal(os.strerror(errno.EACCES))
+        service = self._subject.unit
+        if service and _is_locked(status) and not service.pid:
+            raise AlreadyRunningError(f"already running: {path} is locked")
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
+def _may(path: str, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=True)
+
+
+def _is_locked(status: os.stat_result) -> bool:
+    """Whether anybody holds a lock on the file.  Taking one to see could refuse a real start."""
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        with open("/proc/locks", encoding="ascii") as file:
+            return any("FLOCK" in line and device in line.split() for line in file)
+    except OSError:
+        return False
+
+
+def _import_everything() -> None:
+    """Import every module of graced, and what a start or a drain imports late.
+
+    Raises `ConfigError`: an upgrade may be half done, or a file damaged.
+    """
+    names = [each.name for each in pkgutil.walk_packages(graced.__path__, "graced.")]
+    for name in ("daemon", "logging", "socketserver", "tomllib", "traceback", *names):
+        try:
+            import_module(name)
+        except (Exception, SystemExit) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(f"{name} cannot be imported: {reason}") from error

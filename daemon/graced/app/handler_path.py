@@ -1,0 +1,76 @@
+"""Where handlers are looked for.
+
+A handler runs with all rights of the server, so its module must come from a directory that
+nobody else can write to.  The current directory counts only for a person at work in it: never
+under a service manager, never for a Python that is isolated (``python3 -I``, as /usr/sbin/graced
+runs), and only if its owner alone can write to it.  It comes last, so that a file in it cannot
+stand in for an installed module.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import stat
+import sys
+
+from graced.errors import ConfigError
+from graced.handlers import registry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from graced.app.settings import Settings
+    from graced.handlers.registry import Handler
+
+_MANAGED = ("NOTIFY_SOCKET", "INVOCATION_ID", "LISTEN_FDS")
+"""Variables that a service manager sets (systemd.exec(5))."""
+
+
+def find(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
+    """The configured handler, None for the built-in echo.  Raises `ConfigError`."""
+    name = settings.handler
+    distrust = ""
+    if not registry.is_built_in(name):
+        distrust = _distrust(environ)
+        if not distrust and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+    try:
+        return registry.find(name, settings.farewell)
+    except ConfigError as error:
+        cause = error.__cause__
+        module = name.partition(":")[0].partition(".")[0]
+        if isinstance(cause, ModuleNotFoundError) and cause.name == module:
+            raise ConfigError(f"{error}; {_advice(distrust)}") from cause
+        raise
+
+
+def _distrust(environ: Mapping[str, str]) -> str:
+    """The reason why handlers in the current directory do not count; empty: they do."""
+    if any(name in environ for name in _MANAGED):
+        return "a service manager starts graced"
+    if sys.flags.isolated:
+        return "this Python is isolated (-I)"
+    try:
+        status = os.stat(os.getcwd())
+    except OSError as error:
+        return str(error.strerror)
+    return "" if _is_ours_alone(status) else "others can write to it"
+
+
+def _is_ours_alone(status: os.stat_result) -> bool:
+    """Whether nobody but this user and root can put a file into the directory.
+
+    A group that has the number of the user is the user's own (as Debian makes them).
+    """
+    mode, user = status.st_mode, os.geteuid()
+    by_others = mode & stat.S_IWOTH or (mode & stat.S_IWGRP and status.st_gid not in {user, 0})
+    return status.st_uid in {user, 0} and not by_others
+
+
+def _advice(distrust: str) -> str:
+    searched = ", ".join(path for path in sys.path if os.path.isdir(path))
+    target = site.getsitepackages()[0]
+    here = f" and not in the current directory ({distrust})" if distrust else ""
+    return f"handlers are looked for in {searched}{here}; install it in {target}"

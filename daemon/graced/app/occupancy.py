@@ -1,0 +1,129 @@
+"""Listening sockets at an address, and whether they may stay: for a check before a start.
+
+The address of a running service is in use, by that service, and the next start inherits it or
+finds it free.  Any other listening socket would refuse the start.  The kernel names listening
+sockets by inode (proc(5): net/tcp, net/tcp6, net/unix), and so does a process its descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from contextlib import suppress
+
+from graced.errors import ConfigError
+from graced.sockets import listener
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from graced.sockets.address import Address
+
+_LISTENING = "0A"
+"""TCP_LISTEN, include/net/tcp_states.h."""
+_ACCEPTS = 0x10000
+"""__SO_ACCEPTCON, the flag of a listening Unix socket."""
+_ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104
+
+
+def sockets_of(pid: int) -> frozenset[int] | None:
+    """The inodes of the sockets of a process; None if this process may not see them."""
+    directory = f"/proc/{pid}/fd"
+    found = set()
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return None
+    for name in names:
+        with suppress(OSError):
+            target = os.readlink(f"{directory}/{name}")
+            if match := re.fullmatch(r"socket:\[(\d+)\]", target):
+                found.add(int(match[1]))
+    return frozenset(found)
+
+
+def listening_at(family: int, host: str, port: int) -> set[int]:
+    """The inodes of TCP sockets that keep others from listening there."""
+    found = {
+        inode
+        for its_host, its_port, inode in _listening(family)
+        if its_port == port and _overlap(family, host, its_host)
+    }
+    if not found and family == socket.AF_INET:
+        # A socket for IPv6 may be one for IPv4 as well.
+        found = {
+            inode
+            for its_host, its_port, inode in _listening(socket.AF_INET6)
+            if its_port == port and its_host == _ANY[socket.AF_INET6]
+        }
+    return found
+
+
+def listening_at_path(path: str) -> set[int]:
+    """The inodes of Unix sockets that listen there."""
+    found = set()
+    for fields in _table("unix", 7):
+        if len(fields) == 8 and fields[7] == path and int(fields[3], 16) & _ACCEPTS:
+            found.add(int(fields[6]))
+    return found
+
+
+def refuse_overlaps(addresses: Sequence[Address]) -> None:
+    """Raise `ConfigError` if two addresses cannot be listened on together."""
+    taken: list[tuple[Address, int, str]] = []
+    for address in addresses:
+        found = listener.places(address)
+        mine: list[tuple[Address, int, str]] = []
+        for family, (place, *_) in found:
+            host = str(place)
+            for other, its_family, its_host in taken:
+                same_port = address.path or (address.port and address.port == other.port)
+                if family == its_family and same_port and _overlap(family, host, its_host):
+                    raise ConfigError(
+                        f"server.listen: {address} and {other} overlap, only one can be listened on"
+                    )
+            mine.append((address, family, host))
+        taken += mine
+
+
+def _overlap(family: int, one: str, other: str) -> bool:
+    return one == other or _ANY.get(socket.AddressFamily(family)) in {one, other}
+
+
+def _listening(family: int) -> Iterator[tuple[str, int, int]]:
+    """Host, port and inode of each listening TCP socket of a family."""
+    for fields in _table("tcp" if family == socket.AF_INET else "tcp6", 11):
+        if fields[3] == _LISTENING:
+            host, port = fields[1].split(":")
+            words = [
+                int(host[n : n + 8], 16).to_bytes(4, sys.byteorder) for n in range(0, len(host), 8)
+            ]
+            yield socket.inet_ntop(family, b"".join(words)), int(port, 16), int(fields[9])
+
+
+def _table(name: str, columns: int) -> Iterator[list[str]]:
+    """The lines of a table of the kernel; none if it cannot be read."""
+    try:
+        with open(f"/proc/self/net/{name}", encoding="utf-8", errors="surrogateescape") as file:
+            next(file, None)
+            for line in file:
+                yield line.rstrip("\n").split(maxsplit=columns)
+    except OSError:
+        return
+
+
+def try_to_bind(address: Address, family: int, place: tuple[Any, ...]) -> None:
+    """Bind a socket there and close it.  It never listens: it is in the way of no other socket.
+
+    Raises `OSError`.
+    """
+    host, _, *scope = place
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, address.port, *scope))

@@ -1,0 +1,201 @@
+"""The next start, tried out before this process lets go of its clients.
+
+A restart that is refused would lose every client: this process is gone by then.  So the daemon
+first runs the installed program once more, as a child: the same command with ``--check-config``
+before its other arguments, and so the same user, sandbox, interpreter and handler path as those
+of the next start.  The child finds what an upgrade or an edit has broken: in the configuration,
+the modules, the handler, the limits and the addresses (`graced.app.check`).  Clients are served
+meanwhile.
+
+The child learns from `VARIABLE` in its environment that it is a preflight.  Name and format are
+an interface between two versions of graced: words of the form ``name=value``, of which the child
+ignores the ones that it does not know.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from types import SimpleNamespace
+
+from graced.process import limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from graced.app.check import Subject
+
+TIMEOUT = 15.0
+"""Seconds, after which the next start counts as refused.  Far more than a slow device needs:
+clients are served meanwhile."""
+VARIABLE = "GRACED_PREFLIGHT"
+OPTION = "--check-config"
+
+_FOR_THE_FIRST_PROCESS = {
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "JOURNAL_STREAM",
+}
+"""Variables of the service manager that no child may believe."""
+_LONGEST_OUTPUT = 65536
+_LONGEST_REASON = 500
+_IN_DIRECTORY = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
+"""posix_spawn(3) in Python cannot change the directory, and ours is the root by now."""
+
+
+_AS_MODULE = ["-m", "graced"]
+
+
+class Launch(SimpleNamespace):
+    """The way this process was started, and the next one will be."""
+
+    program: list[str]
+    """The interpreter and what it runs."""
+    arguments: list[str]
+    environment: dict[str, str]
+    directory: str
+    descriptors: int
+    """The hard limit of descriptors, which python-daemon lowers."""
+
+    @classmethod
+    def of_this_process(cls, arguments: Sequence[str]) -> Launch:
+        """To be called before anything changes the process."""
+        given = list(arguments)
+        before = len(sys.orig_argv) - len(given)
+        is_command = before > 1 and sys.orig_argv[before:] == given
+        try:
+            directory = os.getcwd()
+        except OSError:
+            directory = "/"
+        return cls(
+            program=[sys.executable, *(sys.orig_argv[1:before] if is_command else _AS_MODULE)],
+            arguments=given,
+            environment=dict(os.environ),
+            directory=directory,
+            descriptors=limits.hard_descriptors(),
+        )
+
+
+class Preflight:
+    """A running child.  A context manager that kills and reaps it.  Main thread only."""
+
+    def __init__(self, launch: Launch, *, gets_listeners: bool) -> None:
+        """Start the child.  `gets_listeners`: the service manager passes listening sockets.
+
+        Uses only modules that are loaded already: the files of an upgraded Python may be gone.
+        Raises `OSError`.
+        """
+        command = [*launch.program, OPTION, *launch.arguments]
+        if launch.directory != os.getcwd():
+            command = [sys.executable, "-I", "-c", _IN_DIRECTORY, launch.directory, *command]
+        about = {
+            "pid": os.getpid(),
+            "descriptors": launch.descriptors,
+            "gets_listeners": int(gets_listeners),
+        }
+        environment = {
+            name: value
+            for name, value in launch.environment.items()
+            if name not in _FOR_THE_FIRST_PROCESS
+        }
+        environment[VARIABLE] = " ".join(f"{name}={value}" for name, value in about.items())
+        self._status: int | None = None
+        self._ended = -1
+        self._output = os.memfd_create("graced-preflight", os.MFD_CLOEXEC)
+        try:
+            self._pid = os.posix_spawn(
+                command[0],
+                command,
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, self._output, 1),
+                    (os.POSIX_SPAWN_DUP2, self._output, 2),
+                ],
+                # A group, to be killed together with what a handler starts at its import.
+                setpgroup=0,
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )
+        except BaseException:
+            os.close(self._output)
+            raise
+        with suppress(OSError):
+            # A container may forbid it; the caller then looks from time to time.
+            self._ended = os.pidfd_open(self._pid)
+
+    def __enter__(self) -> Preflight:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        # Before it is reaped: its number is its own until then.
+        with suppress(ProcessLookupError):
+            os.killpg(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        if self._ended >= 0:
+            os.close(self._ended)
+        os.close(self._output)
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when the child has ended; -1: there is none."""
+        return self._ended
+
+    @property
+    def running(self) -> bool:
+        """Whether the child has not ended yet."""
+        ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended:
+            killed = ended.si_code != os.CLD_EXITED
+            self._status = -ended.si_status if killed else ended.si_status
+        return ended is None
+
+    @property
+    def reason(self) -> str:
+        """Why the next start would be refused; empty: it would serve.
+
+        Only of a child that has ended.
+        """
+        if self._status == 0:
+            return ""
+        begin = max(0, os.fstat(self._output).st_size - _LONGEST_OUTPUT)
+        text = os.pread(self._output, _LONGEST_OUTPUT, begin).decode("utf-8", "replace")
+        lines = [line for line in text.splitlines() if line.strip()]
+        if lines:
+            return lines[-1].removeprefix("graced: ")[:_LONGEST_REASON]
+        if self._status is not None and self._status < 0:
+            return f"its check was killed by signal {-self._status}"
+        return f"its check ended with status {self._status}"
+
+
+def subject(environ: Mapping[str, str]) -> Subject | None:
+    """What a preflight judges; None if this process is none.  The child's side of `Preflight`."""
+    words = dict(word.partition("=")[::2] for word in environ.get(VARIABLE, "").split())
+    if words.get("pid") != str(os.getppid()):
+        return None
+    # Not for the daemon, which imports this module at its start.
+    from graced.app import occupancy  # noqa: PLC0415
+    from graced.app.check import Subject  # noqa: PLC0415
+
+    # If memory gets short the check has to go, and not the daemon with its clients.
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+    ours = occupancy.sockets_of(os.getppid())
+    return Subject(
+        ours=ours,
+        knows_service=ours is not None,
+        descriptors=int(words.get("descriptors", limits.hard_descriptors())),
+        gets_listeners="the service manager" if words.get("gets_listeners") == "1" else "",
+    )

@@ -1,0 +1,198 @@
+"""Files and options: the order in which they count, and the configuration as TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graced.app import configuration, settings
+from graced.app.configuration import Value
+from graced.errors import ConfigError, UsageError
+from graced.sockets.address import Address
+
+
+@pytest.fixture
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In place of /etc/graced."""
+    monkeypatch.setattr(settings, "CONFIG_FILE", str(tmp_path / "graced.toml"))
+    monkeypatch.setattr(settings, "DROP_INS", str(tmp_path / "conf.d"))
+    (tmp_path / "conf.d").mkdir()
+    return tmp_path
+
+
+def test_defaults_hold_without_files(etc: Path) -> None:
+    assert configuration.load(None, {}) == settings.Settings(
+        listen=(Address("localhost", 9999),),
+        handler="echo",
+        backlog=1024,
+        io_threads=0,
+        grace_period=5.0,
+        farewell=b"SHUTDOWN",
+        farewell_gap=0.1,
+        max_clients=4096,
+        max_clients_per_host=0,
+        idle_timeout=0.0,
+        stall_timeout=60.0,
+        max_handler_threads=256,
+        keep="restart",
+        level="info",
+        connections=True,
+        pid_file="/run/graced/graced.pid",
+    )
+
+
+def test_drop_ins_come_in_order_and_options_last(etc: Path) -> None:
+    (etc / "graced.toml").write_text(
+        "[limits]\nmax_clients = 1\nidle_timeout = 1\nstall_timeout = 1\n[log]\nlevel = 'debug'"
+    )
+    for name, number in (("b.toml", 3), ("a.toml", 2), ("c.toml.disabled", 4)):
+        (etc / "conf.d" / name).write_text(
+            f"[limits]\nidle_timeout = {number}\nstall_timeout = {number}"
+        )
+    found = configuration.load(None, {"limits.stall_timeout": ("--stall", 5)})
+    assert found.max_clients == 1
+    assert found.idle_timeout == 3
+    assert found.stall_timeout == 5
+    assert found.level == "debug"
+
+
+def test_drop_in_needs_no_main_file(etc: Path) -> None:
+    (etc / "conf.d" / "one.toml").write_text("[limits]\nmax_clients = 7")
+    assert configuration.load(None, {}).max_clients == 7
+
+
+def test_named_file_stands_alone(etc: Path, tmp_path: Path) -> None:
+    (etc / "graced.toml").write_text("[limits]\nmax_clients = 7")
+    (etc / "conf.d" / "one.toml").write_text("[limits]\nmax_clients = 8")
+    named = tmp_path / "named.toml"
+    named.write_text("")
+    assert configuration.load(str(named), {}).max_clients == 4096
+    assert configuration.load(str(etc / "graced.toml"), {}).max_clients == 8
+
+
+def test_default_file_must_exist_if_named(etc: Path) -> None:
+    with pytest.raises(ConfigError, match=r"graced\.toml: No such file"):
+        configuration.load(str(etc / "graced.toml"), {})
+
+
+def test_error_names_its_file(etc: Path) -> None:
+    (etc / "graced.toml").write_text("[limits]\nmax_clients = 1")
+    wrong = etc / "conf.d" / "wrong.toml"
+    wrong.write_text("[limits]\nmax_clients = 'many'")
+    with pytest.raises(ConfigError) as caught:
+        configuration.load(None, {})
+    assert str(caught.value) == (f"{wrong}: limits.max_clients must be a whole number, not 'many'")
+
+
+def test_unknown_key_is_refused(etc: Path) -> None:
+    (etc / "graced.toml").write_text("[server]\ncolour = 1\n")
+    with pytest.raises(ConfigError, match=r"unknown key .server\.colour., allowed in "):
+        configuration.load(None, {})
+
+
+def test_unknown_section_is_refused(etc: Path) -> None:
+    (etc / "graced.toml").write_text("[access]\n")
+    with pytest.raises(ConfigError, match="unknown section 'access', allowed are continuity"):
+        configuration.load(None, {})
+
+
+def test_error_names_its_option(etc: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--grace must be from 0 to 86400 seconds, not -1$"):
+        configuration.load(None, {"shutdown.grace_period": ("--grace", -1)})
+
+
+@pytest.mark.parametrize("name", [".#60.toml", ".60.toml.swp", "60.toml~", "60.toml.dpkg-dist"])
+def test_file_of_an_editor_is_no_drop_in(name: str, etc: Path) -> None:
+    """Emacs locks 60.toml by a dangling link of this name."""
+    (etc / "conf.d" / name).symlink_to("user@host.1234")
+    assert configuration.load(None, {}).max_clients == 4096
+
+
+def test_unreadable_directory_of_drop_ins_is_an_error(etc: Path) -> None:
+    (etc / "conf.d").rmdir()
+    (etc / "conf.d").write_text("")
+    with pytest.raises(ConfigError, match=r"conf\.d: Not a directory$"):
+        configuration.load(None, {})
+
+
+# The last words of a start that is refused.
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "[limits]\nmax_client = 1",
+        "[limits]\nmax_clients = 'many'",
+        "[nonsense]\na = 1",
+        "limits = 7",
+        "[limits",
+        "\udcff",
+    ],
+)
+def test_valid_values_of_a_refused_configuration_are_salvaged(wrong: str, etc: Path) -> None:
+    (etc / "conf.d" / "1.toml").write_text("[shutdown]\nfarewell = 'BYE'\ngrace_period = -1")
+    (etc / "conf.d" / "2.toml").write_bytes(wrong.encode("utf-8", "surrogateescape"))
+    (etc / "conf.d" / "3.toml").write_text("[server]\nbacklog = 7")
+    with pytest.raises(ConfigError):
+        configuration.load(None, {})
+    found = configuration.salvage(None, {"server.handler": ("--handler", "a:B")})
+    assert (found.farewell, found.handler, found.backlog) == (b"BYE", "a:B", 7)
+    assert found.grace_period == 5.0
+    assert found.max_clients == 4096
+
+
+def test_nothing_is_salvaged_from_a_missing_file() -> None:
+    found = configuration.salvage("/nonexistent", {"shutdown.grace_period": ("--grace", "x")})
+    assert found == configuration.load("/dev/null", {})
+
+
+# The configuration as TOML.
+
+
+def test_each_value_is_printed_with_its_source(etc: Path) -> None:
+    drop_in = etc / "conf.d" / "1.toml"
+    drop_in.write_text("[limits]\nmax_clients = 7")
+    values = configuration.read(None, {"log.level": ("--log-level", "debug")})
+    lines = configuration.as_toml(values).splitlines()
+    assert f"max_clients = 7  # {drop_in}" in lines
+    assert 'level = "debug"  # --log-level' in lines
+    assert 'listen = ["localhost:9999"]  # default' in lines
+    assert [line for line in lines if line.startswith("[")] == [
+        *("[server]", "[shutdown]", "[limits]", "[continuity]", "[log]", "[daemon]")
+    ]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
+    lambda text: "\0" not in text
+)
+
+
+@given(handler=texts, farewell=texts.map(lambda text: text[:200]), grace=st.floats(0, 86400))
+def test_printed_configuration_can_be_read_back(
+    handler: str, farewell: str, grace: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    written: dict[str, Any] = {
+        "server.handler": handler,
+        "shutdown.farewell": farewell,
+        "shutdown.grace_period": grace,
+        "server.listen": ["*:7", 'unix:/a "b"\\c'],
+        "log.connections": False,
+    }
+    first = configuration.read("/dev/null", {key: ("-", value) for key, value in written.items()})
+    file = tmp_path_factory.mktemp("toml") / "printed.toml"
+    file.write_text(configuration.as_toml(first), encoding="utf-8")
+    second = configuration.read(str(file), {})
+    assert {key: value.checked for key, value in first.items()} == {
+        key: value.checked for key, value in second.items()
+    }
+
+
+def test_source_cannot_break_out_of_its_comment() -> None:
+    value = Value(written=1, checked=1, source="a\nb = 2")
+    text = configuration.as_toml({"limits.max_clients": value})
+    assert tomllib.loads(text) == {"limits": {"max_clients": 1}}
