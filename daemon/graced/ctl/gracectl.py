@@ -1,6 +1,6 @@
-"""gracectl(1): for people at a terminal, and for scripts.
+"""gracectl(1): from the arguments to the exit status.
 
-From the arguments to the exit status; what goes over the wire is in `graced.ctl.session`.
+The echo client itself is `graced.ctl.session`.
 """
 
 from __future__ import annotations
@@ -19,34 +19,28 @@ from types import FrameType
 from typing import NamedTuple, TypeVar
 
 from graced import __version__
-from graced.ctl.session import (
-    FAREWELL,
-    MAX_COUNT,
-    MAX_SIZE,
-    MIN_SIZE,
-    Closed,
-    Event,
-    Farewell,
-    Lost,
-    Mismatch,
-    Plan,
-    RoundTrip,
-    Session,
-)
+from graced.app import configuration
+from graced.app.options import Parser
+from graced.ctl.matcher import FAREWELL, MAX_COUNT, MAX_SIZE, MIN_SIZE, Farewell, Mismatch
+from graced.ctl.session import Closed, Event, Lost, Plan, RoundTrip, Session
+from graced.errors import ConfigError, UsageError
 from graced.sockets.address import Address
 
 ALL_BACK = 0
 SOME_LOST = 1
 GOING_OFFLINE = 3
+WRONG_USAGE = UsageError.status
 NO_CONNECTION = os.EX_UNAVAILABLE
 
-DEFAULT_ADDRESS = "localhost:9999"
-DEFAULT_PORT = 9999
+DEFAULT_ADDRESS = Address("localhost", 9999)
+"""For a configuration that cannot be read, or names no port."""
+DEFAULT_PORT = DEFAULT_ADDRESS.port
 MAX_SECONDS = 86_400
 MIN_TIMEOUT = 0.001
 """Seconds; poll(2) counts in milliseconds."""
 
 _BY_SIGNAL = 128  # what a shell adds to the number of the signal that ended a command
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _Number = TypeVar("_Number", int, float)
 
 
@@ -65,11 +59,23 @@ def parse_address(text: str) -> Address:
     return address
 
 
+def configured_address() -> Address:
+    """The first address of graced.toml(5) that a client can connect to, or `DEFAULT_ADDRESS`."""
+    try:
+        listen = configuration.load(None, {}).listen
+    except ConfigError:
+        return DEFAULT_ADDRESS
+    for address in listen:
+        if address.path or address.port:
+            return Address("localhost", address.port) if address.host == "*" else address
+    return DEFAULT_ADDRESS
+
+
 def connect(address: Address, timeout: float) -> tuple[socket.socket, Address]:
     """Connect, trying each address of a host for at most `timeout` seconds.
 
-    Returns the socket and whom it is connected to, in numbers.  Raises `OSError`, and
-    `UnicodeError` for what cannot be the name of a host.
+    Returns the socket and the numeric address of its peer.  Raises `OSError`, and `UnicodeError`
+    for a text that cannot be the name of a host.
     """
     with contextlib.ExitStack() as undo:
         if address.path:
@@ -83,8 +89,8 @@ def connect(address: Address, timeout: float) -> tuple[socket.socket, Address]:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             name = sock.getpeername()
             if name == sock.getsockname():
-                # TCP lets a socket connect to itself, and the kernel may pick for it the very
-                # port that nobody listens on: a flawless echo, of nobody.
+                # TCP lets a socket connect to itself: the kernel may have picked the port to
+                # which it connects, and would return a flawless echo.
                 raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
             host, port = socket.getnameinfo(name, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
             peer = Address(host, int(port))
@@ -93,18 +99,18 @@ def connect(address: Address, timeout: float) -> tuple[socket.socket, Address]:
 
 
 class Summary(NamedTuple):
-    """The last word on a session; the figures are those of ping(8), in milliseconds."""
+    """The summary of a session, with the figures of ping(8) in milliseconds."""
 
     address: str
     peer: str
     sent: int
     received: int
-    """In time, and right."""
+    """Replies in time, and right."""
     lost: int
     loss_percent: float
     time_ms: float
     rtt_ms: dict[str, float] | None
-    """min, avg, max and mdev; None if nothing was received."""
+    """min, avg, max and mdev; None: no reply was received."""
     exit_status: int
 
 
@@ -132,7 +138,7 @@ def summarise(
 
 
 def as_json(event: Event | Summary) -> str:
-    """The line for programs: which event it is, and its fields."""
+    """The line for programs: the name of the event, and its fields."""
     return json.dumps({"event": type(event).__name__.lower(), **event._asdict()})
 
 
@@ -164,10 +170,10 @@ def as_text(event: Event | Summary, peer: Address) -> str:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[socket.socket]:
-    """Ctrl-C as a socket that becomes readable, so that it cuts no line and no figure in two.
+    """Ctrl-C as a socket that becomes readable, so that no line is cut in two.
 
-    A second Ctrl-C raises KeyboardInterrupt as ever, in case the first is not looked at: the
-    output may be a pipe that is full.
+    A second Ctrl-C raises `KeyboardInterrupt`, in case the first cannot be noticed: the output
+    may be a pipe that is full.
     """
     readable, written = socket.socketpair()
 
@@ -186,8 +192,8 @@ def interrupts() -> Iterator[socket.socket]:
 
 
 def run_ping(arguments: argparse.Namespace) -> int:
-    """Do ``gracectl ping``; return its exit status.  Raises `OSError` for its output only."""
-    address: Address = arguments.address
+    """Run ``gracectl ping`` and return its exit status.  Raises `OSError` for its output only."""
+    address: Address = arguments.address or configured_address()
     plan = Plan(
         pings=arguments.count,
         interval=arguments.interval,
@@ -213,7 +219,7 @@ def run_ping(arguments: argparse.Namespace) -> int:
         session = Session(sock, plan, interrupt)
         for last in session.run():
             if isinstance(last, Farewell):
-                sock.close()  # first of all: the server waits for it, and our output may be slow
+                sock.close()  # before any output, which may be slow: the server waits for our end
             say(last)
         summary = summarise(address, peer, session, time.monotonic() - started, last)
     say(summary)
@@ -233,14 +239,13 @@ def _number(
     return parse
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gracectl",
-        description="Talk to graced(8), a TCP server that says goodbye properly.",
-        allow_abbrev=False,
+def parser() -> Parser:
+    """The parser of gracectl(1)."""
+    found = Parser(
+        prog="gracectl", description="Talk to graced(8), a TCP server that says goodbye properly."
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    found.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = found.add_subparsers(metavar="COMMAND", required=True)
 
     command = commands.add_parser(
         "ping",
@@ -249,7 +254,6 @@ def _parser() -> argparse.ArgumentParser:
         " server says that it is going offline.",
         epilog="Exit status: 0 all came back, 1 some were lost or wrong, 2 usage, 3 the server is"
         " going offline, 69 no connection.",
-        allow_abbrev=False,
     )
     command.set_defaults(run=run_ping)
     command.add_argument(
@@ -257,15 +261,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         nargs="?",
         type=parse_address,
-        default=DEFAULT_ADDRESS,
-        help="HOST:PORT, [IPV6-ADDRESS]:PORT or unix:/PATH (%(default)s)",
+        help="HOST:PORT, [IPV6-ADDRESS]:PORT or unix:/PATH"
+        f" (default: the first one in graced.toml, else {DEFAULT_ADDRESS})",
     )
     command.add_argument(
         "-c",
         "--count",
         metavar="COUNT",
         type=_number(int, 1, MAX_COUNT),
-        help="stop after so many pings (at Ctrl-C only)",
+        help="stop after so many pings (default: at Ctrl-C)",
     )
     command.add_argument(
         "-i",
@@ -273,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         type=_number(float, 0, MAX_SECONDS),
         default=Plan().interval,
-        help="from one ping to the next; 0: as soon as the reply is there (%(default)g)",
+        help="from one ping to the next; 0: as soon as the reply is there (default: %(default)g)",
     )
     command.add_argument(
         "-s",
@@ -281,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BYTES",
         type=_number(int, MIN_SIZE, MAX_SIZE),
         default=Plan().size,
-        help=f"in each payload, {MIN_SIZE} to {MAX_SIZE} (%(default)d)",
+        help=f"in each payload, {MIN_SIZE} to {MAX_SIZE} (default: %(default)d)",
     )
     command.add_argument(
         "-W",
@@ -289,42 +293,44 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         type=_number(float, MIN_TIMEOUT, MAX_SECONDS),
         default=Plan().timeout,
-        help="to wait for the connection, and for each reply (%(default)g)",
+        help="to wait for the connection, and for each reply (default: %(default)g)",
     )
     command.add_argument(
         "--farewell",
         metavar="TEXT",
         type=os.fsencode,
         default=os.fsdecode(FAREWELL),
-        help="what the server says when it goes offline (%(default)s)",
+        help="the words of the server when it goes offline (default: %(default)s)",
     )
     command.add_argument(
         "--json", action="store_true", help="one JSON object a line for each ping, and a summary"
     )
-    return parser
+    return found
 
 
-def _complain(message: str) -> None:
-    print(f"gracectl: {message}", file=sys.stderr)
+def _complain(message: object) -> None:
+    print(f"gracectl: {str(message).translate(_CONTROL)}", file=sys.stderr)
 
 
 def _discard_output() -> None:
-    """Let the interpreter's last flush, which would fail and be reported, go nowhere."""
+    """Discard the output that is left: the interpreter would flush it, fail and report that."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run gracectl with these arguments, those of the process by default.
+    """Run gracectl with these arguments, by default with the arguments of the process.
 
-    Returns the exit status.  Raises `SystemExit` as argparse does: 2 for wrong usage, 0 after
-    ``--help`` and ``--version``.
+    Returns the exit status.  Raises `SystemExit` after ``--help`` and ``--version``.
     """
-    arguments = _parser().parse_args(argv)
     try:
+        arguments = parser().parse_args(argv)
         status: int = arguments.run(arguments)
+    except UsageError as error:
+        _complain(error)
+        return WRONG_USAGE
     except KeyboardInterrupt:
         return _BY_SIGNAL + signal.SIGINT
-    except BrokenPipeError:  # nobody reads on, as with `gracectl ping | head`
+    except BrokenPipeError:  # the reader is gone, as with `gracectl ping | head`
         _discard_output()
         return _BY_SIGNAL + signal.SIGPIPE
     except OSError as error:

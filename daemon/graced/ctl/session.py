@@ -1,21 +1,7 @@
-"""The echo client: sends payloads, verifies what comes back, hears the farewell.
+"""The echo client: a `Session` sends payloads over one connection and reports what comes back.
 
-A TCP stream has no message borders, so what follows an echo in the same read may be the next
-echo, the farewell, or half of either.  Three rules leave one way only to read such a stream,
-wherever the network cuts it:
-
-1. *No payload contains the first byte of the farewell* (`payload` sees to it).  A byte is either
-   the next one of an echo or the start of the farewell, and never both: nothing is guessed, and
-   nothing has to be taken back.
-2. *Echoes come back in order.*  What is due is one queue of bytes; a byte that differs from its
-   head is wrong, and nothing that follows it can be trusted.
-3. *The farewell is the last thing that counts.*  It may stand between two echoes or, where the
-   server had read only half a payload, inside one.  Whoever hears it hangs up.
-
-`Matcher` is these rules and no more: bytes in, events out, no socket and no clock.  `Session`
-drives one over a connection.
-
-The service is that of RFC 862 (Echo Protocol, over TCP), the words and the figures are ping(8)'s.
+`graced.ctl.matcher` reads the stream; the session adds socket and clock.  Words and figures are
+those of ping(8).
 """
 
 from __future__ import annotations
@@ -23,130 +9,19 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections import deque
 from collections.abc import Iterator
 from math import ceil, isqrt
 from typing import NamedTuple
 
-FAREWELL = b"SHUTDOWN"
-"""What a server says that goes offline, unless it is configured otherwise."""
-MAX_COUNT = 10**15 - 1
-"""Pings in a session, at most: a century of them, and every payload is another."""
-MIN_SIZE = 16
-"""Bytes in the smallest payload: the number of the last of them, and a dot."""
-MAX_SIZE = 1 << 20
-"""Bytes in the largest payload; a larger one would measure bandwidth, not a round trip."""
+from graced.ctl.matcher import FAREWELL, Farewell, Matcher, Mismatch, Reply, payload
 
 _READ_SIZE = 1 << 16
 _NS_PER_MS = 1_000_000
 _NS_PER_S = 1_000_000_000
 
 
-def payload(seq: int, size: int, farewell: bytes = FAREWELL) -> bytes:
-    """The `size` bytes of ping number `seq`: the number in decimal and a dot, again and again.
-
-    The farewell's first byte is not among them: should it be one of the eleven in use, an "x",
-    which is not, stands in for it.  Up to `MAX_COUNT` and from `MIN_SIZE` on, number and dot fit
-    in whole, so that no two payloads are equal.
-    """
-    word = b"%d." % seq
-    text = (word * (size // len(word) + 1))[:size]
-    return text.replace(farewell[:1], b"x") if farewell else text
-
-
-class Reply(NamedTuple):
-    """All of a payload has come back, and every byte of it is right."""
-
-    seq: int
-
-
-class Farewell(NamedTuple):
-    """The server is going offline."""
-
-    offset: int
-    """How many bytes of echo came before it."""
-
-
-class Mismatch(NamedTuple):
-    """A byte that belongs neither to an echo nor to the farewell."""
-
-    offset: int
-    """How many bytes of echo came before it."""
-    seq: int | None
-    """The ping whose echo was due; None if none was."""
-    expected: int | None
-    """The byte that was due; None if none was."""
-    got: int
-
-
-class Matcher:
-    """Reads the stream of one connection by the rules above, the same however it is cut.
-
-    `Farewell` and `Mismatch` end it, what follows them is ignored.  An empty `farewell` is that
-    of a server which leaves without a word.
-    """
-
-    def __init__(self, farewell: bytes = FAREWELL) -> None:
-        self._farewell = farewell
-        self._due = bytearray()
-        self._ends: deque[tuple[int, int]] = deque()  # where the echo of which ping ends
-        self._offset = 0
-        self._held = b""  # the start of a farewell at the end of the last read
-        self._ended = False
-
-    def expect(self, seq: int, data: bytes) -> None:
-        """Let `data`, which is being sent as ping `seq`, be due after all that is due already.
-
-        Raises `ValueError` where it breaks the first rule.
-        """
-        if self._farewell and self._farewell[0] in data:
-            raise ValueError("a payload must not contain the first byte of the farewell")
-        self._due += data
-        self._ends.append((self._offset + len(self._due), seq))
-
-    def feed(self, data: bytes) -> list[Reply | Farewell | Mismatch]:
-        """Take what a read returned; return what that completes, in the order of the stream."""
-        if self._ended:
-            return []
-        data = self._held + data
-        start = data.find(self._farewell[:1]) if self._farewell else -1
-        echo, rest = (data, b"") if start < 0 else (data[:start], data[start:])
-
-        right = _agreement(echo, self._due)
-        del self._due[:right]
-        self._offset += right
-        replies: list[Reply | Farewell | Mismatch] = []
-        while self._ends and self._ends[0][0] <= self._offset:
-            replies.append(Reply(self._ends.popleft()[1]))
-
-        last: Farewell | Mismatch
-        if right < len(echo):
-            last = self._mismatch(echo[right])
-        elif rest and rest.startswith(self._farewell):
-            last = Farewell(self._offset)
-        elif self._farewell.startswith(rest):
-            self._held = rest
-            return replies
-        else:
-            last = self._mismatch(rest[0])
-        self._ended = True
-        return [*replies, last]
-
-    def _mismatch(self, got: int) -> Mismatch:
-        seq = self._ends[0][1] if self._ends else None
-        return Mismatch(self._offset, seq, self._due[0] if self._due else None, got)
-
-
-def _agreement(left: bytes, right: bytes | bytearray) -> int:
-    """How many bytes the two have in common from the start."""
-    length = min(len(left), len(right))
-    if left[:length] == right[:length]:
-        return length
-    return next(i for i in range(length) if left[i] != right[i])
-
-
 class RoundTrip(NamedTuple):
-    """A payload has come back and is right."""
+    """A payload has come back, and every byte is right."""
 
     seq: int
     size: int
@@ -154,11 +29,11 @@ class RoundTrip(NamedTuple):
     time_ms: float
     """Milliseconds from the first byte sent to the last one read."""
     late: bool
-    """It had been given up before, and still counts as lost."""
+    """The reply had been given up before, and still counts as lost."""
 
 
 class Lost(NamedTuple):
-    """A ping that is not waited for any longer."""
+    """The reply to a ping is not waited for any longer."""
 
     seq: int
     waited_ms: float
@@ -174,21 +49,21 @@ Event = RoundTrip | Lost | Farewell | Mismatch | Closed
 
 
 class Plan(NamedTuple):
-    """What a session does: the options of gracectl(1), and their defaults."""
+    """The options of a session, and their defaults."""
 
     pings: int | None = None
-    """How many to send; None for no end."""
+    """Pings to send; None: no end."""
     interval: float = 1.0
-    """Seconds from one ping to the next, unless the reply takes longer; 0 does not wait."""
+    """Seconds from one ping to the next, unless the reply takes longer; 0: no wait."""
     size: int = 56
     """Bytes in a payload, `MIN_SIZE` to `MAX_SIZE`."""
     timeout: float = 10.0
-    """Seconds after which a reply is not waited for any longer."""
+    """Seconds after which a reply counts as lost."""
     farewell: bytes = FAREWELL
 
 
 class RoundTripTimes:
-    """Adds up round trips without rounding: from nanoseconds to the figures of ping(8)."""
+    """Adds up round trips in nanoseconds, without rounding, for the figures of ping(8)."""
 
     def __init__(self) -> None:
         self.count = self.max = 0
@@ -202,7 +77,7 @@ class RoundTripTimes:
         self._squares += rtt * rtt
 
     def figures_ms(self) -> dict[str, float] | None:
-        """In milliseconds: min, avg, max and mdev, the standard deviation; None of nothing."""
+        """In milliseconds: min, avg, max and mdev (standard deviation); None without a reply."""
         if not self.count:
             return None
         mdev = isqrt(self.count * self._squares - self._sum**2) / self.count
@@ -211,12 +86,12 @@ class RoundTripTimes:
 
 
 class Session:
-    """Pings over one connected socket, one at a time: the next only when the last is settled.
+    """Pings over one connected socket, each after the previous ping has come back or is lost.
 
-    It sleeps on the socket and never beside it, so that a farewell is heard at once, also between
-    two pings, and always before another ping is sent.  The socket stays the caller's to close.
+    The session always waits for the socket, also between two pings, so that a farewell is heard
+    at once and before another ping is sent.  The caller closes the socket.
 
-    `interrupt` is a socket that becomes readable when the session shall come to its end (Ctrl-C).
+    `interrupt`: a socket that becomes readable when the session shall end (Ctrl-C).
     """
 
     def __init__(
@@ -225,10 +100,10 @@ class Session:
         sock.setblocking(False)
         self.sent = 0
         self.lost = 0
-        """Those given up, or under way when the connection broke; but not when a farewell came:
-        the server would have answered."""
+        """Pings given up, or under way when the connection broke.  A ping under way at a farewell
+        is not lost: the server would have answered."""
         self.times = RoundTripTimes()
-        """Of the replies that came in time."""
+        """Times of the replies in time."""
         self._sock = sock
         self._plan = plan
         self._interrupt = interrupt
@@ -239,14 +114,16 @@ class Session:
         self._matcher = Matcher(plan.farewell)
         self._remaining = plan.pings
         self._unsent = b""
-        self._sent_at: dict[int, int] = {}  # by number, those without a reply
+        self._sent_at: dict[int, int] = {}  # pings without a reply, by number
         self._awaited: int | None = None
-        self._alarm = time.monotonic_ns()  # when to give up the awaited one, or to send the next
+        self._alarm = (
+            time.monotonic_ns()
+        )  # when to give up the awaited reply, or to send the next ping
 
     def run(self) -> Iterator[Event]:
-        """Do what the plan says; yield what happens when it does.
+        """Carry out the plan, and yield each event when it happens.
 
-        The last event is a `Farewell`, `Mismatch` or `Closed` if one of these was the end of it.
+        If a `Farewell`, `Mismatch` or `Closed` ends the session, this event is the last.
         """
         while self._awaited is not None or self._remaining != 0:
             wait_ns = self._alarm - time.monotonic_ns()
@@ -289,8 +166,8 @@ class Session:
         except BlockingIOError:
             pass
         except OSError:
-            # The server is gone.  What it said before, perhaps its farewell, is still to be read,
-            # and then the reason.
+            # The server is gone.  Its last words, perhaps the farewell, can still be read, and
+            # then the reason.
             self._unsent = b""
         self._poll.modify(self._sock, select.POLLIN | (select.POLLOUT if self._unsent else 0))
 
@@ -328,6 +205,6 @@ class Session:
         self._alarm = sent_at + int(self._plan.interval * _NS_PER_S)
 
     def _wind_up(self) -> None:
-        """Send no more, and wait only as long as ping(8) would: twice the longest round trip."""
+        """Send no more pings, and wait as ping(8) would: for twice the longest round trip."""
         self._remaining = 0
         self._alarm = min(self._alarm, time.monotonic_ns() + 2 * self.times.max)

@@ -3,92 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
+import re
 import signal
 import socket
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from graced import __version__
+from graced.app import settings
 from graced.ctl import gracectl
-from graced.ctl.session import FAREWELL
 from graced.sockets.address import Address
+from support.peers import echo, echo_and_farewell, echo_and_hang_up, mute, serving, tcp, twist, unix
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if "PYTHON" not in name}
 ENVIRONMENT["PYTHONPATH"] = str(Path(gracectl.__file__).parents[2])
 WRONG_USAGE = 2
 SYN_SENT = "02"
 COMMAND = [sys.executable, "-m", "graced.ctl.gracectl"]
-
-
-def echo(sock: socket.socket) -> None:
-    while data := sock.recv(4096):
-        sock.sendall(data)
-
-
-def echo_and_farewell(sock: socket.socket) -> None:
-    sock.sendall(sock.recv(56, socket.MSG_WAITALL) + FAREWELL)
-    assert sock.recv(1) == b"", "the client hangs up and says no more"
-
-
-def echo_and_hang_up(sock: socket.socket) -> None:
-    sock.sendall(sock.recv(56, socket.MSG_WAITALL))
-
-
-def twist(sock: socket.socket) -> None:
-    sock.sendall(sock.recv(56, socket.MSG_WAITALL).replace(b".", b","))
-
-
-def mute(sock: socket.socket) -> None:
-    while sock.recv(4096):
-        pass
-
-
-@contextlib.contextmanager
-def serving(script: Callable[[socket.socket], None], listener: socket.socket) -> Iterator[str]:
-    """The address of a server that runs `script` with its one client, and what it raised."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            with listener.accept()[0] as client:
-                script(client)
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    with listener:
-        name = listener.getsockname()
-        thread.start()
-        try:
-            yield f"unix:{name}" if isinstance(name, str) else str(Address(*name[:2]))
-        finally:
-            # Only after a failed test nobody has come yet.
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
-    for error in raised:
-        raise error
-
-
-def tcp(host: str = "127.0.0.1") -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, 0), family=family)
-
-
-def unix(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen()
-    return listener
 
 
 def objects(lines: str) -> list[dict[str, Any]]:
@@ -120,6 +57,36 @@ def test_an_address_is_read(text: str, address: Address) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         gracectl.parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("'192.0.2.1:7'", Address("192.0.2.1", 7)),
+        ("'*:7000'", Address("localhost", 7000)),
+        ("['localhost:0', 'unix:/run/graced/echo', '*:7']", Address("", 0, "/run/graced/echo")),
+        ("'localhost:0'", gracectl.DEFAULT_ADDRESS),
+        ("7", gracectl.DEFAULT_ADDRESS),
+    ],
+)
+def test_default_address_is_the_configured_one(
+    listen: str, address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "graced.toml"
+    file.write_text(f"[server]\nlisten = {listen}\n")
+    monkeypatch.setattr(settings, "CONFIG_FILE", str(file))
+    monkeypatch.setattr(settings, "DROP_INS", str(tmp_path / "conf.d"))
+    assert gracectl.configured_address() == address
+
+
+def test_ping_without_address_pings_the_configured_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(echo, tcp()) as address:
+        (tmp_path / "graced.toml").write_text(f"[server]\nlisten = '{address}'\n")
+        monkeypatch.setattr(settings, "CONFIG_FILE", str(tmp_path / "graced.toml"))
+        assert gracectl.main(["ping", "-c1"]) == gracectl.ALL_BACK
+    assert capsys.readouterr().out.startswith(f"PING {address} ({address}): ")
 
 
 # A run, in this process.
@@ -297,10 +264,10 @@ def test_a_socket_that_is_connected_to_itself_is_no_server(
     ],
 )
 def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        gracectl.main(argv)
-    assert exit_.value.code == WRONG_USAGE
-    assert capsys.readouterr().err.startswith("usage: gracectl")
+    assert gracectl.main(argv) == WRONG_USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"gracectl: .+ \(see --help\)\n", err)
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,131 +282,3 @@ def test_signals_are_as_they_were_after_a_run() -> None:
         gracectl.main(["ping", "-c1", address])
     assert signal.getsignal(signal.SIGINT) is before
     assert signal.set_wakeup_fd(-1) == -1
-
-
-# A run, as a process of its own.
-
-
-@contextlib.contextmanager
-def running(*argv: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [*COMMAND, *argv],
-        env=ENVIRONMENT,
-        text=True,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def read_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
-def test_ctrl_c_ends_a_process_with_the_summary() -> None:
-    with serving(echo, tcp()) as address, running("ping", "-i60", address) as process:
-        assert read_line(process).startswith("PING")
-        # Its output is a pipe, and still comes line by line.
-        assert " seq=1 " in read_line(process)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-    assert "1 sent, 1 received, 0% loss" in out
-    assert err == ""
-    assert process.returncode == gracectl.ALL_BACK
-
-
-def test_ctrl_c_does_not_lose_a_ping_of_a_flood() -> None:
-    with serving(echo, tcp()) as address, running("ping", "-i0", address) as process:
-        read_line(process)
-        read_line(process)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-    assert ", 0% loss, " in out
-    assert err == ""
-    assert process.returncode == gracectl.ALL_BACK
-
-
-def test_ctrl_c_while_no_reply_comes() -> None:
-    pinged = threading.Event()
-
-    def script(sock: socket.socket) -> None:
-        sock.recv(1)
-        pinged.set()
-        mute(sock)
-
-    with serving(script, tcp()) as address, running("ping", address) as process:
-        pinged.wait()
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-    assert "1 sent, 0 received, 100% loss" in out
-    assert err == ""
-    assert process.returncode == gracectl.SOME_LOST
-
-
-def connecting(port: int) -> bool:
-    """Whether some socket of this machine waits for an answer from that port, proc(5)."""
-    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    waiting = [there for _, _, there, state, *_ in sockets if state == SYN_SENT]
-    return any(there.endswith(f":{port:04X}") for there in waiting)
-
-
-def test_ctrl_c_while_connecting_ends_a_process_without_a_traceback() -> None:
-    with tcp() as listener, contextlib.ExitStack() as stack:
-        # With its queue full the kernel leaves the next client without an answer.
-        listener.listen(0)
-        name = listener.getsockname()
-        stack.enter_context(socket.create_connection(name))
-        process = stack.enter_context(running("ping", str(Address(*name))))
-        while not connecting(name[1]):
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-    assert (out, err) == ("", "")
-    assert process.returncode == 128 + signal.SIGINT
-
-
-def test_a_reader_that_leaves_ends_a_process_quietly() -> None:
-    with serving(echo, tcp()) as address, running("ping", "-i0", address) as process:
-        read_line(process)
-        assert process.stdout is not None
-        process.stdout.close()
-        assert process.wait() == 128 + signal.SIGPIPE
-        assert process.stderr is not None
-        assert process.stderr.read() == ""
-
-
-def test_a_full_disk_is_one_line_on_stderr() -> None:
-    with (
-        Path("/dev/full").open("w") as full,
-        serving(echo, tcp()) as address,
-        running("ping", "-c1", address, stdout=full) as process,
-    ):
-        _, err = process.communicate()
-    assert err == "gracectl: cannot write: No space left on device\n"
-    assert process.returncode == gracectl.SOME_LOST
-
-
-@pytest.mark.parametrize(
-    ("script", "status"),
-    [(echo, 0), (twist, 1), (echo_and_hang_up, 1), (echo_and_farewell, 3)],
-)
-def test_the_exit_status_of_a_process(script: Callable[[socket.socket], None], status: int) -> None:
-    with serving(script, tcp()) as address, running("ping", "-c2", "-i.01", address) as process:
-        process.communicate()
-    assert process.returncode == status
-
-
-def test_the_exit_status_of_a_process_that_finds_nobody() -> None:
-    with running("ping", "unix:/nonexistent") as process:
-        _, err = process.communicate()
-    assert process.returncode == gracectl.NO_CONNECTION
-    assert err.count("\n") == 1
-
-
-def test_the_exit_status_of_a_process_that_is_used_wrongly() -> None:
-    with running("ping", "::1") as process:
-        process.communicate()
-    assert process.returncode == WRONG_USAGE
