@@ -13,6 +13,8 @@ import os
 import signal
 from types import FrameType, TracebackType
 
+from graced.errors import StartError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -41,7 +43,11 @@ class SignalInbox:
     """
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        """Raises `StartError`."""
+        try:
+            self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise StartError(f"cannot catch signals, pipe(2): {error.strerror}") from None
 
     def __enter__(self) -> SignalInbox:
         self._wakeup_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)

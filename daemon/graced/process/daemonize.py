@@ -31,6 +31,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from types import TracebackType
 
 from graced import signals
@@ -46,10 +47,23 @@ LOOK_AGAIN = 0.001
 """Seconds between two looks for our parent, where we cannot wait for its end."""
 
 
+HIGHEST_DESCRIPTOR = 65536
+"""Where /proc is not mounted, descriptors from this number on are not found: 30 ms for them all."""
+
+
 def open_descriptors() -> frozenset[int]:
     """The descriptors that this process has open."""
-    listed = [int(name) for name in os.listdir("/proc/self/fd")]
-    return frozenset(fd for fd in listed if _is_open(fd))
+    candidates: Iterable[int]
+    try:
+        candidates = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        candidates = range(
+            HIGHEST_DESCRIPTOR
+            if limit == resource.RLIM_INFINITY
+            else min(limit, HIGHEST_DESCRIPTOR)
+        )
+    return frozenset(fd for fd in candidates if _is_open(fd))
 
 
 def _is_open(fd: int) -> bool:
@@ -110,7 +124,10 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
 
     In the parent, return None when the daemon serves, or raise `StartError`.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise StartError(f"cannot become a daemon: {error}", 1) from None
     sys.stdout.flush()
     sys.stderr.flush()
     try:
@@ -128,6 +145,9 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
         _forget_python_daemon()
         _wait_for_adoption()
         parent.hand_over()
+    except OSError as error:
+        parent.failed(StartError(f"cannot become a daemon: {error}", 1))
+        os._exit(1)
     except BaseException as error:
         parent.failed(error)
         os._exit(1)
@@ -219,7 +239,9 @@ def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
             word, _, rest = message.decode("utf-8", "replace").partition(" ")
             if word == "pid":
                 pid = int(rest)
-                os.waitpid(child, 0)
+                # The kernel has reaped it where our caller ignores SIGCHLD, and so do we.
+                with suppress(ChildProcessError):
+                    os.waitpid(child, 0)
                 notifier.main_pid(pid)
                 notifier.barrier()
                 received += inbox.take()

@@ -20,7 +20,7 @@ def raise_descriptors(max_clients: int, others: int) -> None:
     `others`: clients besides `max_clients` that are being turned away.
     """
     need = max_clients + others + OWN_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = _descriptors()
     if soft != resource.RLIM_INFINITY and need > soft:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
@@ -34,7 +34,7 @@ def check_descriptors(max_clients: int, others: int, limit: int | None = None) -
     """
     need = max_clients + others + OWN_DESCRIPTORS
     if limit is None:
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit, _ = _descriptors()
     if limit != resource.RLIM_INFINITY and need > limit:
         raise ConfigError(
             f"limits.max_clients = {max_clients} needs {need} descriptors,"
@@ -42,9 +42,17 @@ def check_descriptors(max_clients: int, others: int, limit: int | None = None) -
         )
 
 
+def _descriptors() -> tuple[int, int]:
+    """The soft and the hard limit; infinite where we may not read them."""
+    try:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:
+        return resource.RLIM_INFINITY, resource.RLIM_INFINITY
+
+
 def hard_descriptors() -> int:
     """The limit up to which `raise_descriptors` can go."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return _descriptors()[1]
 
 
 def lack_of_tasks(threads: int, limit: int | None = None) -> str:
