@@ -5,6 +5,7 @@ Without ``NOTIFY_SOCKET`` all of it is silent; a socket that cannot be used is o
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -33,6 +34,8 @@ class Notifier:
         self.managed = bool(environ.get("NOTIFY_SOCKET"))
         """Whether a service manager has started us, be it that it does not listen any more."""
         self._notifier: SystemdNotifier | None = None
+        self._said: set[str] = set()
+        """What cannot be done, and has been said."""
         if self.managed:
             try:
                 self._notifier = SystemdNotifier(debug=True)
@@ -77,7 +80,8 @@ class Notifier:
         try:
             socket.send_fds(self._notifier.socket, [_storing(name)], descriptors)
         except OSError as error:
-            self._broken(error)
+            # A message without descriptors may well get through, and the watchdog waits for one.
+            self._cannot("store descriptors", error)
 
     def replacer(self, name: str) -> Callable[[int], None]:
         """A function that has a descriptor kept instead of the one that has this name.
@@ -114,7 +118,7 @@ class Notifier:
             poll.register(read, 0)
             poll.poll(BARRIER_TIMEOUT * 1000)
         except OSError as error:
-            self._broken(error)
+            self._cannot("wait for it", error)
         finally:
             os.close(read)
 
@@ -125,6 +129,14 @@ class Notifier:
             self._notifier.notify("\n".join(assignments))
         except OSError as error:
             self._broken(error)
+
+    def _cannot(self, what: str, error: OSError) -> None:
+        """Say so, the first time; have nothing to do with a service manager that is gone."""
+        if isinstance(error, ConnectionError) or error.errno == errno.ENOTCONN:
+            self._broken(error)
+        elif what not in self._said:
+            self._said.add(what)
+            events.NOTIFY_BROKEN(reason=f"cannot {what}: {error.strerror or error}")
 
     def _broken(self, error: OSError) -> None:
         events.NOTIFY_BROKEN(reason=error)
