@@ -53,6 +53,9 @@ LINGER_TIMEOUT = 1.0
 """Seconds that a client has to close after the farewell and end of file."""
 MAX_LINGERING = 256
 """Refused clients that may linger at once; further refused clients are closed at once."""
+MAX_LOSSES = 64
+"""Failures of accept(2) in a row, from which on an acceptor pauses: the clients are not the cause,
+but a container that forbids the call, say."""
 
 
 class NoCapacityError(Exception):
@@ -62,13 +65,15 @@ class NoCapacityError(Exception):
 class Acceptor(EventSource):
     """A listener in the epoll set of an I/O thread."""
 
-    __slots__ = ("listener", "paused")
+    __slots__ = ("listener", "losses", "paused")
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(LISTENING)
         self.listener = listener
         self.paused = False
         """Whether the listener is out of the epoll set for want of capacity."""
+        self.losses = 0
+        """Clients lost in a row."""
 
     def fileno(self) -> int:
         """The listener's descriptor."""
@@ -81,7 +86,7 @@ class Acceptor(EventSource):
         """
         for _ in range(most):
             try:
-                yield self.listener.accept()
+                arrival = self.listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -90,8 +95,16 @@ class Acceptor(EventSource):
                     return
                 if error.errno in NO_CAPACITY:
                     raise NoCapacityError(error.strerror) from error
-                if error.errno not in CLIENT_LOST and not self.listener.fallible:
+                if self.listener.fallible:
+                    continue
+                if error.errno not in CLIENT_LOST:
                     raise
+                self.losses += 1
+                if self.losses >= MAX_LOSSES:
+                    raise NoCapacityError(error.strerror) from error
+            else:
+                self.losses = 0
+                yield arrival
 
 
 class Acceptors:
