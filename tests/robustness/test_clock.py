@@ -111,7 +111,7 @@ def test_nothing_asks_for_the_time_on_the_wall() -> None:
     package = CHECKOUT / "daemon" / "graced"
     found = [
         f"{path.name}: {line.strip()}"
-        for path in package.glob("*.py")
+        for path in package.rglob("*.py")
         for line in path.read_text().splitlines()
         if words.search(line)
     ]
