@@ -1,4 +1,4 @@
-"""The start of the installed programs with damaged byte code, see debian/program.in."""
+"""The start of the installed programs with damaged byte code, see debian/byte-code."""
 
 import compileall
 import marshal
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import graced
 from support.damage import DAMAGES, PAGE, Damage, hole
 from support.process import CHECKOUT
 
@@ -19,7 +20,7 @@ PACKAGE = "dist-packages/graced"
 def site(tmp_path: Path) -> Path:
     """A directory of modules with graced in it, byte-compiled."""
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(CHECKOUT / "daemon" / "graced", tmp_path / PACKAGE, ignore=ignore)
+    shutil.copytree(Path(graced.__file__).parent, tmp_path / PACKAGE, ignore=ignore)
     assert compileall.compile_dir(tmp_path / PACKAGE, quiet=1)
     return tmp_path / "dist-packages"
 
@@ -27,6 +28,7 @@ def site(tmp_path: Path) -> Path:
 def program(site: Path, module: str = "graced.__main__") -> list[str]:
     """The command of a program as debian/rules installs it, with modules from elsewhere."""
     script = (CHECKOUT / "debian" / "program.in").read_text().replace("@MODULE@", module)
+    script = script.replace("/usr/share/graced", str(CHECKOUT / "debian"))
     return [sys.executable, "-Ic", f"import sys; sys.path.insert(0, {str(site)!r})\n{script}"]
 
 
