@@ -1,12 +1,12 @@
 """graced: a threaded TCP server that says goodbye properly.
 
-The program is graced(8).  For use as a library there are `GracefulTCPServer` and
-`GracefulUnixStreamServer`, drop-in replacements for their namesakes in `socketserver`.
+The program is graced(8).  The library has `GracefulTCPServer` and `GracefulUnixStreamServer`,
+drop-in replacements for `ThreadingTCPServer` and `ThreadingUnixStreamServer` of `socketserver`.
 """
 
 from __future__ import annotations
 
-# What `typing` has by this name; importing it would be a tenth of the start of the programs.
+# `typing.TYPE_CHECKING` by another way: importing `typing` takes 3.6 ms, a start 23 ms without.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:
-    """Load the library for who uses it (PEP 562): the programs must not wait for it."""
+    """Import the library when it is used (PEP 562): the programs start without it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from graced import tcpserver  # noqa: PLC0415

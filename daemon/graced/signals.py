@@ -1,10 +1,11 @@
-"""Signals as messages: the handlers do nothing, the main thread reads what came.
+"""Signals as messages: a signal handler only enqueues, and the main thread reads the queue.
 
-CPython's C-level handler writes the signal's number to a pipe (`signal.set_wakeup_fd`), in the
-order of delivery and from whichever thread the kernel picked; no Python code runs in between, so
-nothing can be interrupted half done.  Blocking the signals instead (sigtimedwait) would be
-simpler still, but a subprocess that somebody's handler starts would inherit the mask and be deaf
-to SIGTERM.
+The C-level handler of CPython writes the number of a signal to a pipe (`signal.set_wakeup_fd`), in
+the order of delivery, in whichever thread the kernel has chosen.  The Python-level handler does
+nothing, so a signal interrupts no Python code half done.
+
+Blocking the signals and waiting with sigtimedwait(2) would be simpler.  But a program that a
+handler starts would inherit the mask, and would ignore SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,44 +18,59 @@ from graced.errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 STOP = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+"""Signals that begin the drain."""
 IMPATIENT = (signal.SIGINT, signal.SIGQUIT)
-"""Those that end the grace period when they come during the drain."""
+"""Signals that end the grace period when they arrive during the drain."""
 STATUS = signal.SIGUSR1
+"""Log the status."""
 HANDOVER = signal.SIGUSR2
-"""Stop, but leave the clients to the next start (`RestartKillSignal=` of the unit)."""
+"""Stop, and hand the clients over to the next start (`RestartKillSignal=` of the unit)."""
 NUDGE = signal.SIGURG
-"""Sent to a thread of ours, so that the system call it waits in looks again; ignored otherwise."""
+"""Sent to a handler's thread, to interrupt the read that the thread waits in; else ignored."""
 END = (*STOP, HANDOVER)
+"""Signals that end serving."""
 WATCHED = (*END, STATUS)
+"""All signals that graced acts on."""
 
 
-def _leave_it_to_the_inbox(_signum: int, _frame: FrameType | None) -> None:
-    """A handler has to exist, or the default action would be taken."""
+def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
+    """A handler that only replaces the default action."""
 
 
 class SignalInbox:
-    """The signals that arrived, in order.  Main thread only.
+    """The queue of signals that have arrived.  A context manager.  Main thread only.
 
-    A context manager: it catches the watched signals, also those that `graced.__main__` has
-    blocked until now, and restores on exit the mask and the handlers it found.
+    On entry the watched signals are caught and unblocked (`graced.__main__` has blocked the
+    signals until then).  On exit the handlers, the signal mask and the wake-up descriptor of before
+    are restored.
     """
 
-    def __init__(self) -> None:
-        """Raises `StartError`."""
+    def __init__(self, watched: Sequence[signal.Signals] = WATCHED) -> None:
+        """`watched`: the signals to catch.  Other signals keep their handlers.
+
+        Raises `StartError` where the system has no pipe for us.
+        """
+        self._watched = watched
         try:
             self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise StartError(f"cannot catch signals, pipe(2): {error.strerror}") from None
 
     def __enter__(self) -> SignalInbox:
-        self._wakeup_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        """Catch the signals.  Raises `ValueError` outside of the main thread."""
+        try:
+            self._wakeup_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        except ValueError:
+            self._close()
+            raise
         self._handlers: dict[signal.Signals, Any] = {
-            signum: signal.signal(signum, _leave_it_to_the_inbox) for signum in (*WATCHED, NUDGE)
+            signum: signal.signal(signum, _do_nothing) for signum in (*self._watched, NUDGE)
         }
-        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._watched)
         return self
 
     def __exit__(
@@ -65,23 +81,26 @@ class SignalInbox:
     ) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for signum, handler in self._handlers.items():
-            # What was held before we came is to be held for good: a thread that still runs does
-            # not block it, and the default action would kill us a moment before the end.
+            # A signal that was blocked on entry keeps the handler of this class: other threads do
+            # not block the signal, and the default action would kill the process before its end.
             if signum not in self._mask:
                 signal.signal(signum, handler)
         signal.set_wakeup_fd(self._wakeup_fd)
+        self._close()
+
+    def _close(self) -> None:
         os.close(self._read)
         os.close(self._write)
 
     def fileno(self) -> int:
-        """The descriptor that is readable when a signal has arrived."""
+        """The descriptor that is readable while a signal is in the queue."""
         return self._read
 
     def take(self) -> list[signal.Signals]:
-        """The signals since the last call, oldest first.  Never blocks."""
+        """Empty the queue and return its signals, oldest first.  Never blocks."""
         try:
             numbers = os.read(self._read, 4096)
         except BlockingIOError:
             return []
-        # A handler of somebody's own may share the wake-up descriptor; what it caught is not ours.
-        return [signal.Signals(number) for number in numbers if number in WATCHED]
+        # CPython writes the number of every signal that has a Python-level handler.
+        return [signal.Signals(number) for number in numbers if number in self._watched]

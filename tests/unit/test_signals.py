@@ -17,8 +17,8 @@ from support import PATIENCE, environment
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    """Nothing of what the tests do to signals outlives them."""
+def _unchanged() -> Iterator[None]:
+    """Check that a test leaves signal handlers and mask unchanged."""
     handlers = {signum: signal.getsignal(signum) for signum in WATCHED}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     yield
@@ -32,7 +32,7 @@ def readable(inbox: SignalInbox, seconds: float) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-def test_what_came_is_read_in_order() -> None:
+def test_signals_are_read_in_order() -> None:
     sent = [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGQUIT]
     with SignalInbox() as inbox:
         assert inbox.take() == []
@@ -42,7 +42,7 @@ def test_what_came_is_read_in_order() -> None:
         assert inbox.take() == []
 
 
-def test_it_is_readable_when_a_signal_has_arrived() -> None:
+def test_inbox_is_readable_when_signal_has_arrived() -> None:
     with SignalInbox() as inbox:
         assert not readable(inbox, 0)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -52,13 +52,13 @@ def test_it_is_readable_when_a_signal_has_arrived() -> None:
 
 
 @pytest.mark.parametrize("signum", WATCHED, ids=lambda signum: signum.name)
-def test_no_watched_signal_raises_or_kills(signum: signal.Signals) -> None:
+def test_watched_signal_neither_raises_nor_kills(signum: signal.Signals) -> None:
     with SignalInbox() as inbox:
         signal.raise_signal(signum)
         assert inbox.take() == [signum]
 
 
-def test_what_has_been_held_back_is_delivered() -> None:
+def test_blocked_signal_is_delivered_on_entry() -> None:
     found = signal.getsignal(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     try:
@@ -67,7 +67,7 @@ def test_what_has_been_held_back_is_delivered() -> None:
             assert readable(inbox, PATIENCE)
             assert inbox.take() == [signal.SIGTERM]
             assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        # And held back again.
+        # The mask is restored.
         assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     finally:
         signal.signal(signal.SIGTERM, found)
@@ -93,6 +93,30 @@ def test_handlers_and_wakeup_descriptor_are_restored() -> None:
         os.close(write)
 
 
+def test_only_watched_signals_are_caught() -> None:
+    handler = signal.getsignal(signal.SIGUSR1)
+    with SignalInbox([signal.SIGTERM]) as inbox:
+        assert signal.getsignal(signal.SIGUSR1) is handler
+        signal.raise_signal(signal.SIGTERM)
+        assert inbox.take() == [signal.SIGTERM]
+
+
+def test_other_thread_cannot_catch_signals() -> None:
+    failures: list[str] = []
+
+    def enter() -> None:
+        inbox = SignalInbox()
+        try:
+            inbox.__enter__()
+        except ValueError as error:
+            failures.append(str(error))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert "main thread" in failures[0]
+
+
 def test_other_signals_are_not_reported() -> None:
     heard = []
     handler = signal.signal(signal.SIGALRM, lambda signum, _: heard.append(signum))
@@ -106,7 +130,7 @@ def test_other_signals_are_not_reported() -> None:
         signal.signal(signal.SIGALRM, handler)
 
 
-def test_more_signals_than_it_holds_do_not_block() -> None:
+def test_full_inbox_does_not_block() -> None:
     with SignalInbox() as inbox:
         for _ in range(100_000):
             signal.raise_signal(signal.SIGTERM)
@@ -114,7 +138,7 @@ def test_more_signals_than_it_holds_do_not_block() -> None:
             assert set(taken) == {signal.SIGTERM}
 
 
-def test_it_does_not_matter_which_thread_the_kernel_picks() -> None:
+def test_signal_in_another_thread_is_read() -> None:
     with SignalInbox() as inbox:
         thread = threading.Thread(target=lambda: signal.raise_signal(signal.SIGTERM))
         thread.start()
@@ -123,8 +147,8 @@ def test_it_does_not_matter_which_thread_the_kernel_picks() -> None:
         assert inbox.take() == [signal.SIGTERM]
 
 
-def test_children_are_neither_deaf_nor_heard() -> None:
-    """A handler may start programs; they are to die of SIGTERM as all others."""
+def test_child_dies_of_sigterm_and_inbox_stays_empty() -> None:
+    """A handler may start programs, and SIGTERM must end a program as usual."""
     with SignalInbox() as inbox:
         child = subprocess.Popen(
             [sys.executable, "-c", "import signal; signal.raise_signal(signal.SIGTERM)"]
@@ -133,7 +157,7 @@ def test_children_are_neither_deaf_nor_heard() -> None:
         assert inbox.take() == []
 
 
-def test_who_asks_for_what() -> None:
+def test_groups_of_signals() -> None:
     assert set(IMPATIENT) < set(STOP)
     assert STATUS not in END
     assert set(END) == {*STOP, HANDOVER}
@@ -141,8 +165,8 @@ def test_who_asks_for_what() -> None:
     assert set(WATCHED) == {*END, STATUS}
 
 
-def test_all_of_them_are_held_back_from_the_first_line_on() -> None:
-    """`graced.__main__` names them once more, since it does so before it imports anything."""
+def test_main_module_blocks_all_watched_signals() -> None:
+    """`graced.__main__` lists the signals itself, since nothing is imported before."""
     code = """if True:
         import graced.__main__, signal
         print(*sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))))

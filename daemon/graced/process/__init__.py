@@ -1,1 +1,1 @@
-"""One daemon process: its fork, its pidfile, its signals and its life."""
+"""A daemon process: fork, pidfile, limits, states, watchdog."""

@@ -1,7 +1,7 @@
 """Into the background: an outer fork that waits, around python-daemon's detach.
 
-The command that was typed returns when the daemon serves, or fails with the daemon's own exit
-status and reason::
+The command that an administrator typed returns when the daemon serves, or fails with the exit
+status and the reason of the daemon::
 
     command                                daemon
        │ fork ───────────────────────────────▶ │  python-daemon: fork, setsid, fork, redirect
@@ -12,11 +12,12 @@ status and reason::
        │ ◀────────── "ok", or "<status> <why>" │
        ▼ exits 0, or with the status           ▼
 
-The handover of the main pid is the parent's to make, because systemd with `NotifyAccess=main`
-believes only it; the barriers make sure that systemd has read each message while its sender is
-still there.  A daemon that dies closes its end, which the parent takes for a failure; after a
-failure that was said the parent waits for that end, so that nothing is left of the daemon when the
-command returns.
+The command and not the daemon sends MAINPID=, because systemd with `NotifyAccess=main` accepts
+messages from the main process only.  The barriers make sure that systemd has read each message
+while the sender of the message still exists.  The two processes talk through a pair of sockets, the
+line.  When the daemon dies the kernel closes its end of the line, and the command fails.  After
+the daemon has reported a failure the command waits for that end too, so that no process of the
+daemon is left when the command returns.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_LONGEST = 4096
-LOOK_AGAIN = 0.001
-"""Seconds between two looks for our parent, where we cannot wait for its end."""
+_MAX_MESSAGE = 4096
+"""Bytes of a message on the line."""
+ADOPTION_POLL_INTERVAL = 0.001
+"""Seconds between two looks at the parent pid, where the kernel cannot report the parent's end."""
 
 
 HIGHEST_DESCRIPTOR = 65536
@@ -67,7 +69,7 @@ def open_descriptors() -> frozenset[int]:
 
 
 def _is_open(fd: int) -> bool:
-    """Whether it still is: the listing was read through one of its own."""
+    """Whether the descriptor is open: the descriptor of the listing itself is closed by now."""
     try:
         os.fstat(fd)
     except OSError:
@@ -76,7 +78,7 @@ def _is_open(fd: int) -> bool:
 
 
 class Parent:
-    """The daemon's line to the command that was typed."""
+    """The daemon's end of the line to the command.  A context manager.  Main thread only."""
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
@@ -90,39 +92,46 @@ class Parent:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Let the command that still waits fail as we do."""
+        """Let the command fail with the same status and reason, where the command still waits."""
         if error and self._line.fileno() >= 0:
             self.failed(error)
 
     def serving(self) -> None:
-        """Let the command return with 0."""
-        self._send_farewell(b"ok")
+        """Let the command return with status 0."""
+        self._send(b"ok")
         self._line.close()
 
     def failed(self, error: BaseException) -> None:
-        """Let the command fail as we do."""
+        """Let the command fail with the exit status and the text of `error`."""
         status = error.status if isinstance(error, GracedError) else 1
         reason = str(error) if isinstance(error, GracedError) else repr(error)
-        self._send_farewell(f"{status} {reason}".encode("utf-8", "backslashreplace")[:_LONGEST])
+        self._send(f"{status} {reason}".encode("utf-8", "backslashreplace")[:_MAX_MESSAGE])
 
-    def _send_farewell(self, message: bytes) -> None:
+    def _send(self, message: bytes) -> None:
         try:
             self._line.send(message)
         except OSError:
-            # The command was killed while it waited; the daemon goes on.
+            # The command was killed while waiting; the daemon goes on.
             return
 
-    def hand_over(self) -> None:
-        """Tell our pid and wait until the service manager knows it."""
+    def become_main(self) -> None:
+        """Report the pid of the daemon, and wait until the service manager knows the pid.
+
+        Raises `StartError` where the command is gone, `OSError` where the line is broken.
+        """
         self._line.send(f"pid {os.getpid()}".encode())
-        if self._line.recv(_LONGEST) != b"go":
+        if self._line.recv(_MAX_MESSAGE) != b"go":
             raise StartError("the command that started the daemon is gone", 1)
 
 
 def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool) -> Parent | None:
-    """Fork.  In the daemon, return its parent.
+    """Fork.  Main thread only, before other threads are started.
 
-    In the parent, return None when the daemon serves, or raise `StartError`.
+    In the daemon, return the line to the command.  In the command, return None when the daemon
+    serves, or raise `StartError` with the status and the reason of the daemon.
+
+    `preserve`: descriptors that the daemon keeps open.  `keep_stderr`: whether stderr is one of
+    them; otherwise stderr becomes /dev/null, like stdin and stdout.
     """
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -133,6 +142,8 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
     try:
         child = os.fork()
     except OSError as error:
+        ours.close()
+        theirs.close()
         raise StartError(f"cannot fork: {error.strerror}", 1) from None
     if child:
         theirs.close()
@@ -144,7 +155,7 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
         _detach([*preserve, theirs.fileno()], keep_stderr=keep_stderr)
         _forget_python_daemon()
         _wait_for_adoption()
-        parent.hand_over()
+        parent.become_main()
     except OSError as error:
         parent.failed(StartError(f"cannot become a daemon: {error}", 1))
         os._exit(1)
@@ -155,7 +166,7 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
 
 
 def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
-    # python-daemon 2.3.2 makes a set of all descriptors that there could ever be.
+    # python-daemon 2.3.2 makes a set of all numbers below the hard limit of descriptors.
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     from daemon import DaemonContext  # type: ignore[attr-defined]  # noqa: PLC0415
@@ -163,7 +174,7 @@ def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
     umask = os.umask(0o077)
     os.umask(umask)
     context = DaemonContext(
-        # python-daemon would not fork under systemd, and has a mind of its own on the rest too.
+        # python-daemon does not fork when its parent is PID 1, unless told to.
         detach_process=True,
         signal_map={},
         umask=umask | 0o022,
@@ -176,9 +187,9 @@ def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
 
 
 def _forget_python_daemon() -> None:
-    """Give back the memory of what has done its work.
+    """Free the memory of the python-daemon modules.
 
-    2.3.2 (Debian 12) keeps a set of all descriptors that there could be.
+    Version 2.3.2 (Debian 12) keeps a set of all numbers below the limit of descriptors.
     """
     for name in [name for name in sys.modules if name.partition(".")[0] == "daemon"]:
         del sys.modules[name]
@@ -186,10 +197,11 @@ def _forget_python_daemon() -> None:
 
 
 def _wait_for_adoption() -> None:
-    """Return when PID 1, or a subreaper, is our parent (prctl(2), PR_SET_CHILD_SUBREAPER).
+    """Return when the parent is PID 1 or a subreaper (prctl(2), PR_SET_CHILD_SUBREAPER).
 
-    Until then our parent is the session leader, which python-daemon forks us from and which ends
-    right after.  A service manager that hears of us before says that we are not its child.
+    Until then the parent is the session leader, from which python-daemon has forked this process,
+    and which ends right after the fork.  A service manager that gets our pid earlier logs that the
+    process is not its child.
     """
     leader = os.getsid(0)
     while os.getppid() == leader:
@@ -197,16 +209,16 @@ def _wait_for_adoption() -> None:
 
 
 def _wait_for_end(pid: int) -> None:
-    """Return when the process has ended, or after `LOOK_AGAIN` where the kernel does not say so.
+    """Return when the process has ended, or after `ADOPTION_POLL_INTERVAL`.
 
-    pidfd_open(2) fails where the process has been reaped a moment ago: with ESRCH, or with EINVAL
-    on kernels up to 6.12 at least, where the number is still that of a session.  It fails with
-    ENOSYS or EPERM where a container forbids the call.
+    The latter where pidfd_open(2) fails.  The call fails for a process that was reaped a moment
+    ago: with ESRCH, or, while the number is still that of a session, with EINVAL (kernels up to
+    6.12 at least).  The call fails with ENOSYS or EPERM where a container forbids the call.
     """
     try:
         process = os.pidfd_open(pid)
     except OSError:
-        time.sleep(LOOK_AGAIN)
+        time.sleep(ADOPTION_POLL_INTERVAL)
         return
     try:
         poll = select.poll()
@@ -217,7 +229,11 @@ def _wait_for_end(pid: int) -> None:
 
 
 def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
-    """The parent's side of the handover.  Raises `StartError` where the daemon does not serve."""
+    """Wait in the command until the daemon serves.
+
+    `line`: the command's end of the line; `child`: the first of the two processes that
+    python-daemon forks from.  Raises `StartError` where the daemon does not serve.
+    """
     pid = 0
     received: list[signal.Signals] = []
     with signals.SignalInbox() as inbox, line:
@@ -225,13 +241,13 @@ def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
         poll.register(line, select.POLLIN)
         poll.register(inbox, select.POLLIN)
         while True:
-            # Whoever stops the start stops the daemon; it says how that went.
+            # A signal that is to stop the start stops the daemon, which reports the outcome.
             received += inbox.take()
             while pid and received:
                 _send(pid, received.pop(0))
             poll.poll()
             try:
-                message = line.recv(_LONGEST, socket.MSG_DONTWAIT)
+                message = line.recv(_MAX_MESSAGE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 continue
             except ConnectionError:
@@ -251,20 +267,20 @@ def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
             elif word == "ok":
                 return
             elif word:
-                line.recv(_LONGEST)
+                line.recv(_MAX_MESSAGE)
                 raise StartError(rest, int(word))
             else:
                 raise StartError("the daemon died before it served", 1)
 
 
 def _call_off(line: socket.socket) -> NoReturn:
-    """End a start that is to be started anew, and wait until the daemon is gone.
+    """Give up a start that SIGUSR2 has interrupted, and wait until the daemon is gone.
 
-    The service manager sent the signal to us and not to the daemon: while it stops a service it
-    learns of no other main process, and hears nothing from one.
+    The service manager has sent the signal to the command and not to the daemon: a service manager
+    that stops a service accepts no new main process, and no message from one.
     """
     line.shutdown(socket.SHUT_WR)
-    while line.recv(_LONGEST):
+    while line.recv(_MAX_MESSAGE):
         pass
     raise StartError("restarted before it served", HANDED_OVER)
 
@@ -273,5 +289,5 @@ def _send(pid: int, signum: signal.Signals) -> None:
     try:
         os.kill(pid, signum)
     except ProcessLookupError:
-        # Its end of the line closes too, and that is where it is noticed.
+        # The kernel closes the daemon's end of the line too, and `_wait` notices that.
         return

@@ -1,9 +1,11 @@
-"""The pidfile: a lock that says who runs.
+"""The pidfile: a lock, and the pid of the process that holds the lock.
 
-Running is holding the lock (flock(2)), whatever the file says: the kernel lets go of it when the
-process ends, however it ends, so a stale, recycled or foreign pid in the file is no obstacle and
-nobody ever asks whether a pid is alive.  The lock is taken before the fork, on the caller's
-terminal, and goes with the open file description to the daemon, which writes its pid.
+A daemon runs as long as its pidfile is locked (flock(2)), whatever pid the file contains.  The
+kernel releases the lock when the process ends, however the process ends.  So a stale, recycled or
+foreign pid in the file is no obstacle, and graced never tests whether a pid is alive.
+
+The lock is taken before the fork, so that an error is shown on the terminal of the command.  The
+lock goes with the open file description to the daemon, which writes its pid.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ class PidFile:
     """A locked pidfile.  Main thread only."""
 
     def __init__(self, path: str) -> None:
-        """Create and lock it.
+        """Create and lock the file.
 
-        Raises `AlreadyRunningError` where somebody holds the lock, `PidFileError` where the file
-        cannot be written or is something that we had better not write to.
+        Raises `AlreadyRunningError` where another process holds the lock, `PidFileError` where the
+        file cannot be written or must not be: no plain file, of another user, or in a directory
+        that every user may write to.
         """
         self.path = os.path.abspath(path)
+        """The absolute path, which does not change with the working directory."""
         self._fd = self._lock()
 
     def _lock(self) -> int:
@@ -42,19 +46,19 @@ class PidFile:
                 raise AlreadyRunningError(f"already running{who}: {self.path} is locked") from None
             except OSError as error:
                 if not os.fstat(fd).st_size:
-                    # Made by us a moment ago, or nobody's.
+                    # Created by `_open` a moment ago, or of no use.
                     os.unlink(self.path)
                 os.close(fd)
                 raise self._cannot(error) from None
-            # Its owner has removed it between our opening and our locking.
+            # The last owner has removed the file between `_open` and flock(2).
             os.close(fd)
 
     def _open(self) -> int:
-        # O_NONBLOCK: a fifo in its place must not make us wait; O_NOFOLLOW: nor a link lead us.
+        # O_NONBLOCK: a fifo at this path must not block; O_NOFOLLOW: a link must not be followed.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             self._check_directory()
-            # For its owner alone: who can read it could lock what a killed daemon has left.
+            # 0600: a user who can read the file of a killed daemon could lock the file.
             fd = os.open(self.path, flags, 0o600)
         except OSError as error:
             raise self._cannot(error) from None
@@ -100,12 +104,12 @@ class PidFile:
         return PidFileError(f"cannot write pidfile {self.path}: {error.strerror}")
 
     def remove(self) -> None:
-        """Remove it and let go of the lock; what has been put in its place is left alone."""
+        """Remove the file and release the lock; a new file at the same path is left alone."""
         try:
             if self._is_at_path(self._fd):
                 os.unlink(self.path)
         except OSError:
-            # The directory may be read-only to us by now; an unlocked pidfile stops nobody.
+            # The directory may be read-only by now; an unlocked pidfile does not stop a start.
             pass
         finally:
             os.close(self._fd)

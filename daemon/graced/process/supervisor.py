@@ -1,7 +1,23 @@
-"""The main thread: what moves the server through its life, and tells the world about it.
+"""The main thread: moves the server from state to state, and reports to log and service manager.
 
-It sleeps in the kernel until there is a signal, a change in the server, or something to be said;
-with nothing to do it makes no system call.
+The life of a server is this table::
+
+    STARTING      listeners are bound; no client is accepted yet
+    SERVING       clients are accepted and served; systemd has READY=1
+    HANDING_OVER  no client is served; clients and listeners go to the descriptor store
+    DRAINING      clients have the farewell, and are served until the deadline; STOPPING=1
+    CLOSING       the remaining clients are closed; handlers have a moment to return
+    STOPPED       no client and no I/O thread is left
+
+    STARTING ──▶ SERVING ─────────────────────▶ DRAINING ──▶ CLOSING ──▶ STOPPED
+                    └──▶ HANDING_OVER ─────────────▲
+
+A failure is no state: an exception leaves the supervisor from whichever state it is in.  A step
+that the table does not have raises `IllegalStepError` and changes nothing: such a step is a bug in
+graced, never a consequence of a signal or of a client.
+
+The main thread sleeps in poll(2) until a signal arrives, until the server has changed, or until a
+report is due.  Without any of these the main thread makes no system call.
 """
 
 from __future__ import annotations
@@ -11,12 +27,12 @@ import select
 import signal
 import time
 from collections import deque
+from enum import Enum
 
 from graced import signals
 from graced.log import events
 from graced.log.event import plural
 from graced.loop.poller import MAX_POLL_TIMEOUT
-from graced.process.lifecycle import Lifecycle, State
 from graced.process.watchdog import Watchdog
 from graced.server import Server
 from graced.signals import SignalInbox
@@ -30,13 +46,52 @@ if TYPE_CHECKING:
     from graced.loop.client import Client
 
 STATUS_INTERVAL = 1.0
-"""Seconds between two STATUS lines, at least."""
-PATIENCE = 10.0
-"""Seconds that the service manager is asked, each second of the drain, to wait for the next."""
+"""Seconds between two STATUS= lines, at least."""
+EXTEND_TIMEOUT = 10.0
+"""Seconds in EXTEND_TIMEOUT_USEC=, which each message of the drain asks the service manager for."""
+
+
+class State(Enum):
+    """A state in the life of the server, see the table at the head of this module."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    HANDING_OVER = "handing over"
+    DRAINING = "draining"
+    CLOSING = "closing"
+    STOPPED = "stopped"
+
+
+NEXT: dict[State, frozenset[State]] = {
+    State.STARTING: frozenset({State.SERVING}),
+    State.SERVING: frozenset({State.HANDING_OVER, State.DRAINING}),
+    State.HANDING_OVER: frozenset({State.DRAINING}),
+    State.DRAINING: frozenset({State.CLOSING}),
+    State.CLOSING: frozenset({State.STOPPED}),
+    State.STOPPED: frozenset(),
+}
+"""The states that may follow a state."""
+
+
+class IllegalStepError(RuntimeError):
+    """A step that the table of states does not have."""
+
+
+class Lifecycle:
+    """The state of the server.  Main thread only."""
+
+    def __init__(self) -> None:
+        self.state = State.STARTING
+
+    def to(self, state: State) -> None:
+        """Step to `state`.  Raises `IllegalStepError` where the table has no such step."""
+        if state not in NEXT[self.state]:
+            raise IllegalStepError(f"no step from {self.state.value} to {state.value}")
+        self.state = state
 
 
 class Supervisor:
-    """Takes a server from `start` to `stop`.  Main thread only; times are monotonic seconds."""
+    """Takes a server from STARTING to STOPPED.  Main thread only; times are monotonic seconds."""
 
     def __init__(
         self, server: Server, inbox: SignalInbox, notifier: Notifier, *, grace: float
@@ -49,31 +104,34 @@ class Supervisor:
         self._grace = grace
         self._watchdog = Watchdog(server, notifier)
         self._received: deque[signal.Signals] = deque()
-        self._began = 0.0
+        self._drain_began = 0.0
         self._deadline = math.inf
         self._note = ""
-        self._said = ""
-        self._said_at = -math.inf
+        self._sent_status = ""
+        self._sent_status_at = -math.inf
         self._poll = select.poll()
         self._poll.register(inbox, select.POLLIN)
         self._poll.register(server.changed_fd, select.POLLIN)
 
-    def start(self, carried: Sequence[Client] = (), note: str = "") -> None:
-        """Serve, first of all those whom the last process has left, and say so.
+    def start(self, inherited: Sequence[Client] = (), note: str = "") -> None:
+        """Serve, `inherited` clients first, and report READY=1.
 
-        `note`: what the status says of them as long as clients are served.
+        `note`: the end of the status line while clients are served.  Raises `StartError`.
         """
         self._note = note
-        if carried:
-            self._server.adopt(carried, timeout=0.0)
+        if inherited:
+            self._server.adopt(inherited, timeout=0.0)
         self._server.start()
         self._watchdog.start()
         self.lifecycle.to(State.SERVING)
-        self._remember(self._status())
-        self._notifier.ready(self._said)
+        self._set_status(self._status())
+        self._notifier.ready(self._sent_status)
 
     def serve(self) -> signal.Signals:
-        """Return the first signal that asks to stop, for good or for the next start."""
+        """Serve until a signal in `signals.END`, and return the signal.
+
+        Raises the exception that has ended an I/O thread.
+        """
         while (signum := self._next_signal(math.inf)) not in signals.END:
             if signum:
                 events.STATUS(status=self._status())
@@ -105,25 +163,29 @@ class Supervisor:
                 self._poll.unregister(ended)
 
     def hand_over_clients(self, store: FdStore) -> None:
-        """Leave the clients to the next start; whoever cannot be left remains to be told."""
+        """Hand clients over to the next start; clients without room in `store` remain."""
         self.lifecycle.to(State.HANDING_OVER)
         frozen_at = time.monotonic()
         frozen = self._server.freeze()
-        rest = store.leave(frozen, frozen_at)
-        self._server.adopt(rest)
-        events.HANDED_OVER(clients=len(frozen) - len(rest), clients_left=self._server.clients)
+        remaining = store.leave(frozen, frozen_at)
+        self._server.adopt(remaining)
+        events.HANDED_OVER(clients=len(frozen) - len(remaining), clients_left=self._server.clients)
 
     def drain(self, first: signal.Signals) -> None:
-        """Say goodbye, until the last client has left or the grace period is over."""
+        """Send the farewell; return when no client remains, or at the deadline.
+
+        `first`: the signal that has ended `serve`.  Raises the exception that has ended an I/O
+        thread.
+        """
         handed_over = self.lifecycle.state is State.HANDING_OVER
         self.lifecycle.to(State.DRAINING)
-        self._began = time.monotonic()
-        self._deadline = self._began + self._grace
+        self._drain_began = time.monotonic()
+        self._deadline = self._drain_began + self._grace
         clients = self._server.clients
         if not handed_over:
             events.SIGNAL(signal=first.name, seconds=self._grace, clients_left=clients)
-        self._remember(self._status())
-        self._notifier.stopping(self._said, PATIENCE)
+        self._set_status(self._status())
+        self._notifier.stopping(self._sent_status, EXTEND_TIMEOUT)
         if clients:
             events.NOTIFYING(clients_left=clients)
         self._server.drain(self._deadline)
@@ -134,12 +196,14 @@ class Supervisor:
                 self._acknowledge(signum)
             if tick <= time.monotonic() < self._deadline:
                 tick += 1.0
-                events.COUNTDOWN(seconds=self._seconds_left(), clients_left=self._server.clients)
+                events.COUNTDOWN(
+                    seconds=self._seconds_remaining(), clients_left=self._server.clients
+                )
         for signum in self._received:
             self._acknowledge(signum)
 
     def stop(self) -> None:
-        """Close who is left.  No handler can hold this up."""
+        """Close the remaining clients.  No handler can delay this by more than a moment."""
         self.lifecycle.to(State.CLOSING)
         stuck = self._server.stop()
         if self._server.failure:
@@ -148,13 +212,13 @@ class Supervisor:
         if stuck:
             events.HANDLERS_STUCK(handlers=stuck)
         events.STOPPED(
-            seconds=time.monotonic() - self._began,
+            seconds=time.monotonic() - self._drain_began,
             clients_gone=self._server.departed,
             clients_closed=self._server.closed,
         )
 
     def _acknowledge(self, signum: signal.Signals) -> None:
-        """Say that a signal of the drain has arrived, and do what it asks for."""
+        """Log a signal that arrived in the drain, and obey."""
         if signum in signals.IMPATIENT:
             events.SIGNAL_IMPATIENT(signal=signum.name)
             self._deadline = -math.inf
@@ -164,64 +228,63 @@ class Supervisor:
             events.STATUS(status=self._status())
 
     def _next_signal(self, until: float) -> signal.Signals | None:
-        """Sleep until a signal, which is returned, or a change, or `until`.
+        """Sleep until a signal, which is returned, until a change of the server, or until `until`.
 
-        Keeps the service manager informed.  Raises what killed an I/O thread.
+        Keeps the service manager informed.  Raises the exception that has ended an I/O thread.
         """
         if not self._received:
             self._sleep(until)
             self._received.extend(self._inbox.take())
         signum = self._received.popleft() if self._received else None
         if signum is signals.HANDOVER and not self._notifier.managed:
-            # Nobody would start the next one.
+            # No service manager would start the next process.
             events.HANDOVER_REFUSED()
             return None
         return signum
 
     def _sleep(self, until: float) -> None:
-        timeout = min(until, self._watchdog.due, self._status_due()) - time.monotonic()
-        self._poll.poll(
-            None if timeout == math.inf else 1000 * min(max(0, timeout), MAX_POLL_TIMEOUT)
-        )
+        due = min(until, self._watchdog.due, self._status_due())
+        timeout = min(max(0.0, due - time.monotonic()), MAX_POLL_TIMEOUT)
+        self._poll.poll(None if due == math.inf else 1000 * timeout)
         self._server.take_changes()
         if self._server.failure:
             raise self._server.failure
         self._watchdog.look()
-        self._tell_status()
+        self._send_status()
 
     def _status(self) -> str:
         server = self._server
         clients = plural(server.clients, "client")
         if self.lifecycle.state is State.DRAINING:
-            return f"draining: {clients} remaining, {self._seconds_left()} s to go"
+            return f"draining: {clients} remaining, {self._seconds_remaining()} s to go"
         return (
             f"serving: {clients} now, {server.admitted} so far,"
             f" {plural(server.echoed, 'byte')} echoed{self._note}"
         )
 
-    def _seconds_left(self) -> int:
-        left = self._deadline - time.monotonic()
-        return max(0, round(left)) if left > 0 else 0
+    def _seconds_remaining(self) -> int:
+        seconds = self._deadline - time.monotonic()
+        return max(0, round(seconds)) if seconds > 0 else 0
 
     def _status_due(self) -> float:
-        """When to say how we are: as soon as that has changed, but not too often."""
+        """The time of the next STATUS= line: when the status has changed, but not too often."""
         if not self._notifier:
             return math.inf
-        if self._status() == self._said:
+        if self._status() == self._sent_status:
             self._server.report_next_activity()
-            if self._status() == self._said:
+            if self._status() == self._sent_status:
                 return math.inf
-        return self._said_at + STATUS_INTERVAL
+        return self._sent_status_at + STATUS_INTERVAL
 
-    def _tell_status(self) -> None:
-        due = self._said_at + STATUS_INTERVAL
+    def _send_status(self) -> None:
+        due = self._sent_status_at + STATUS_INTERVAL
         if self._notifier and due <= time.monotonic() < self._deadline:
             status = self._status()
-            if status != self._said:
-                self._remember(status)
+            if status != self._sent_status:
+                self._set_status(status)
                 draining = self.lifecycle.state is State.DRAINING
-                self._notifier.status(status, PATIENCE if draining else 0.0)
+                self._notifier.status(status, EXTEND_TIMEOUT if draining else 0.0)
 
-    def _remember(self, status: str) -> None:
-        self._said = status
-        self._said_at = time.monotonic()
+    def _set_status(self, status: str) -> None:
+        self._sent_status = status
+        self._sent_status_at = time.monotonic()

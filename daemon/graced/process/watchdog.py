@@ -1,4 +1,4 @@
-"""The watchdog: feeds the service manager as long as every I/O thread turns."""
+"""The watchdog: feeds the service manager as long as every I/O thread answers."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from graced.log import events
 from graced.server import Server
 from graced.systemd.notify import Notifier
 
+FEEDS_PER_INTERVAL = 3
+"""Messages within WatchdogSec=, so that one late answer of an I/O thread does no harm."""
+
 
 class Watchdog:
-    """Asks the I/O threads for a sign of life and passes it on.  Main thread only.
-
-    It is fed thrice in the time that the service manager allows, so that one late answer is no
-    disaster.
-    """
+    """Asks the I/O threads for a sign of life and reports WATCHDOG=1.  Main thread only."""
 
     def __init__(self, server: Server, notifier: Notifier) -> None:
         self.due = math.inf
-        """Monotonic time of the next `look` that cannot wait."""
+        """Monotonic time of the next necessary `look`."""
         self._server = server
         self._notifier = notifier
-        self._interval = notifier.watchdog / 3
-        self._asked = 0.0
+        self._interval = notifier.watchdog / FEEDS_PER_INTERVAL
+        self._probed_at = 0.0
+        """Monotonic time of the probe that is not answered yet; 0: there is none."""
         self._warned = False
 
     def start(self) -> None:
-        """Begin to feed, if the service manager wants it."""
+        """Begin to feed, if the service manager has a watchdog for this service."""
         if self._interval:
             self.due = time.monotonic()
 
     def look(self) -> None:
-        """Feed if all I/O threads have answered, ask them if it is time."""
-        if self._asked and self._server.alive:
+        """Feed the watchdog if all I/O threads have answered, and probe them when due."""
+        if self._probed_at and self._server.alive:
             self._notifier.feed_watchdog()
-            self._asked = 0.0
+            self._probed_at = 0.0
             self._warned = False
         now = time.monotonic()
         if now < self.due:
             return
         self.due = now + self._interval
-        if not self._asked:
-            self._asked = now
+        if not self._probed_at:
+            self._probed_at = now
             self._server.probe()
         elif not self._warned:
             self._warned = True
-            events.WATCHDOG_LATE(seconds=now - self._asked)
+            events.WATCHDOG_LATE(seconds=now - self._probed_at)

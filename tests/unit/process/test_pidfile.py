@@ -1,4 +1,4 @@
-"""The pidfile: a lock that says who runs."""
+"""The pidfile: a lock, and the pid of the process that holds the lock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "graced.pid"
 
 
-def test_it_is_locked_written_and_removed(path: Path) -> None:
+def test_pidfile_is_locked_written_and_removed(path: Path) -> None:
     lock = PidFile(str(path))
     assert path.read_text() == ""
     assert stat.S_IMODE(path.stat().st_mode) == 0o600, "others could lock it"
@@ -33,14 +33,14 @@ def test_it_is_locked_written_and_removed(path: Path) -> None:
     assert not path.exists()
 
 
-def test_one_that_starts_has_no_pid_yet(path: Path) -> None:
+def test_locked_pidfile_of_starting_daemon_has_no_pid(path: Path) -> None:
     lock = PidFile(str(path))
     with pytest.raises(AlreadyRunningError, match=f"^already running: {path} is locked$"):
         PidFile(str(path))
     lock.remove()
 
 
-def test_what_it_said_before_does_not_matter(path: Path) -> None:
+def test_stale_content_is_overwritten(path: Path) -> None:
     path.write_text("1\n and a lot of text that is longer than any pid")
     lock = PidFile(str(path))
     lock.write()
@@ -48,7 +48,7 @@ def test_what_it_said_before_does_not_matter(path: Path) -> None:
     lock.remove()
 
 
-def test_a_holder_that_is_killed_holds_it_no_more(path: Path) -> None:
+def test_lock_of_killed_holder_is_released(path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from graced.process.pidfile import PidFile\n"
@@ -61,8 +61,8 @@ def test_a_holder_that_is_killed_holds_it_no_more(path: Path) -> None:
     PidFile(str(path)).remove()
 
 
-def test_the_lock_goes_with_a_fork(path: Path) -> None:
-    """To the daemon; the parent gives up its descriptor, and the lock holds."""
+def test_lock_survives_close_of_one_descriptor(path: Path) -> None:
+    """As after a fork: the parent closes its descriptor, and the daemon holds the lock."""
     lock = PidFile(str(path))
     child = os.dup(lock.fileno())
     os.close(lock.fileno())
@@ -72,24 +72,24 @@ def test_the_lock_goes_with_a_fork(path: Path) -> None:
     PidFile(str(path)).remove()
 
 
-def test_what_took_its_place_is_left_alone(path: Path) -> None:
+def test_new_file_at_path_is_not_removed(path: Path) -> None:
     lock = PidFile(str(path))
     path.unlink()
-    path.write_text("of somebody else")
+    path.write_text("of another program")
     lock.remove()
-    assert path.read_text() == "of somebody else"
+    assert path.read_text() == "of another program"
 
 
-def test_one_that_has_gone_is_no_matter(path: Path) -> None:
+def test_removed_pidfile_is_no_error(path: Path) -> None:
     lock = PidFile(str(path))
     path.unlink()
     lock.remove()
 
 
-def test_one_that_is_removed_between_opening_and_locking_is_made_again(
+def test_pidfile_removed_between_open_and_lock_is_created_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when the holder ends at this very moment."""
+    """As when the last holder ends at this moment."""
     import fcntl
 
     flock = fcntl.flock
@@ -109,8 +109,8 @@ def test_one_that_is_removed_between_opening_and_locking_is_made_again(
     lock.remove()
 
 
-def test_two_names_of_a_file_are_one_too_many(path: Path) -> None:
-    """A hard link could be to anything of ours."""
+def test_hard_link_is_refused(path: Path) -> None:
+    """The other name could be of any file of this user."""
     path.write_text("")
     os.link(path, path.with_name("other"))
     with pytest.raises(PidFileError, match="it is no plain file"):
@@ -118,7 +118,7 @@ def test_two_names_of_a_file_are_one_too_many(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "fifo", "missing"])
-def test_what_is_no_place_for_a_pid(kind: str, tmp_path: Path) -> None:
+def test_unusable_path_is_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     if kind == "directory":
         path.mkdir()
