@@ -186,14 +186,23 @@ class HandlerPool:
                 for visit in self._visits:
                     if isinstance(visit.request, HandlerSocket):
                         visit.request.move()
-                    # Holding the lock: the thread cannot have ended.
-                    signal.pthread_kill(visit.thread, NUDGE)
+                self._nudge()
                 self._gone.wait_for(lambda: not self._visits, timeout)
                 for visit in self._visits:
                     if isinstance(visit.request, HandlerSocket):
                         visit.request.stay()
             moved, self._moved = self._moved, []
             return moved
+
+    def _nudge(self) -> None:
+        """Let the threads look again that wait in a read."""
+        try:
+            for visit in self._visits:
+                # Holding the lock: the thread cannot have ended.
+                signal.pthread_kill(visit.thread, NUDGE)
+        except OSError as error:
+            # A filter forbids tgkill(2): who waits in a read stays in it.
+            events.LIMITS(reason=f"handlers cannot be woken for the handover: {error.strerror}")
 
     def _take_back(self, visit: _Visit) -> None:
         client, request = visit.client, visit.request
