@@ -11,7 +11,8 @@ from signal import SIGINT, SIGKILL
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from support import COMMAND, PATIENCE, Graced, Log, environment
+from support import COMMAND, PATIENCE, Daemon, Graced, Log, environment
+from support.process import LEFT_TO_THE_KERNEL
 
 STRACE = "strace"
 
@@ -128,6 +129,32 @@ class Traced(Graced):
         super()._end()
 
 
+class TracedDaemon(Daemon):
+    """A forked graced under strace from its first instruction on; strace is a grandchild of it."""
+
+    def __init__(self, arguments: Sequence[str], *options: str, **more: Any) -> None:
+        """`arguments`: for strace, such as `Fault.options`."""
+        super().__init__(*options, **more)
+        self._trace = Trace()
+        self._belongings.callback(self._trace.close)
+        tracer = [STRACE, "-D", "-f", "-o", str(self._trace.path), *arguments]
+        self.command = [*tracer, *self.command]
+
+    @property
+    def hits(self) -> list[str]:
+        """The calls that the fault has happened to so far."""
+        return self._trace.hits
+
+    def calls(self) -> list[str]:
+        """All lines of the trace, after `wait`."""
+        trace = Log.of_file(self._trace.path)
+        try:
+            trace.wait_for(rf"^{self.pid} +\+\+\+ ")
+        finally:
+            trace.close()
+        return trace.lines
+
+
 def run_traced(
     fault: Fault,
     *options: str,
@@ -140,7 +167,7 @@ def run_traced(
         with subprocess.Popen(
             [STRACE, "-f", "-o", str(trace.path), *fault.options, *command, *options],
             # A start that fails leaves it to the kernel to close what it had opened.
-            env=environment({"PYTHONWARNINGS": "error,ignore::ResourceWarning", **(env or {})}),
+            env=environment({**LEFT_TO_THE_KERNEL, **(env or {})}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -20,15 +20,18 @@ from support.process import (
     run_graced,
     wait_for_end,
 )
+from support.store import PASS, FdStore
 
 __all__ = [
     "CHECKOUT",
     "COMMAND",
     "FAREWELL",
+    "PASS",
     "PATIENCE",
     "Activity",
     "Client",
     "Daemon",
+    "FdStore",
     "Graced",
     "Leaks",
     "Log",

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from support.log import PATIENCE
 
+_MOST_DESCRIPTORS = 253
+"""In one message (SCM_MAX_FD)."""
+
 
 class Message(NamedTuple):
     """One datagram and who sent it."""
@@ -85,7 +88,7 @@ class NotifySocket:
                 return
 
     def _take(self) -> None:
-        room = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4)
+        room = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
         data, ancillary, _, _ = self._socket.recvmsg(65536, room, socket.MSG_CMSG_CLOEXEC)
         sender, fds = 0, array.array("i")
         for level, kind, content in ancillary:
@@ -94,12 +97,18 @@ class NotifySocket:
                 sender = struct.unpack("3i", content)[0]
             elif kind == socket.SCM_RIGHTS:
                 fds.frombytes(content)
+        text = data.decode()
         with self._news:
-            self._messages.append(Message(data.decode(), sender))
+            self._messages.append(Message(text, sender))
+            if "FDSTORE" in text:
+                self._store(text, list(fds))
             self._held += fds
             if not self.hold_barriers:
                 self._pass()
             self._news.notify_all()
+
+    def _store(self, text: str, descriptors: list[int]) -> None:
+        """Keep nothing (see `support.store.FdStore`)."""
 
     def _pass(self) -> None:
         while self._held:

@@ -26,6 +26,10 @@ _NOT_INHERITED = re.compile(r"PYTHON|NOTIFY_|WATCHDOG_|LISTEN_|JOURNAL_STREAM")
 _EXEC = f"\nimport os, sys\nos.execv(sys.executable, {COMMAND!r} + sys.argv[1:])"
 
 
+LEFT_TO_THE_KERNEL = {"PYTHONWARNINGS": "error,ignore::ResourceWarning"}
+"""For the environment of a process that ends with open sockets: by a handover, a failed start."""
+
+
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     """That of the tests, without what a service manager says, in which warnings are errors."""
     kept = {name: value for name, value in os.environ.items() if not _NOT_INHERITED.match(name)}

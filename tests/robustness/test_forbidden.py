@@ -1,0 +1,260 @@
+"""System calls that a container, a seccomp filter or an old kernel forbids, for good.
+
+Either nobody notices, or the start is refused in one line, or the one thing that needs the call is
+left out and a line in the log says so.  docs/reliability.md has the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from signal import SIGTERM, SIGUSR2
+from typing import Any, NamedTuple
+
+import pytest
+
+from robustness.lifetime import Lifetime
+from support import PASS, Client, Daemon, FdStore, Graced, run_graced
+from support.forbid import Forbidden
+from support.handover import handed_over
+from support.process import LEFT_TO_THE_KERNEL
+
+SOL_SOCKET = 1
+SOL_TCP = 6
+TCP_INFO = 11
+SO_PEEK_OFF = 42
+SO_COOKIE = 57
+LEVEL, OPTION = 1, 2
+SOCK_SEQPACKET = 5
+
+UNNOTICED = [
+    *(Forbidden("pidfd_open", error) for error in ("EPERM", "ENOSYS", "EINVAL", "ESRCH")),
+    *(Forbidden("close_range", error) for error in ("EPERM", "ENOSYS")),
+    *(Forbidden("getrandom", error) for error in ("EPERM", "ENOSYS")),
+    *(Forbidden("rseq", error) for error in ("EPERM", "ENOSYS")),
+    Forbidden("clone3", "ENOSYS"),
+    Forbidden("accept4", "ENOSYS"),
+    Forbidden("madvise", "EPERM"),
+    Forbidden("sysinfo", "EPERM"),
+    *(Forbidden("setsockopt", error, OPTION, SO_PEEK_OFF) for error in ("EPERM", "ENOPROTOOPT")),
+    Forbidden("getsockopt", "ENOPROTOOPT", OPTION, TCP_INFO),
+]
+
+
+@pytest.mark.parametrize("forbidden", UNNOTICED, ids=str)
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_life_without_a_call(forbidden: Forbidden, handler: str, tmp_path: Path) -> None:
+    life = Lifetime(handler, tmp_path, before=forbidden.code)
+    life.run()
+    for daemon in life.daemons:
+        assert not daemon.log.count("^<[0-4]>"), str(daemon.log)
+
+
+def test_echo_needs_no_getpeername(tmp_path: Path) -> None:
+    Lifetime("echo", tmp_path, before=Forbidden("getpeername", "EPERM").code).run()
+
+
+class Procless(Daemon):
+    """A daemon where /proc is not mounted."""
+
+    def __init__(self, *options: str, **more: Any) -> None:
+        super().__init__(*options, **more)
+        mount = 'mount -t tmpfs none /proc && exec "$@"'
+        namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+        self.command = [*namespace, "sh", "-c", mount, "sh", *self.command]
+
+
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_life_without_proc(handler: str, tmp_path: Path) -> None:
+    life = Lifetime(handler, tmp_path, Procless)
+    life.run()
+    for daemon in life.daemons:
+        assert not daemon.log.count("^<[0-4]>"), str(daemon.log)
+
+
+class Refusal(NamedTuple):
+    """A call without which there is no start, and what is said."""
+
+    forbidden: Forbidden
+    status: int
+    reason: str
+
+    def __str__(self) -> str:
+        return str(self.forbidden)
+
+
+NO_LOOP = "cannot wait for clients, epoll(7) or eventfd(2): "
+NO_DAEMON = "cannot become a daemon: "
+NO_OWNER = f"{NO_DAEMON}Unable to change process owner ([Errno 1] Operation not permitted)"
+DENIED = "Operation not permitted"
+ERRNO = f"[Errno 1] {DENIED}"
+NO_CALL = "Function not implemented"
+REFUSALS = [
+    Refusal(Forbidden("epoll_create1", "EPERM"), 1, NO_LOOP + DENIED),
+    Refusal(Forbidden("epoll_create1", "ENOSYS"), 1, NO_LOOP + NO_CALL),
+    Refusal(Forbidden("epoll_ctl", "EPERM"), 1, NO_LOOP + DENIED),
+    Refusal(Forbidden("eventfd2", "EPERM"), 1, NO_LOOP + DENIED),
+    Refusal(Forbidden("eventfd2", "ENOSYS"), 1, NO_LOOP + NO_CALL),
+    Refusal(Forbidden("pipe2", "EPERM"), 1, f"cannot catch signals, pipe(2): {DENIED}"),
+    Refusal(Forbidden("clone", "EPERM"), 1, f"cannot fork: {DENIED}"),
+    Refusal(Forbidden("clone3", "EPERM"), 1, "cannot start a thread: can't start new thread"),
+    Refusal(Forbidden("socketpair", "EPERM", 1, SOCK_SEQPACKET, 0xF), 1, NO_DAEMON + ERRNO),
+    Refusal(Forbidden("setsid", "EPERM"), 1, NO_DAEMON + ERRNO),
+    Refusal(Forbidden("getsid", "EPERM"), 1, NO_DAEMON + ERRNO),
+    Refusal(Forbidden("dup2", "EPERM"), 1, NO_DAEMON + ERRNO),
+    Refusal(Forbidden("setuid", "EPERM"), 1, NO_OWNER),
+    Refusal(Forbidden("setgid", "EPERM"), 1, NO_OWNER),
+    Refusal(Forbidden("prlimit64", "EPERM"), 1, NO_DAEMON + ERRNO),
+    Refusal(Forbidden("flock", "EPERM"), 73, f"cannot write pidfile {{pid}}: {DENIED}"),
+    Refusal(Forbidden("flock", "ENOLCK"), 73, "cannot write pidfile {pid}: No locks available"),
+    Refusal(Forbidden("ftruncate", "EPERM"), 73, f"cannot write pidfile {{pid}}: {DENIED}"),
+    Refusal(Forbidden("pwrite64", "EPERM"), 73, f"cannot write pidfile {{pid}}: {DENIED}"),
+    Refusal(Forbidden("listen", "EPERM"), 69, f"cannot listen on {{address}}: {DENIED}"),
+    Refusal(Forbidden("bind", "EPERM"), 69, f"cannot listen on {{address}}: {DENIED}"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=str)
+def test_start_is_refused_and_leaves_nothing_behind(refusal: Refusal, tmp_path: Path) -> None:
+    """Neither a file, nor a traceback, nor anything in the store."""
+    pid_file, address = tmp_path / "pid", f"unix:{tmp_path}/socket"
+    store = FdStore()
+    with store:
+        run = run_graced(
+            *("--daemon", "--config", "/dev/null", "--pid-file", str(pid_file)),
+            *("--listen", address),
+            env={**store.environment, **LEFT_TO_THE_KERNEL},
+            before=refusal.forbidden.code,
+        )
+        assert store.names == []
+    assert run.stderr == f"graced: {refusal.reason.format(pid=pid_file, address=address)}\n"
+    assert run.returncode == refusal.status
+    assert list(tmp_path.iterdir()) == []
+
+
+# What the handover needs.
+
+NO_HANDOVER = [
+    (Forbidden("memfd_create", "EPERM"), "cannot be handed over to the next start: Operation not"),
+    (Forbidden("memfd_create", "ENOSYS"), "cannot be handed over to the next start: Function not"),
+    (Forbidden("getsockopt", "ENOPROTOOPT", OPTION, SO_COOKIE), "handed over .*: Protocol not"),
+    (Forbidden("sendmsg", "EPERM"), "cannot store descriptors: Operation not permitted"),
+    (Forbidden("sendmsg", "ETOOMANYREFS"), "cannot store descriptors: Too many references"),
+]
+
+
+@pytest.mark.parametrize(("forbidden", "reason"), NO_HANDOVER, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_clients_that_cannot_be_handed_over_are_told(
+    forbidden: Forbidden, reason: str, handler: str
+) -> None:
+    """A line says why, once; the service manager hears the rest as before."""
+    store = FdStore()
+    with (
+        store,
+        Graced("--handler", handler, env=store.environment, before=forbidden.code) as graced,
+        graced.served() as client,
+    ):
+        client.echo(b"hello")
+        graced.signal(SIGUSR2)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 79
+        assert graced.log.count(f"^<4>.*{reason}") == 1, str(graced.log)
+        store.wait_for("STOPPING=1")
+
+
+def test_handlers_that_cannot_be_woken_are_told() -> None:
+    store = FdStore()
+    before = Forbidden("tgkill", "EPERM").code
+    with (
+        store,
+        Graced("--handler", "echo-threaded", env=store.environment, before=before) as graced,
+        graced.served() as client,
+    ):
+        client.echo(b"hello")
+        graced.signal(SIGUSR2)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 79
+        assert graced.log.count("^<4>handlers cannot be woken for the handover: Operation") == 1
+
+
+def _told(client: Client) -> None:
+    client.expect_farewell_alone()
+    client.expect_end()
+
+
+def _ended(client: Client) -> None:
+    client.expect_end()
+
+
+NOT_INHERITED: list[tuple[Forbidden, Callable[[Client], None]]] = [
+    (Forbidden("getsockopt", "ENOPROTOOPT", OPTION, SO_COOKIE), _told),
+    (Forbidden("lseek", "EPERM"), _told),
+    # Nobody has them any more.
+    (Forbidden("recvmsg", "EPERM"), _ended),
+]
+
+
+@pytest.mark.parametrize(("forbidden", "expect"), NOT_INHERITED, ids=lambda value: str(value)[:30])
+def test_clients_that_cannot_be_inherited(
+    forbidden: Forbidden, expect: Callable[[Client], None]
+) -> None:
+    store = FdStore()
+    with (
+        store,
+        handed_over(store) as (address, client),
+        Daemon(
+            listen=address,
+            env=store.environment,
+            before=PASS + forbidden.code,
+            pass_fds=store.descriptors,
+        ) as second,
+    ):
+        expect(client)
+        second.log.wait_for("^<4>cannot go on with clients of the last process")
+        with second.connect() as new:
+            new.echo(b"hello")
+        assert second.stop() == 0
+
+
+# A start that fails between two that do not.
+
+FAILING = [
+    Forbidden("eventfd2", "ENOSYS"),
+    Forbidden("clone", "EAGAIN"),
+    Forbidden("setsid", "EPERM"),
+    Forbidden("socketpair", "EMFILE", 1, SOCK_SEQPACKET, 0xF),
+]
+
+
+@pytest.mark.parametrize("forbidden", FAILING, ids=str)
+def test_clients_and_queue_outlive_a_failed_start(forbidden: Forbidden, tmp_path: Path) -> None:
+    """The store has what it had before; the next start goes on with all of it."""
+    store = FdStore()
+    with store, handed_over(store) as (address, client):
+        kept = store.names
+        run = run_graced(
+            *("--daemon", "--config", "/dev/null", "--pid-file", str(tmp_path / "pid")),
+            *("--listen", address),
+            env={**store.environment, **LEFT_TO_THE_KERNEL},
+            before=PASS + forbidden.code,
+            pass_fds=store.descriptors,
+        )
+        assert run.returncode == 1, run
+        assert len(run.stderr.splitlines()) == 1, run
+        assert sorted(store.names) == sorted(kept)
+        with Client.connect(address) as waiting:
+            waiting.send(b"anybody?")
+            with Daemon(
+                listen=address, env=store.environment, before=PASS, pass_fds=store.descriptors
+            ) as third:
+                client.echo(b"still there")
+                assert waiting.recv_exactly(8) == b"anybody?"
+                third.signal(SIGTERM)
+                client.expect_farewell_alone()
+                client.close()
+                waiting.expect_farewell_alone()
+                waiting.close()
+                assert third.wait() == 0

@@ -1,0 +1,72 @@
+"""A service manager that keeps file descriptors for the next start (FDSTORE, sd_notify(3))."""
+
+from __future__ import annotations
+
+import os
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+from typing import Any
+
+from support.notify import NotifySocket
+
+PASS = """
+import os
+os.environ["LISTEN_PID"] = str(os.getpid())
+for target, fd in enumerate(map(int, os.environ.pop("PASSED", "").split()), 3):
+    os.dup2(fd, target)
+"""
+"""For `support.process.launch`: what a service manager does between fork and exec."""
+_HIGH = 100
+"""The descriptors of the program that is started are below."""
+
+
+class FdStore(NotifySocket):
+    """Keeps what is sent with FDSTORE=1 until FDSTOREREMOVE=1 or the end, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stored: list[tuple[str, int]] = []
+
+    def __exit__(self, *failure: Any) -> None:
+        super().__exit__(*failure)
+        while self._stored:
+            os.close(self._stored.pop()[1])
+
+    def _store(self, text: str, descriptors: list[int]) -> None:
+        fields = dict(line.partition("=")[::2] for line in text.splitlines())
+        name = fields["FDNAME"]
+        if "FDSTOREREMOVE" in fields:
+            for _, fd in self._named(name):
+                os.close(fd)
+            self._stored = [each for each in self._stored if each[0] != name]
+        else:
+            for fd in descriptors:
+                if not any(os.path.sameopenfile(fd, stored) for _, stored in self._stored):
+                    self._stored.append((name, fcntl(fd, F_DUPFD_CLOEXEC, _HIGH)))
+
+    def _named(self, name: str) -> list[tuple[str, int]]:
+        return [each for each in self._stored if each[0] == name]
+
+    @property
+    def names(self) -> list[str]:
+        """Of what is stored, in the order of coming."""
+        with self._news:
+            return [name for name, _ in self._stored]
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What is stored: for ``pass_fds`` of the next start."""
+        with self._news:
+            return [fd for _, fd in self._stored]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the next start, which also has to run `PASS`."""
+        with self._news:
+            if not self._stored:
+                return super().environment
+            return {
+                **super().environment,
+                "LISTEN_FDS": str(len(self._stored)),
+                "LISTEN_FDNAMES": ":".join(name for name, _ in self._stored),
+                "PASSED": " ".join(str(fd) for _, fd in self._stored),
+            }
