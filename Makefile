@@ -5,36 +5,47 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: run test check deb bench soak clean
+.PHONY: help run test check coverage deb bench soak clean
 
-run: $(VENV)/.runs
-	$(BIN)/graced $(ARGS)
+help: ## show this list
+	@echo 'usage: make TARGET [ARGS="OPTION..."]'
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r target purpose; do \
+	    printf '  %-9s %s\n' "$$target" "$$purpose"; done
 
-test: $(STAMP) check
+run: $(VENV)/.runs ## serve on localhost:9999 until Ctrl-C; ARGS are options of graced(8)
+	@$(BIN)/graced $(ARGS)
+
+test: $(STAMP) check ## run every test that this machine can run; ARGS are options of pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(STAMP)
+check: $(STAMP) ## ruff, mypy, and the words of docs/glossary.md
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy --no-error-summary
+	$(BIN)/python tests/docs/words.py
 
-deb:
+coverage: $(STAMP) ## which lines the unit and functional tests execute, child processes included
+	rm -f dist/coverage/.coverage*
+	-$(BIN)/python -m coverage run -m pytest $(or $(ARGS),tests/unit tests/functional)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --sort=cover
+
+deb: ## build the Debian packages into dist/
 	packaging/build-deb
 
-bench:
+bench: ## compare with other servers, 15 minutes; QUICK=1: 2 minutes
 	$(PYTHON) tests/benchmarks/bench.py $(if $(QUICK),--quick)
 
-soak: $(STAMP)
+soak: $(STAMP) ## 100,000 connections of each echo: does memory grow?
 	$(BIN)/python tests/soak.py
 
-clean:
+clean: ## remove everything that the other targets have made
 	rm -rf $(VENV) dist build daemon/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.runs: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable .
-	touch $@
+	@packaging/install-into $(VENV) $(PYTHON) .
+	@touch $@
 
 $(STAMP): $(VENV)/.runs
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	touch $@
+	@packaging/install-into $(VENV) $(PYTHON) '.[dev]'
+	@touch $@
