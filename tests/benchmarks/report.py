@@ -13,6 +13,8 @@ Results = dict[str, dict[str, list[Sample | None]]]
 
 OTHERS = 0.10
 """Of one processor: what others may use during a measurement that counts as quiet."""
+BUSY = 0.25
+"""The share of measurements that were disturbed, from which on nothing is judged."""
 ENOUGH = 3
 """Rounds that nobody disturbed; where there are as many, the others do not count."""
 REFERENCE = "c-epoll"
@@ -134,10 +136,12 @@ class Target(NamedTuple):
     stretch: float
     at_least: bool
 
-    def verdict(self) -> str:
-        """In a word."""
+    def verdict(self, *, judged: bool = True) -> str:
+        """In a word; none where figures are not judged."""
         if self.value is None:
             return "not measured"
+        if not judged:
+            return NOTHING
 
         def fits(limit: float) -> bool:
             value = self.value.median if self.value else 0.0
@@ -147,7 +151,7 @@ class Target(NamedTuple):
             return "stretch reached"
         return "reached" if fits(self.reach) else "NOT REACHED"
 
-    def row(self) -> list[str]:
+    def row(self, *, judged: bool) -> list[str]:
         """Of the table."""
         sign = "≥" if self.at_least else "≤"
         return [
@@ -156,7 +160,7 @@ class Target(NamedTuple):
             _cell(self.value),
             f"{sign} {self.reach:g}",
             f"{self.stretch:g}",
-            self.verdict(),
+            self.verdict(judged=judged),
         ]
 
 
@@ -306,14 +310,32 @@ def _parts(results: Results) -> list[str]:
     ]
 
 
-def _notes(document: dict[str, Any]) -> list[str]:
-    samples = [
+def _samples(document: dict[str, Any]) -> list[Sample]:
+    return [
         sample
         for servers in document["results"].values()
         for of_server in servers.values()
         for sample in of_server
         if sample
     ]
+
+
+def not_judged(document: dict[str, Any]) -> str:
+    """Why the figures are not compared with the targets; empty: they are."""
+    samples = _samples(document)
+    disturbed = sum(map(_disturbed, samples))
+    if samples and disturbed > BUSY * len(samples):
+        return (
+            f"the machine was busy: {disturbed} of {len(samples)} measurements were disturbed by"
+            " other processes"
+        )
+    if document["sizes"]["rounds"] < ENOUGH:
+        return "quick figures: too few rounds"
+    return ""
+
+
+def _notes(document: dict[str, Any]) -> list[str]:
+    samples = _samples(document)
     disturbed = sum(map(_disturbed, samples))
     place, sizes = document["processors"], document["sizes"]
     where = (
@@ -339,7 +361,8 @@ def text(document: dict[str, Any]) -> str:
     """The whole report."""
     results, labels, machine = document["results"], document["labels"], document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    aims = [target.row() for target in targets(results)]
+    reason = not_judged(document)
+    aims = [target.row(judged=not reason) for target in targets(results)]
     parts = [
         "# graced beside its peers",
         f"{machine['processors']} x {machine['processor']}, {machine['memory_gib']} GiB, "
@@ -351,6 +374,7 @@ def text(document: dict[str, Any]) -> str:
         *_parts(results),
         *_notes(document),
         "## Targets",
+        *([f"Not judged: {reason}."] if reason else []),
         table(["work", "", "measured", "target", "stretch", ""], aims),
     ]
     return "\n\n".join(parts) + "\n"

@@ -42,17 +42,17 @@ def enter_own_network() -> None:
 def run_on(terminal: int, command: list[str]) -> int:
     """Start the command with the terminal as its controlling one; return its number."""
     child = os.fork()
-    if child:
-        return child
-    os.setsid()
-    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-    for stream in range(3):
-        os.dup2(terminal, stream)
-    os.execvp(command[0], command)
-    return 0
+    if not child:
+        os.setsid()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+        for stream in range(3):
+            os.dup2(terminal, stream)
+        os.execvp(command[0], command)
+    return child
 
 
 def main() -> None:
+    """Run the commands to their ends."""
     terminals = [int(text) for text in sys.argv[1].split(",")]
     try:
         enter_own_network()

@@ -7,7 +7,8 @@ in the transcript   stands for
 ==================  =========================================================================
 ``02:41:07.310``    any time of day
 ``pid 4711``        any process number; also after ``[``, as in ``graced[4711]``
-``:51234``          any port of five digits; in a command: the last one that was shown
+``127.0.0.1``       the other address of localhost, ``[::1]``, too
+``127.0.0.1:51234`` any port of five digits; in a command: the last address that was shown
 ``0.184``           any number with a decimal point
 ``213 ms``          any whole number of milliseconds
 ``...``             any text in a line; in a line of its own: any number of lines
@@ -17,6 +18,7 @@ in the transcript   stands for
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import select
@@ -36,12 +38,16 @@ _VARIES = (
     (r"\d\d:\d\d:\d\d(?:\\\.\d+)?", r"\d\d:\d\d:\d\d(?:\.\d+)?"),
     (r"pid\\ \d+", r"pid \d+"),
     (r"\\\[\d+\\\]", r"\[\d+\]"),
+    (r"127\\\.0\\\.0\\\.1", r"(?:127\.0\.0\.1|\[::1\])"),
     (r":\d{5}\b", r":\d{5}"),
     (r"\d+\\\.\d+", r"\d+\.\d+"),
     (r"\b\d+\\ ms", r"\d+ ms"),
     (r"\\\.\\\.\\\.", r".*"),
 )
-_PORT = re.compile(r":(\d{5})\b")
+_CLIENT = re.compile(r"(?:127\.0\.0\.1|\[::1\]):\d{5}\b")
+
+Typist = Callable[[str, list[str]], str]
+"""What is to be typed for a command of a transcript, of which the output is expected."""
 
 
 class MismatchError(AssertionError):
@@ -72,17 +78,14 @@ class Terminal:
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 400, 0, 0))
         self._until_prompt()
 
-    def follow(self, text: str, port: Callable[[], str]) -> None:
-        """Do what a transcript says, from its first to its last line.
-
-        `port`: the last port of five digits that any terminal has shown.
-        Raises `MismatchError`.
-        """
-        for line in text.splitlines():
+    def follow(self, text: str, typist: Typist) -> None:
+        """Do what a transcript says, from its first to its last line.  Raises `MismatchError`."""
+        lines = text.splitlines()
+        for number, line in enumerate(lines, 1):
             if line.startswith(self._prompt):
                 self.finish()
-                command = _PORT.sub(lambda _: f":{port()}", line.removeprefix(self._prompt))
-                self._type(command)
+                output = itertools.takewhile(lambda x: not self._is_typed(x), lines[number:])
+                self._type(typist(line.removeprefix(self._prompt), list(output)))
             elif line.startswith(INTERRUPT):
                 self._type_interrupt()
                 self._expect(line)
@@ -90,6 +93,9 @@ class Terminal:
                 self._skipping = True
             else:
                 self._expect(line)
+
+    def _is_typed(self, line: str) -> bool:
+        return line.startswith((self._prompt, INTERRUPT))
 
     def interrupt(self) -> None:
         """End what runs, whatever it says about that."""
@@ -100,11 +106,6 @@ class Terminal:
         """Wait for the prompt.  Raises `MismatchError` for output that the transcript has not."""
         if self._running:
             self._until_prompt()
-
-    def last_port(self) -> str:
-        """The last port of five digits that it has shown; empty: none."""
-        found = _PORT.findall(self.shown)
-        return found[-1] if found else ""
 
     # Typing.
 
@@ -177,19 +178,32 @@ class Step(NamedTuple):
     """Whether its last command has to be ended."""
 
 
-def follow(masters: Sequence[int], prompt: str, steps: Sequence[Step]) -> None:
-    """Follow transcripts in terminals.  Raises `MismatchError` that names the step."""
+def follow(
+    masters: Sequence[int],
+    prompt: str,
+    steps: Sequence[Step],
+    before: Callable[[str, list[str]], None] = lambda command, output: None,
+) -> None:
+    """Follow transcripts in terminals.
+
+    `before` is called with each command before it is typed, and with the output that is expected.
+    Raises `MismatchError` that names the step.
+    """
     terminals = [Terminal(master, prompt) for master in masters]
 
-    def port() -> str:
-        found = [terminal.last_port() for terminal in terminals if terminal.last_port()]
-        return found[-1] if found else ""
+    def with_last_client(text: str) -> str:
+        shown = _CLIENT.findall("\n".join(terminal.shown for terminal in terminals))
+        return _CLIENT.sub(shown[-1], text) if shown else text
+
+    def typist(command: str, output: list[str]) -> str:
+        before(command, output)
+        return with_last_client(command)
 
     name = "the end of the session"
     try:
         for step in steps:
             name = step.name
-            terminals[step.terminal - 1].follow(step.text, port)
+            terminals[step.terminal - 1].follow(step.text, typist)
         name = "the end of the session"
         for step in steps:
             if step.interrupted:

@@ -21,7 +21,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 NOT_A_COMMAND = {"", "text", "python", "toml"}
 """Languages of blocks that nobody types; in man pages there is no language."""
 RUN_BY_HAND = re.compile(
-    r"make (run|test|bench|soak|coverage|deb)\b|.*GRACED_FULL=1 .venv/bin/python -m pytest"
+    r"make (run|test|check|bench|soak|coverage|deb)\b|.*GRACED_FULL=1 .venv/bin/python -m pytest"
 )
 """Commands that run the tests, or take longer than all of the tests."""
 
@@ -107,6 +107,7 @@ def test_links_lead_to_headings() -> None:
         ("02:41:07.310 INFO  up", "23:59:59.999 INFO  up", "INFO  up"),
         ("with pid 4711", "with pid 1", "with pid x"),
         ("127.0.0.1:51234", "127.0.0.1:40000", "127.0.0.1:9999"),
+        ("from 127.0.0.1:9999", "from [::1]:9999", "from [::2]:9999"),
         ("time=0.184 ms", "time=12.000 ms", "time=1 s"),
         ("waited 213 ms", "waited 1 ms", "waited ms"),
         ("2 sent, 2 received", "2 sent, 2 received", "2 sent, 1 received"),

@@ -19,6 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 GLOSSARY = CHECKOUT / "docs" / "glossary.md"
 
 _MANY = r"(its |the |their |those |all |some |new |of |%\(\w+\)d |\d+ |@GRACED_CLIENTS@ )*"
+_GONE = r"(clients?|(client|one|who|that) (has|have|had)|who(ever)? (is|are)|clients are)"
 _WHAT = r"(clients?|listeners?|listening sockets?|connections?)\b"
 
 WRONG = {
@@ -28,8 +29,8 @@ WRONG = {
     "visit": r"\bvisit(s|ed)?\b",
     "manners": r"\bmanners\b",
     "owed": r"\bow(e|es|ed|ing)\b",
-    "left": r"\b(clients?|client has|are|is|what|one has|who (are|have)|that (are|have)) left\b"
-    r"|\bleft (to|by|a drain|you|is|are)\b",
+    "left": rf"\b{_GONE} left\b"
+    r"|\bleft (by themselves|by the last|to the next|to us|to you|a drain)\b",
     "hand on": r"\bhand(s|ed|ing)? on\b",
     "leave": rf"\bleav(e|es|ing) {_MANY}{_WHAT}|\bleav(e|es|ing) (to|for) the next\b",
     "carry": r"\bcarr(y|ies|ied|ying)\b",

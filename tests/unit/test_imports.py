@@ -31,7 +31,7 @@ def imported(name: str) -> Iterator[str]:
 
 
 def _is_ours(name: str) -> bool:
-    return name.split(".")[0] == "graced"
+    return name.split(".", maxsplit=1)[0] == "graced"
 
 
 def _module(name: str, attribute: str = "") -> str:
