@@ -22,8 +22,9 @@ before a literal display::
 All blocks under one heading are one *session*: same place, same directory, same terminals.  A block
 that begins with output or with ``^C`` goes on where the last block of its terminal ended.
 
-``<!-- file: shout.py -->`` before a block makes it a file: in the directory of every session of the
-page where the name is relative, on the device where it is absolute.
+``<!-- file: shout.py -->`` before a block makes it a file: where the name is relative, in the
+directory of every session of the page; where it is absolute, on the device, for the session under
+the same heading.
 """
 
 from __future__ import annotations
@@ -174,11 +175,12 @@ def sessions(place: str) -> list[Session]:
     found: list[Session] = []
     for page in PAGES:
         all_blocks = blocks(page)
-        files = [block for block in all_blocks if block.file]
         for block in all_blocks:
             if block.place != place:
                 continue
             if not (found and (found[-1].page, found[-1].heading) == (page, block.heading)):
-                found.append(Session(page, block.heading, place, [], files))
+                files = [b for b in all_blocks if b.file]
+                theirs = [b for b in files if b.heading == block.heading or b.file[0] != "/"]
+                found.append(Session(page, block.heading, place, [], theirs))
             found[-1].blocks.append(block)
     return found
