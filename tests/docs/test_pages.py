@@ -14,7 +14,7 @@ from docs.pages import CHECKOUT_PLACE, DEVICE_PLACE, PAGES, Block, blocks
 from docs.terminal import PROMPTS, pattern
 from docs.words import ALLOWED, GLOSSARY, WRONG, files, search
 from graced.app import settings
-from graced.app.options import OPTIONS
+from graced.app.options import parser
 from graced.ctl import gracectl
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -72,7 +72,7 @@ def test_configuration_has_keys_that_exist(block: Block) -> None:
 
 
 def test_options_and_targets_in_sentences_exist() -> None:
-    options = {word for option in OPTIONS for word in option.names}
+    options = {word for action in parser()._actions for word in action.option_strings}
     targets = set(re.findall(r"^(\w+):", (CHECKOUT / "Makefile").read_text(), re.M))
     for page in PAGES:
         text = page.read_text()
@@ -81,7 +81,7 @@ def test_options_and_targets_in_sentences_exist() -> None:
             assert used <= options, f"{page.name}: {command}"
         for target in re.findall(r"`make (\w+)[^`]*`", text):
             assert target in targets, f"{page.name}: make {target}"
-    assert gracectl.DEFAULT_ADDRESS == "localhost:9999"
+    assert str(gracectl.DEFAULT_ADDRESS) == "localhost:9999"
 
 
 def test_links_lead_to_files() -> None:

@@ -81,8 +81,10 @@ class HandlerSocket(socket.socket):
     )
 
     def __init__(self, sock: socket.socket, farewell: bytes, gap: float, *, told: bool) -> None:
-        """Take over the descriptor of `sock`.  `gap` in seconds.  `told`: the client has had its
-        farewell already, before there was a handler."""
+        """Take over the descriptor of `sock`.
+
+        `gap`: seconds.  `told`: the client has had its farewell before its handler began.
+        """
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self.saved: bytes | None = None
         """The state of a handler that goes on in another process, on its way there and back."""
