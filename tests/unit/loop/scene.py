@@ -151,6 +151,7 @@ class Parts:
     def __init__(
         self,
         *,
+        listeners: Sequence[listener.Listener] = (),
         limit: int = 100,
         handlers: Handlers | None = None,
         mirror: Any = None,
@@ -168,7 +169,7 @@ class Parts:
             changed=self._changed,
         )
         self.idle = IdleSweep(self.clients)
-        self.acceptors = Acceptors([], self.clients, self.idle, shared=False)
+        self.acceptors = Acceptors(listeners, self.clients, self.idle, shared=False)
         self.farewell = Farewell(self.clients)
         self.transfer = Transfer(self.clients, self.acceptors, self.idle)
         self._pairs: list[tuple[LoopClient, Client]] = []
@@ -197,6 +198,8 @@ class Parts:
         return [self.poller.sources[fd] for fd, _ in self.poller.epoll.poll(0)]
 
     def close(self) -> None:
+        for client in self.clients.present():
+            client.sock.close()
         for client, peer in self._pairs:
             client.sock.close()
             peer.close()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Iterator
+from select import EPOLLIN, epoll
 from typing import Any
 
 import pytest
 
 from graced.loop import acceptor
 from graced.loop.phase import GONE, LINGERING
-from loop.scene import Handlers, Make, Parts
-from support import FAREWELL, PATIENCE
+from graced.sockets import listener
+from graced.sockets.address import Address
+from graced.sockets.listener import Listener
+from loop.scene import Handlers, Make, MakeParts, Parts
+from support import FAREWELL, PATIENCE, Client
 
 
 @pytest.mark.parametrize("kind", ["127.0.0.1:0", "[::1]:0", "unix"])
@@ -126,6 +131,77 @@ def test_lingering_client_is_closed_after_timeout(parts: Parts) -> None:
     assert parts.pass_time(acceptor.LINGER_TIMEOUT) == [client]
     parts.acceptors.end_lingering(client)
     assert (client.phase, parts.clients.lingering) == (GONE, 0)
+
+
+class FullEpoll:
+    """An epoll set without room for one more descriptor."""
+
+    def __init__(self, real: epoll) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def register(self, _fd: int, _interest: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def unix(tmp_path: Any) -> Iterator[Listener]:
+    (unix,) = listener.bind([Address.parse(f"unix:{tmp_path}/socket")], 100)
+    yield unix
+    unix.close()
+
+
+def test_shut_unix_listener_accepts_no_new_client_and_makes_no_events(
+    make_parts: MakeParts, unix: Listener
+) -> None:
+    parts = make_parts(listeners=[unix])
+    parts.acceptors.accept_last()
+    with pytest.raises(ConnectionRefusedError):
+        Client.connect(unix.name)
+    assert parts.ready() == []
+
+
+def test_drain_leaves_the_backlog_of_a_passed_listener(
+    make_parts: MakeParts, unix: Listener
+) -> None:
+    unix.passed = True
+    parts = make_parts(listeners=[unix])
+    with Client.connect(unix.name):
+        parts.acceptors.accept_backlog()
+        assert parts.admission.admitted == 0
+        assert parts.ready() == []
+
+
+def test_client_that_does_not_fit_into_the_epoll_set_pauses_accepting(
+    make_parts: MakeParts, unix: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make_parts(listeners=[unix])
+    with Client.connect(unix.name) as client:
+        (source,) = parts.ready()
+        with monkeypatch.context() as patch:
+            patch.setattr(parts.poller, "epoll", FullEpoll(parts.poller.epoll))
+            parts.acceptors.accept(source, EPOLLIN)
+            client.expect_end()
+            assert source.paused
+            assert parts.pass_time(acceptor.ACCEPT_PAUSE) == [source]
+            parts.acceptors.retry(source)
+            assert source.paused
+        assert parts.pass_time(acceptor.ACCEPT_PAUSE) == [source]
+        parts.acceptors.retry(source)
+        assert not source.paused
+
+
+def test_paused_acceptor_can_be_abandoned(make_parts: MakeParts, unix: Listener) -> None:
+    parts = make_parts(listeners=[unix])
+    with Client.connect(unix.name):
+        (source,) = parts.ready()
+        parts.poller.unregister(unix.sock.fileno())
+        source.paused = True
+        parts.poller.schedule_after(source, acceptor.ACCEPT_PAUSE)
+        parts.acceptors.abandon_all()
+        assert parts.pass_time(acceptor.ACCEPT_PAUSE) == []
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "unix"])

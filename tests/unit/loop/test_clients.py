@@ -241,12 +241,13 @@ def test_deadline_sends_nothing_behind_unsent_bytes(parts: Parts) -> None:
 
 
 def test_deadline_waits_for_a_lingering_client(parts: Parts) -> None:
-    client, peer = parts.connect()
+    (client, peer), (_, other_peer) = parts.connect(), parts.connect()
     parts.poller.unregister(client.sock.fileno())
     parts.acceptors.turn_away(client)
     parts.clients.close_at_deadline()
+    assert other_peer.recv_to_end() == FAREWELL
     assert not parts.clients.finished
     peer.close()
     parts.acceptors.discard_input(client, 0)
     assert parts.clients.finished
-    assert parts.clients.closed == 0
+    assert parts.clients.closed == 1

@@ -12,7 +12,7 @@ from graced.loop import acceptor
 from graced.loop import clients as clients_module
 from graced.loop.clients import BUFFER_SIZE, SMALL_READ
 from graced.loop.phase import GONE
-from loop.scene import Handlers, Make, Parts, Scene
+from loop.scene import Handlers, Make, MakeParts, Parts, Scene
 from support import FAREWELL, PATIENCE, Client
 
 SAME = pytest.mark.parametrize("same", [True, False], ids=["same thread", "another thread"])
@@ -99,6 +99,15 @@ def test_timers_of_frozen_client_do_not_expire(parts: Parts) -> None:
     parts.transfer.freeze()
     assert client.phase == GONE
     assert parts.pass_time(1e6) == []
+
+
+def test_timers_of_adopted_client_expire(make_parts: MakeParts) -> None:
+    here, there = make_parts(stall_timeout=5.0), make_parts(stall_timeout=5.0)
+    client, _ = here.connect()
+    here.clients.keep_unsent(client, memoryview(b"hello"))
+    there.transfer.adopt(here.transfer.freeze())
+    assert there.pass_time(5.1) == [client]
+    assert here.pass_time(5.1) == []
 
 
 @pytest.mark.parametrize("meanwhile", [True, False])
