@@ -39,7 +39,7 @@ CLIENT_LOST = frozenset(
         errno.ENETUNREACH,
     }
 )
-"""accept(2) failed for this client; the next client may be fine."""
+"""accept(2) failed for this client; the next client may be fine, see `MAX_LOSSES`."""
 
 ACCEPTS_PER_TURN = 2
 """Clients that an acceptor accepts in a row: a storm of connects cannot starve the others."""
@@ -54,8 +54,8 @@ LINGER_TIMEOUT = 1.0
 MAX_LINGERING = 256
 """Refused clients that may linger at once; further refused clients are closed at once."""
 MAX_LOSSES = 64
-"""Failures of accept(2) in a row, from which on an acceptor pauses: the clients are not the cause,
-but a container that forbids the call, say."""
+"""Failures of accept(2) in a row at which an acceptor pauses: the cause is then not the clients,
+but for example a seccomp filter that forbids the call."""
 
 
 class NoCapacityError(Exception):
@@ -71,9 +71,9 @@ class Acceptor(EventSource):
         super().__init__(LISTENING)
         self.listener = listener
         self.paused = False
-        """Whether the listener is out of the epoll set for want of capacity."""
+        """Whether the listener is out of the epoll set for a while, see `NoCapacityError`."""
         self.losses = 0
-        """Clients lost in a row."""
+        """Clients that were lost in a row, see `CLIENT_LOST`."""
 
     def fileno(self) -> int:
         """The listener's descriptor."""

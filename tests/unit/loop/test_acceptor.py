@@ -16,8 +16,15 @@ from graced.loop.phase import GONE, LINGERING
 from graced.sockets import listener
 from graced.sockets.address import Address
 from graced.sockets.listener import Listener
-from loop.scene import Handlers, Make, MakeParts, Parts
+from loop.scene import FailingListener, Handlers, Make, MakeParts, Parts
 from support import FAREWELL, PATIENCE, Client
+
+
+@pytest.fixture
+def unix(tmp_path: Any) -> Iterator[Listener]:
+    (unix,) = listener.bind([Address.parse(f"unix:{tmp_path}/socket")], 100)
+    yield unix
+    unix.close()
 
 
 @pytest.mark.parametrize("kind", ["127.0.0.1:0", "[::1]:0", "unix"])
@@ -61,6 +68,31 @@ def test_accepting_pauses_without_capacity(
         f"cannot accept clients ({os.strerror(code)}), trying again every 0.01 s",
         "accepting clients again",
     ]
+
+
+def test_accepting_pauses_when_every_client_is_lost(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptor, "ACCEPT_PAUSE", 0.01)
+    caplog.set_level(logging.INFO, "graced")
+    scene = make(accept_errors=[errno.EPERM] * (acceptor.MAX_LOSSES + 1))
+    with scene.connect() as client:
+        client.echo(b"hello")
+    texts = [record.getMessage() for record in caplog.records if "accept" in record.getMessage()]
+    assert texts == [
+        f"cannot accept clients ({os.strerror(errno.EPERM)}), trying again every 0.01 s",
+        "accepting clients again",
+    ]
+
+
+def test_accepted_client_ends_a_row_of_losses(unix: Listener) -> None:
+    codes = [errno.EPERM] * (acceptor.MAX_LOSSES - 1)
+    failing: Any = FailingListener(unix, codes)
+    source = acceptor.Acceptor(failing)
+    with Client.connect(unix.name):
+        ((sock, _),) = source.arrivals(acceptor.MAX_LOSSES)
+        sock.close()
+    assert source.losses == 0
 
 
 def test_unexpected_error_of_accept_ends_the_thread(make: Make) -> None:
@@ -144,13 +176,6 @@ class FullEpoll:
 
     def register(self, _fd: int, _interest: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.fixture
-def unix(tmp_path: Any) -> Iterator[Listener]:
-    (unix,) = listener.bind([Address.parse(f"unix:{tmp_path}/socket")], 100)
-    yield unix
-    unix.close()
 
 
 def test_shut_unix_listener_accepts_no_new_client_and_makes_no_events(
