@@ -132,27 +132,24 @@ class Traced(Graced):
 class TracedDaemon(Daemon):
     """A forked graced under strace from its first instruction on; strace is a grandchild of it."""
 
-    def __init__(self, arguments: Sequence[str], *options: str, **more: Any) -> None:
-        """`arguments`: for strace, such as `Fault.options`."""
+    def __init__(self, *options: str, **more: Any) -> None:
         super().__init__(*options, **more)
+        self.calls: list[str] = []
+        """The lines of the trace, when it has ended."""
         self._trace = Trace()
         self._belongings.callback(self._trace.close)
-        tracer = [STRACE, "-D", "-f", "-o", str(self._trace.path), *arguments]
+        tracer = [STRACE, "-D", "-f", "-o", str(self._trace.path)]
         self.command = [*tracer, *self.command]
 
-    @property
-    def hits(self) -> list[str]:
-        """The calls that the fault has happened to so far."""
-        return self._trace.hits
-
-    def calls(self) -> list[str]:
-        """All lines of the trace, after `wait`."""
+    def wait(self, within: float = PATIENCE) -> int:
+        status = super().wait(within)
         trace = Log.of_file(self._trace.path)
         try:
             trace.wait_for(rf"^{self.pid} +\+\+\+ ")
         finally:
             trace.close()
-        return trace.lines
+        self.calls = trace.lines
+        return status
 
 
 def run_traced(

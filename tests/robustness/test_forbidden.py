@@ -25,7 +25,9 @@ TCP_INFO = 11
 SO_PEEK_OFF = 42
 SO_COOKIE = 57
 LEVEL, OPTION = 1, 2
+SOCK_STREAM = 1
 SOCK_SEQPACKET = 5
+FIONBIO = 0x5421
 
 UNNOTICED = [
     *(Forbidden("pidfd_open", error) for error in ("EPERM", "ENOSYS", "EINVAL", "ESRCH")),
@@ -109,6 +111,7 @@ REFUSALS = [
     Refusal(Forbidden("flock", "ENOLCK"), 73, "cannot write pidfile {pid}: No locks available"),
     Refusal(Forbidden("ftruncate", "EPERM"), 73, f"cannot write pidfile {{pid}}: {DENIED}"),
     Refusal(Forbidden("pwrite64", "EPERM"), 73, f"cannot write pidfile {{pid}}: {DENIED}"),
+    Refusal(Forbidden("ioctl", "EPERM", 1, FIONBIO), 69, f"cannot listen on {{address}}: {DENIED}"),
     Refusal(Forbidden("listen", "EPERM"), 69, f"cannot listen on {{address}}: {DENIED}"),
     Refusal(Forbidden("bind", "EPERM"), 69, f"cannot listen on {{address}}: {DENIED}"),
 ]
@@ -127,7 +130,10 @@ def test_start_is_refused_and_leaves_nothing_behind(refusal: Refusal, tmp_path: 
             before=refusal.forbidden.code,
         )
         assert store.names == []
-    assert run.stderr == f"graced: {refusal.reason.format(pid=pid_file, address=address)}\n"
+    *before, last = run.stderr.splitlines()
+    assert last == f"graced: {refusal.reason.format(pid=pid_file, address=address)}"
+    # The same call may be needed for it too.
+    assert all(line.startswith("<4>cannot talk to the service manager: ") for line in before)
     assert run.returncode == refusal.status
     assert list(tmp_path.iterdir()) == []
 
@@ -162,6 +168,33 @@ def test_clients_that_cannot_be_handed_over_are_told(
         assert graced.wait() == 79
         assert graced.log.count(f"^<4>.*{reason}") == 1, str(graced.log)
         store.wait_for("STOPPING=1")
+
+
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_service_without_room_for_a_bundle(handler: str) -> None:
+    """Neither for the handover nor for the copies that outlive a crash."""
+    store = FdStore()
+    before = Forbidden("socketpair", "EMFILE", 1, SOCK_STREAM, 0xF).code
+    config = '[continuity]\nkeep = "always"'
+    with (
+        store,
+        Graced("--handler", handler, config=config, env=store.environment, before=before) as graced,
+        graced.served() as client,
+    ):
+        client.echo(b"hello")
+        assert graced.log.count("^<4>clients would not outlive a crash: Too many open") == 1
+        assert graced.log.count("^<4>clients cannot be handed over .*: Too many open") == 1
+        graced.signal(SIGUSR2)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 79
+
+
+def test_service_without_limits() -> None:
+    with Graced(before=Forbidden("prlimit64", "EPERM").code) as graced, graced.served() as client:
+        client.echo(b"hello")
+        client.close()
+        assert graced.stop() == 0
 
 
 def test_handlers_that_cannot_be_woken_are_told() -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
+from graced.loop.acceptor import MAX_LOSSES
 from robustness.handlers import HERE
 from robustness.strace import Fault, Injection, Traced, run_traced
 from support import FAREWELL, Client, Graced, run_graced
@@ -287,6 +288,19 @@ def test_no_room_for_a_client(error: str, draining: bool) -> None:
         log.wait_for("<6>accepting clients again")
         _is_received(new, draining)
         assert log.count("cannot accept clients") == 1
+
+
+def test_accept_that_fails_for_every_client() -> None:
+    """It is not tried again at once, and clients come in when it works again."""
+    with Stage("echo", draining=False) as stage, ExitStack() as entered:
+        with stage.inject(Fault("accept4", "error=EPERM")) as injection:
+            new = entered.enter_context(stage.graced.connect())
+            stage.graced.log.wait_for("<4>cannot accept clients .Operation not permitted")
+            stage.bystander.echo(b"unharmed")
+            assert len(injection.hits) <= 2 * MAX_LOSSES
+        stage.graced.log.wait_for("<6>accepting clients again")
+        new.echo(b"new")
+        assert stage.graced.log.count("cannot accept clients") == 1
 
 
 @pytest.mark.parametrize("error", ["ENOMEM", "ENOSPC"])
