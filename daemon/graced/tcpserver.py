@@ -1,13 +1,15 @@
 """Drop-in replacements for the threading servers of `socketserver`, with graced's goodbye.
 
-Everything that `socketserver` lets a subclass override is called when and as it is there; only
-the loop of `serve_forever` and what `shutdown` does are ours.
+Each method that a subclass of a `socketserver` class may override is called at the same moment and
+with the same arguments as there.  Only the loop of `serve_forever` and the work of `shutdown` are
+different.  `serve_until_stopped` is new: `serve_forever` for the main thread of a program, which
+ends gracefully on a signal.
 """
 
 from __future__ import annotations
 
 import errno
-import logging  # noqa: F401  (events go there, maybe when no descriptor is left to load it)
+import logging  # noqa: F401  (for events, which may come when no descriptor is left to load it)
 import math
 import select
 import socket
@@ -17,19 +19,22 @@ from threading import Event, Lock, current_thread
 from typing import Any
 
 from graced.handlers.handler_socket import HandlerSocket
+from graced.log import events
 from graced.loop.admission import Admission
 from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
 from graced.loop.poller import MAX_POLL_TIMEOUT
 from graced.server import Blocking, Server
+from graced.signals import IMPATIENT, STOP, SignalInbox
 from graced.sockets.closing import linger
 from graced.sockets.listener import display
 
 UNLIMITED = 1_000_000
+"""Clients."""
 
 
 class _OwnListener:
-    """A listening socket whose clients come in by the overridable methods of its server."""
+    """The listening socket of a server, whose overridable methods accept the clients."""
 
     passed = False
     fallible = True
@@ -40,9 +45,10 @@ class _OwnListener:
         self.name = display(server.server_address)
 
     def shut(self) -> None:
-        """Nothing: the socket is its owner's, who may serve again."""
+        """Do nothing: the program owns the socket, and may serve again."""
 
     def accept(self) -> tuple[socket.socket, Any]:
+        """Accept and verify a client.  Raises `OSError`."""
         server = self._server
         request: Any
         request, address = server.get_request()
@@ -56,11 +62,14 @@ class _OwnListener:
 
 
 class GracefulTCPServer(socketserver.ThreadingTCPServer):
-    """A `socketserver.ThreadingTCPServer` whose `shutdown` says goodbye.
+    """A `socketserver.ThreadingTCPServer` that says goodbye to its clients.
 
-    Every client, idle ones too, is told `farewell` and has `grace_period` seconds to leave.
-    A handler finds the `draining` event and the `deadline` at its ``self.server``; after the
-    deadline its socket is at end of file.
+    When the server stops, every client receives `farewell`, idle clients too, and has
+    `grace_period` seconds to leave.  A handler can look at ``self.server.draining`` and
+    ``self.server.deadline``; after the deadline the socket of a handler is at end of file.
+
+    ``with GracefulTCPServer(address, Handler) as server: server.serve_until_stopped()`` is a
+    whole program.
     """
 
     daemon_threads = True
@@ -68,31 +77,34 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
     request_queue_size = 1024
 
     grace_period = 5.0
-    """Seconds that `shutdown` gives the clients."""
+    """Seconds from `shutdown`, or the first signal, to the deadline."""
     farewell = b"SHUTDOWN"
-    """What they are told; empty: nothing."""
+    """Bytes that tell a client that the server is going offline; empty: none."""
     farewell_gap = 0.1
-    """Seconds of silence around the farewell, which make it a message of its own."""
+    """Seconds of silence around the farewell, which make the farewell a message of its own."""
     max_handler_threads = 4096
-    """Clients beyond wait for a thread, with their data unread."""
+    """Handlers that run at once; further clients wait, with their data unread."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.draining = Event()
-        """Set by `shutdown`."""
+        """Set when the drain begins."""
         self.deadline: float | None = None
-        """Monotonic time at which the clients are closed; None before `shutdown`."""
+        """Monotonic time at which the remaining clients are closed; None before the drain."""
         self._engine: Server | None = None
-        self._ending = Lock()
-        """Held by who uses the engine or gives it up."""
+        self._engine_lock = Lock()
+        """Held while the engine is used by another thread, or closed."""
+        self._inbox: SignalInbox | None = None
+        self._drain_began = 0.0
         self._over = Event()
+        """Set while `serve_forever` does not run."""
         self._over.set()
         super().__init__(*args, **kwargs)
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serve until `shutdown`.
+        """Serve until `shutdown`, and say goodbye.
 
-        `poll_interval`: seconds between two calls of `service_actions`, where a subclass has one.
-        Nothing else is polled for.
+        `poll_interval`: seconds between two calls of `service_actions`, where a subclass overrides
+        that method; nothing else is polled.
         """
         self._over.clear()
         try:
@@ -102,6 +114,23 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
             self.draining.clear()
             self._over.set()
 
+    def serve_until_stopped(self, poll_interval: float = 0.5) -> None:
+        """Serve until SIGTERM, SIGHUP, SIGINT or SIGQUIT, or until `shutdown`, and say goodbye.
+
+        The signal begins the drain: clients receive the farewell, and are served until the last
+        client has left, or until the grace period is over.  In the drain SIGINT and SIGQUIT end the
+        grace period, SIGTERM and SIGHUP change nothing.  Each signal is logged.
+
+        Main thread only; `ValueError` is raised in another thread.  The signal handlers of the
+        program are restored on return.  `poll_interval`: see `serve_forever`.
+        """
+        with SignalInbox(STOP) as inbox:
+            self._inbox = inbox
+            try:
+                self.serve_forever(poll_interval)
+            finally:
+                self._inbox = None
+
     def _serve(self, poll_interval: float) -> None:
         engine = self._engine = self._build()
         try:
@@ -109,36 +138,49 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
                 engine.start()
                 self._watch(engine, poll_interval)
         finally:
-            engine.stop()
-            with self._ending:
+            stuck = engine.stop()
+            with self._engine_lock:
                 self._engine = None
                 engine.close()
             self.socket.setblocking(True)
+        if self._inbox:
+            if stuck:
+                events.HANDLERS_STUCK(handlers=stuck)
+            events.STOPPED(
+                seconds=time.monotonic() - self._drain_began,
+                clients_gone=engine.departed,
+                clients_closed=engine.closed,
+            )
 
     def shutdown(self) -> None:
-        """Say goodbye, and return when `serve_forever` is over.
+        """Begin the drain, and return when `serve_forever` has returned.
 
-        Any thread may call but the one in `serve_forever`.  If nobody is in it the next call
-        of it returns at once.
+        Any thread may call, except the thread in `serve_forever`.  Where no thread is in
+        `serve_forever`, the next call of `serve_forever` returns at once.
         """
-        with self._ending:
+        self._drain()
+        self._over.wait()
+
+    def _drain(self) -> None:
+        """Begin the drain, unless the drain has begun."""
+        with self._engine_lock:
             if not self.draining.is_set():
-                self.deadline = time.monotonic() + self.grace_period
+                self._drain_began = time.monotonic()
+                self.deadline = self._drain_began + self.grace_period
                 self.draining.set()
                 if engine := self._engine:
                     engine.drain(self.deadline)
-        self._over.wait()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle one request.  In `serve_forever` it already has a thread of its own."""
+        """Handle one request; in `serve_forever` the calling thread is that of the handler."""
         if self._engine:
             self.process_request_thread(request, client_address)
         else:
             super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """End one request; in the drain, when the client has had time to read its farewell."""
-        # Those that were not verified are closed by the thread that others wait for.
+        """Close a connection; in the drain, after the client has had time to read the farewell."""
+        # The I/O thread, which must not wait, closes the connections that were not verified.
         if self.draining.is_set() and not isinstance(current_thread(), IOThread):
             if isinstance(request, HandlerSocket):
                 request.part()
@@ -160,24 +202,39 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         )
 
     def _watch(self, engine: Server, poll_interval: float) -> None:
-        theirs = type(self).service_actions is not socketserver.BaseServer.service_actions
-        interval = poll_interval if theirs else math.inf
+        overridden = type(self).service_actions is not socketserver.BaseServer.service_actions
+        interval = poll_interval if overridden else math.inf
         poll = select.poll()
         poll.register(engine.changed_fd, select.POLLIN)
+        if self._inbox:
+            poll.register(self._inbox, select.POLLIN)
         while not engine.drained:
-            left = math.inf if engine.deadline is None else engine.deadline - time.monotonic()
-            if left <= 0:
+            remaining = math.inf if engine.deadline is None else engine.deadline - time.monotonic()
+            if remaining <= 0 or self._take_signals(engine):
                 return
-            timeout = min(left, interval, MAX_POLL_TIMEOUT)
-            poll.poll(timeout * 1000)
+            poll.poll(min(remaining, interval, MAX_POLL_TIMEOUT) * 1000)
             engine.take_changes()
             if engine.failure:
                 raise engine.failure
-            if theirs:
+            if overridden:
                 self.service_actions()
+
+    def _take_signals(self, engine: Server) -> bool:
+        """Obey the signals that have arrived; return whether the grace period is to end now."""
+        for signum in self._inbox.take() if self._inbox else ():
+            clients = engine.clients
+            if not self.draining.is_set():
+                events.SIGNAL(signal=signum.name, seconds=self.grace_period, clients_left=clients)
+                self._drain()
+            elif signum in IMPATIENT:
+                events.SIGNAL_IMPATIENT(signal=signum.name)
+                return True
+            else:
+                events.SIGNAL_AGAIN(signal=signum.name)
+        return False
 
 
 class GracefulUnixStreamServer(GracefulTCPServer):
-    """The same for Unix stream sockets, as `socketserver.ThreadingUnixStreamServer`."""
+    """A `GracefulTCPServer` for Unix sockets, see `socketserver.ThreadingUnixStreamServer`."""
 
     address_family = socket.AF_UNIX

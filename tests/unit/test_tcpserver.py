@@ -1,32 +1,33 @@
-"""`graced.GracefulTCPServer` where `socketserver.ThreadingTCPServer` was: what programs rely on.
-
-What CPython's own tests look at, and what they do not: the goodbye.
-"""
+"""`graced.GracefulTCPServer` in place of `socketserver.ThreadingTCPServer`, and its goodbye."""
 
 from __future__ import annotations
 
 import io
 import os
+import signal
 import socket
 import socketserver
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from signal import SIGINT, SIGQUIT, SIGTERM
 from typing import Any
 
 import pytest
 
 from graced import GracefulTCPServer, GracefulUnixStreamServer
-from support import FAREWELL, PATIENCE, Client
+from graced.signals import STOP
+from support import FAREWELL, PATIENCE, Client, environment
 
 Server = GracefulTCPServer
 
 
 class LineHandler(socketserver.StreamRequestHandler):
-    """Echoes a line and hangs up."""
+    """Echoes a line and closes."""
 
     def handle(self) -> None:
         self.wfile.write(self.rfile.readline())
@@ -58,7 +59,7 @@ def connect(server: Server) -> Client:
 
 @contextmanager
 def serving(server: Server, *, poll_interval: float = 0.5) -> Iterator[Callable[[], None]]:
-    """Run `serve_forever` in a thread; what is yielded stops it and waits for its end."""
+    """Run `serve_forever` in a thread; yield a function that stops the server and waits."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -84,7 +85,7 @@ def serving(server: Server, *, poll_interval: float = 0.5) -> Iterator[Callable[
         server.server_close()
 
 
-def test_clients_are_served_one_after_the_other(server_class: type[Server], where: Any) -> None:
+def test_clients_are_served_in_turn(server_class: type[Server], where: Any) -> None:
     server = server_class(where, LineHandler)
     assert server.server_address == server.socket.getsockname()
     with serving(server) as stop:
@@ -96,7 +97,7 @@ def test_clients_are_served_one_after_the_other(server_class: type[Server], wher
     assert server.socket.fileno() == -1
 
 
-def test_clients_are_served_at_the_same_time(server_class: type[Server], where: Any) -> None:
+def test_clients_are_served_concurrently(server_class: type[Server], where: Any) -> None:
     server = server_class(where, EchoHandler)
     with serving(server) as stop:
         with connect(server) as one, connect(server) as two:
@@ -105,7 +106,7 @@ def test_clients_are_served_at_the_same_time(server_class: type[Server], where: 
         stop()
 
 
-def test_a_subclass_may_override_what_it_could_before(tmp_path: Path) -> None:
+def test_overridden_methods_are_called_as_by_socketserver(tmp_path: Path) -> None:
     calls: list[str] = []
 
     class Overriding(GracefulTCPServer):
@@ -163,7 +164,7 @@ def test_a_subclass_may_override_what_it_could_before(tmp_path: Path) -> None:
 
 
 def test_shutdown_always_ends_serve_forever() -> None:
-    """However early it comes: before, while, or after it begins."""
+    """Whether `shutdown` comes before, during or after the begin of `serve_forever`."""
     pairs = []
     for _ in range(20):
         server = GracefulTCPServer(("127.0.0.1", 0), EchoHandler)
@@ -177,14 +178,14 @@ def test_shutdown_always_ends_serve_forever() -> None:
         server.server_close()
 
 
-def test_shutdown_before_anything_is_served_returns() -> None:
-    """That of socketserver hangs."""
+def test_shutdown_before_serve_forever_returns() -> None:
+    """`shutdown` of socketserver hangs there."""
     with GracefulTCPServer(("127.0.0.1", 0), EchoHandler) as server:
         server.shutdown()
         server.serve_forever()
 
 
-def test_it_may_serve_again() -> None:
+def test_server_may_serve_again() -> None:
     with GracefulTCPServer(("127.0.0.1", 0), LineHandler) as server:
         for _ in range(3):
             thread = threading.Thread(target=server.serve_forever)
@@ -197,8 +198,7 @@ def test_it_may_serve_again() -> None:
             assert not thread.is_alive()
 
 
-def test_one_request_at_a_time(server_class: type[Server], where: Any) -> None:
-    """`handle_request`, as ever."""
+def test_handle_request(server_class: type[Server], where: Any) -> None:
     with server_class(where, LineHandler) as server, connect(server) as client:
         client.send(b"hello\n")
         server.handle_request()
@@ -207,13 +207,13 @@ def test_one_request_at_a_time(server_class: type[Server], where: Any) -> None:
         server.handle_request()
 
 
-def test_it_can_be_closed_at_once(server_class: type[Server], where: Any) -> None:
+def test_server_can_be_closed_at_once(server_class: type[Server], where: Any) -> None:
     with server_class(where, EchoHandler) as server:
         pass
     assert server.socket.fileno() == -1
 
 
-def test_a_bind_that_fails_leaks_no_descriptor() -> None:
+def test_failed_bind_leaks_no_descriptor() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(100):
         with pytest.raises(OverflowError):
@@ -221,18 +221,18 @@ def test_a_bind_that_fails_leaks_no_descriptor() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_port_can_be_taken_again_at_once() -> None:
+def test_port_can_be_reused_at_once() -> None:
     address: Any = ("127.0.0.1", 0)
     for _ in range(3):
         server = GracefulTCPServer(address, LineHandler)
         address = server.server_address
         with serving(server), connect(server) as client:
             client.send(b"hello\n")
-            # The server hangs up first: its port is in TIME_WAIT.
+            # The server closes first: its port is in TIME_WAIT.
             assert client.recv_to_end() == b"hello\n"
 
 
-def test_the_rarer_features_of_a_request_handler() -> None:
+def test_rare_features_of_request_handler() -> None:
     seen: dict[str, Any] = {}
     big = b"x" * 10_000_000
 
@@ -258,7 +258,7 @@ def test_the_rarer_features_of_a_request_handler() -> None:
 
 
 class Recording(GracefulTCPServer):
-    """Writes down what went wrong."""
+    """Records the exceptions of handlers."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -273,7 +273,7 @@ class Recording(GracefulTCPServer):
         self.ended.release()
 
 
-def test_an_exception_of_a_handler_goes_to_handle_error_and_the_server_goes_on() -> None:
+def test_exception_of_handler_goes_to_handle_error() -> None:
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             raise ValueError("as expected")
@@ -287,7 +287,7 @@ def test_an_exception_of_a_handler_goes_to_handle_error_and_the_server_goes_on()
     assert [str(error) for error in server.handled] == ["as expected"] * 3
 
 
-def test_a_client_that_is_not_verified_is_closed_and_the_others_are_served() -> None:
+def test_unverified_client_is_closed() -> None:
     class Choosy(Recording):
         verdicts: Any = iter([False, True, False, True])
 
@@ -308,7 +308,7 @@ def test_a_client_that_is_not_verified_is_closed_and_the_others_are_served() -> 
     assert not server.handled
 
 
-def test_an_exception_of_verify_request_concerns_but_one_client() -> None:
+def test_exception_of_verify_request_concerns_one_client() -> None:
     class Failing(Recording):
         failures: Any = iter([LookupError("who are you?")])
 
@@ -328,8 +328,8 @@ def test_an_exception_of_verify_request_concerns_but_one_client() -> None:
     assert [str(error) for error in server.handled] == ["who are you?"]
 
 
-def test_an_oserror_of_get_request_concerns_but_one_client() -> None:
-    """As of a TLS handshake in there."""
+def test_oserror_of_get_request_concerns_one_client() -> None:
+    """As a failed TLS handshake would."""
 
     class Handshaking(Recording):
         failures: Any = iter([OSError(1, "bad handshake"), OSError(0, "Error"), TimeoutError()])
@@ -352,7 +352,7 @@ def test_an_oserror_of_get_request_concerns_but_one_client() -> None:
         stop()
 
 
-def test_a_request_may_be_a_socket_of_another_class() -> None:
+def test_request_of_another_socket_class() -> None:
     class Special(socket.socket):
         pass
 
@@ -373,7 +373,7 @@ def test_a_request_may_be_a_socket_of_another_class() -> None:
         stop()
 
 
-def test_threads_are_not_kept() -> None:
+def test_threads_end_with_their_clients() -> None:
     server = GracefulTCPServer(("127.0.0.1", 0), LineHandler)
     before = threading.active_count()
     with serving(server) as stop:
@@ -381,12 +381,12 @@ def test_threads_are_not_kept() -> None:
             with connect(server) as client:
                 client.send(b"hello\n")
                 client.recv_to_end()
-        # serve_forever, its I/O thread, one handler's that may be ending.
+        # The threads of serve_forever, of I/O, and of one handler that may be ending.
         assert threading.active_count() <= before + 3
         stop()
 
 
-def test_service_actions_are_called_when_there_are_any() -> None:
+def test_service_actions_are_called_where_overridden() -> None:
     class Acting(GracefulTCPServer):
         acted = threading.Semaphore(0)
 
@@ -403,7 +403,7 @@ def test_service_actions_are_called_when_there_are_any() -> None:
 # The goodbye.
 
 
-def test_shutdown_tells_every_client_and_waits_for_them(
+def test_shutdown_sends_farewell_and_waits_for_clients(
     server_class: type[Server], where: Any
 ) -> None:
     server = server_class(where, EchoHandler)
@@ -424,7 +424,7 @@ def test_shutdown_tells_every_client_and_waits_for_them(
         assert not stopping.is_alive()
 
 
-def test_shutdown_closes_who_stays() -> None:
+def test_shutdown_closes_remaining_client_at_deadline() -> None:
     server = GracefulTCPServer(("127.0.0.1", 0), EchoHandler)
     server.grace_period = 0.5
     with serving(server) as stop, connect(server) as client:
@@ -435,7 +435,7 @@ def test_shutdown_closes_who_stays() -> None:
         assert client.recv_to_end() == FAREWELL
 
 
-def test_a_handler_can_take_part_in_the_goodbye() -> None:
+def test_handler_sees_draining_and_deadline() -> None:
     class Handler(socketserver.BaseRequestHandler):
         server: Any
 
@@ -458,7 +458,7 @@ def test_a_handler_can_take_part_in_the_goodbye() -> None:
         assert not stopping.is_alive()
 
 
-def test_a_handler_that_never_returns_does_not_hold_shutdown_up() -> None:
+def test_stuck_handler_does_not_delay_shutdown() -> None:
     gate = threading.Event()
 
     class Handler(socketserver.BaseRequestHandler):
@@ -480,8 +480,8 @@ def test_a_handler_that_never_returns_does_not_hold_shutdown_up() -> None:
                 thread.join(PATIENCE)
 
 
-def test_who_is_turned_down_in_the_drain_holds_nobody_up() -> None:
-    """It stays, and waiting for it is no business of the thread that serves the others."""
+def test_unverified_client_in_drain_delays_no_other_client() -> None:
+    """The I/O thread does not wait for the client to close."""
 
     class Closed(GracefulTCPServer):
         def verify_request(self, request: Any, client_address: Any) -> bool:
@@ -503,8 +503,8 @@ def test_who_is_turned_down_in_the_drain_holds_nobody_up() -> None:
         assert not stopping.is_alive()
 
 
-def test_a_client_that_never_comes_in_does_not_hold_shutdown_up() -> None:
-    """As one that is silent in a TLS handshake; the thread is left behind with its descriptors."""
+def test_hanging_get_request_does_not_delay_shutdown() -> None:
+    """As a client that is silent in a TLS handshake; the thread keeps its descriptors."""
     gate = threading.Event()
     inside = threading.Event()
 
@@ -523,7 +523,7 @@ def test_a_client_that_never_comes_in_does_not_hold_shutdown_up() -> None:
         engine = server._engine
         stop()
         assert stuck.is_alive()
-        # Nobody else may be given these numbers before the thread is over.
+        # The descriptors stay open until the thread has ended.
         os.fstat(engine.changed_fd)
         gate.set()
         stuck.join(PATIENCE)
@@ -531,7 +531,7 @@ def test_a_client_that_never_comes_in_does_not_hold_shutdown_up() -> None:
         engine.close()
 
 
-def test_another_shutdown_does_not_move_the_deadline() -> None:
+def test_second_shutdown_does_not_move_deadline() -> None:
     server = GracefulTCPServer(("127.0.0.1", 0), EchoHandler)
     server.grace_period = 600
     with serving(server), connect(server) as client:
@@ -548,9 +548,143 @@ def test_another_shutdown_does_not_move_the_deadline() -> None:
             thread.join(PATIENCE)
 
 
-def test_serving_on_a_closed_socket_fails_and_shutdown_returns() -> None:
+def test_closed_socket_fails_and_shutdown_returns() -> None:
     server = GracefulTCPServer(("127.0.0.1", 0), EchoHandler)
     server.server_close()
     with pytest.raises(OSError, match="Bad file"):
         server.serve_forever()
     server.shutdown()
+
+
+# The signals of a program.
+
+PROGRAM = """if True:
+    import logging, signal, socketserver, sys
+    from graced import GracefulTCPServer
+
+    class Echo(socketserver.BaseRequestHandler):
+        def handle(self):
+            while data := self.request.recv(4096):
+                self.request.sendall(data)
+
+    logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
+    before = [signal.getsignal(number) for number in signal.Signals]
+    with GracefulTCPServer(("127.0.0.1", 0), Echo) as server:
+        server.grace_period = float(sys.argv[1])
+        print(server.server_address[1], flush=True)
+        server.serve_until_stopped()
+    assert [signal.getsignal(number) for number in signal.Signals] == before
+"""
+
+
+class Program:
+    """A program that uses the library as the documentation shows, in a process of its own."""
+
+    def __init__(self, grace_period: float) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(grace_period)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Program:
+        assert self._process.stdout
+        self._port = int(self._process.stdout.readline())
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+
+    def served(self) -> Client:
+        """A client that has been served once: the program catches signals by then."""
+        client = Client.connect(f"127.0.0.1:{self._port}")
+        client.echo(b"hello")
+        return client
+
+    def signal(self, signum: signal.Signals) -> None:
+        self._process.send_signal(signum)
+
+    def read_log(self) -> str:
+        """The next line of the log."""
+        assert self._process.stdout
+        return self._process.stdout.readline()
+
+    def expect_clean_exit(self) -> list[str]:
+        """Wait for status 0 without a word on stderr; return the rest of the log."""
+        out, err = self._process.communicate(timeout=PATIENCE)
+        assert (self._process.returncode, err) == (0, "")
+        return out.splitlines()
+
+
+@pytest.mark.parametrize("signum", STOP)
+def test_program_says_goodbye_and_exits_on_signal(signum: signal.Signals) -> None:
+    with Program(3600) as program, program.served() as one, program.served() as two:
+        program.signal(signum)
+        for client in (one, two):
+            client.expect_farewell_alone()
+            client.echo(b"one moment")
+            client.close()
+        first, last = program.expect_clean_exit()
+        assert first == f"{signum.name} received, closing in 3600 s, 2 clients remaining"
+        assert last.endswith(": 2 clients departed, 0 closed at the deadline")
+
+
+def test_program_closes_remaining_client_at_deadline() -> None:
+    with Program(0.3) as program, program.served() as client:
+        program.signal(SIGTERM)
+        assert client.recv_to_end() == FAREWELL
+        assert program.expect_clean_exit()[-1].endswith(
+            ": 0 clients departed, 1 closed at the deadline"
+        )
+
+
+@pytest.mark.parametrize("impatient", [SIGINT, SIGQUIT])
+def test_second_interrupt_ends_grace_period(impatient: signal.Signals) -> None:
+    with Program(3600) as program, program.served() as client:
+        program.signal(SIGTERM)
+        client.expect_farewell_alone()
+        assert "closing in 3600 s" in program.read_log()
+        program.signal(SIGTERM)
+        assert program.read_log() == "SIGTERM received, already closing\n"
+        client.echo(b"still here")
+        program.signal(impatient)
+        client.expect_end()
+        ending, _ = program.expect_clean_exit()
+        assert ending == f"{impatient.name} received again, ending the grace period now"
+
+
+def test_shutdown_ends_serve_until_stopped() -> None:
+    with GracefulTCPServer(("127.0.0.1", 0), EchoHandler) as server:
+
+        def stop() -> None:
+            with connect(server) as client:
+                client.echo(b"hello")
+            server.shutdown()
+
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        server.serve_until_stopped()
+        stopping.join()
+
+
+def test_only_main_thread_may_serve_until_stopped() -> None:
+    failures: list[str] = []
+    with GracefulTCPServer(("127.0.0.1", 0), EchoHandler) as server:
+
+        def serve() -> None:
+            try:
+                server.serve_until_stopped()
+            except ValueError as error:
+                failures.append(str(error))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        thread.join()
+        assert "main thread" in failures[0]
+        # Nothing has been caught, and the server is as before.
+        server.shutdown()
+        server.serve_forever()
