@@ -59,7 +59,39 @@ ALLOWED = (
     Allowed("*", r"GRACED_CLIENTS_LEFT|clients_left|clients_gone", "a field of the journal"),
 )
 
+PENDING = frozenset(
+    {
+        ("daemon/graced/app/service.py", "legacy"),
+        ("daemon/graced/app/service.py", "leave"),
+        ("daemon/graced/app/service.py", "left"),
+        ("daemon/graced/errors.py", "left"),
+        ("daemon/graced/handlers/handler_socket.py", "conversation"),
+        ("daemon/graced/handlers/pool.py", "conversation"),
+        ("daemon/graced/handlers/pool.py", "left"),
+        ("daemon/graced/handlers/pool.py", "visit"),
+        ("daemon/graced/handover/fdstore.py", "leave"),
+        ("daemon/graced/handover/fdstore.py", "left"),
+        ("daemon/graced/handover/mirror.py", "keep"),
+        ("daemon/graced/handover/mirror.py", "left"),
+        ("daemon/graced/loop/acceptor.py", "leave"),
+        ("daemon/graced/loop/acceptor.py", "left"),
+        ("daemon/graced/loop/clients.py", "left"),
+        ("daemon/graced/loop/farewell.py", "left"),
+        ("daemon/graced/loop/io_thread.py", "left"),
+        ("daemon/graced/process/lifecycle.py", "hand on"),
+        ("daemon/graced/process/supervisor.py", "carry"),
+        ("daemon/graced/process/supervisor.py", "leave"),
+        ("daemon/graced/process/supervisor.py", "left"),
+        ("daemon/graced/server.py", "left"),
+        ("daemon/graced/server.py", "port"),
+        ("daemon/graced/signals.py", "leave"),
+        ("daemon/graced/systemd/notify.py", "passed"),
+    }
+)
+"""Files with words that are still to be replaced."""
+
 FILES = (
+    "daemon/graced/**/*.py",
     "*.md",
     "docs/*.md",
     "packaging/man/*.[0-9]",
@@ -92,7 +124,8 @@ def search(path: Path) -> Iterator[Found]:
         for exception in exceptions:
             rest = exception.sub("", rest)
         for word, wrong in WRONG.items():
-            if found := re.search(wrong, rest, re.IGNORECASE):
+            found = re.search(wrong, rest, re.IGNORECASE)
+            if found and (name, word) not in PENDING:
                 yield Found(name, number, word, found[0])
 
 
