@@ -9,7 +9,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -37,15 +36,17 @@ _ANSWER = 10.0
 class UnitWatch:
     """Waits for a unit's properties to become what they should; a context manager.
 
-    Whatever happens after the constructor has returned is noticed.
+    ``bus`` is a connection to the device's system bus, which is closed with the watch. Whatever
+    happens after the constructor has returned is noticed.
     """
 
-    def __init__(self, bus: Path, unit: str, properties: Callable[[], dict[str, str]]) -> None:
+    def __init__(
+        self, bus: socket.socket, unit: str, properties: Callable[[], dict[str, str]]
+    ) -> None:
         self._properties = properties
-        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket = bus
         try:
             self._socket.settimeout(_ANSWER)
-            self._socket.connect(str(bus))
             self._authenticate()
             self._call(_BUS, "org.freedesktop.DBus", "Hello")
             path = f"/org/freedesktop/systemd1/unit/{_escape(unit)}"

@@ -1,13 +1,14 @@
 """What a test sees of a device: files, commands, the journal, units, sockets.
 
-``Device`` is the same for a machine that the rig booted and for the system that the tests run
+``Device`` is the same for a container, for a virtual machine and for the system that the tests run
 on (``LocalDevice``), so that the tests of the rig are also the tests of the installed package.
+A kind of device says how to execute a command, how to reach its network and how to connect to
+a Unix socket; everything else, files too, is made of commands.
 Nothing here waits by sleeping: what is awaited arrives on a journal, bus or socket stream.
 """
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -38,19 +39,22 @@ ENVIRONMENT = {
 class Device(ABC):
     """A Debian system with systemd, driven from outside or from within."""
 
+    name: str
+    """Of the machine, for people and for test ids."""
     release: str
+    """Debian's code name."""
 
     @abstractmethod
     def command(self, argv: Sequence[str]) -> list[str]:
         """What to execute here so that argv runs on the device, in a clean environment."""
 
     @abstractmethod
-    def path(self, path: str) -> Path:
-        """Where a file of the device is found from here; also good for AF_UNIX addresses."""
+    def inside(self, action: Callable[[], T]) -> T:
+        """Call action where 127.0.0.1, for sockets that connect, is the device's loopback."""
 
     @abstractmethod
-    def inside(self, action: Callable[[], T]) -> T:
-        """Call action where the sockets that it makes belong to the device's network."""
+    def connect_unix(self, path: str, timeout: float = PATIENCE) -> socket.socket:
+        """A connection to a Unix stream socket of the device, with a timeout in seconds on it."""
 
     # Commands
 
@@ -120,37 +124,57 @@ class Device(ABC):
             self.copy_to(deb, names[-1])
         argv = ["apt-get", "install", "--yes", "--no-install-recommends", "--allow-downgrades"]
         try:
-            self.run(*argv, *options, *names, timeout=180)
+            self.run(*argv, *options, *names, timeout=300)
         finally:
-            for name in names:
-                self.path(name).unlink()
+            self.remove(*names)
 
     # Files
 
     def read(self, path: str) -> str:
         """The text of a file."""
-        return self.path(path).read_text(errors="replace")
+        return self.run("cat", path).stdout
+
+    def read_bytes(self, path: str) -> bytes:
+        """The bytes of a file."""
+        argv = self.command(["cat", path])
+        return subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout
 
     def write(self, path: str, text: str) -> None:
         """Write a file, world-readable, with the directories that lead to it."""
-        target = self.path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
-        target.chmod(0o644)
+        self.write_bytes(path, text.encode())
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """The same for bytes."""
+        write = 'mkdir -p "$(dirname "$1")"; cat >"$1"; chmod 644 "$1"'
+        subprocess.run(
+            self.command(["sh", "-ec", write, "write", path]),
+            input=data,
+            check=True,
+            timeout=60,
+            start_new_session=True,
+        )
 
     def copy_to(self, source: Path, path: str) -> None:
         """Copy a file of the host to the device, world-readable."""
-        target = self.path(path)
-        shutil.copyfile(source, target)
-        target.chmod(0o644)
+        self.write_bytes(path, source.read_bytes())
 
     def copy_tree(self, source: Path, path: str) -> None:
         """Copy a directory of the host to the device, where it must not exist yet."""
-        shutil.copytree(source, self.path(path), symlinks=True)
+        self.run("mkdir", path)
+        argv = ["tar", "--create", f"--directory={source}", "."]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as pack:
+            unpack = self.command(["tar", "--extract", f"--directory={path}"])
+            subprocess.run(unpack, stdin=pack.stdout, check=True)
+        if pack.returncode != 0:
+            raise RigError(f"tar cannot pack {source}")
+
+    def remove(self, *paths: str) -> None:
+        """Remove files; one that is not there is no error."""
+        self.run("rm", "--force", *paths)
 
     def exists(self, path: str) -> bool:
         """Whether a file is there; a dangling symbolic link counts."""
-        return os.path.lexists(self.path(path))
+        return self.run("stat", path, check=False).returncode == 0
 
     # Units
 
@@ -164,7 +188,7 @@ class Device(ABC):
 
     def watch(self, unit: str) -> UnitWatch:
         """Wait for properties of a unit, which come as ``show`` returns them."""
-        bus = self.path("/run/dbus/system_bus_socket")
+        bus = self.connect_unix("/run/dbus/system_bus_socket")
         return UnitWatch(bus, unit, lambda: defaultdict(str, self.show(unit)))
 
     def describe(self, unit: str) -> str:
@@ -184,7 +208,7 @@ class Device(ABC):
                 for line in lines
                 if (line and not line.startswith(("# ", "#\n", ";"))) or line.startswith("# /")
             ]
-            parts.append("\n".join((f"[{self.release}] # {' '.join(argv)}", *lines)))
+            parts.append("\n".join((f"[{self.name}] # {' '.join(argv)}", *lines)))
         return "\n".join(parts)
 
     # The journal
@@ -231,6 +255,8 @@ class Device(ABC):
 class LocalDevice(Device):
     """The system that the tests run on, for tests of the package as installed there."""
 
+    name = "local"
+
     def __init__(self) -> None:
         lines = Path("/etc/os-release").read_text().splitlines()
         codename = [line for line in lines if line.startswith("VERSION_CODENAME=")]
@@ -240,13 +266,13 @@ class LocalDevice(Device):
         """See Device."""
         return ["env", "-i", *(f"{key}={value}" for key, value in ENVIRONMENT.items()), *argv]
 
-    def path(self, path: str) -> Path:
-        """See Device."""
-        return Path(path)
-
     def inside(self, action: Callable[[], T]) -> T:
         """See Device."""
         return action()
+
+    def connect_unix(self, path: str, timeout: float = PATIENCE) -> socket.socket:
+        """See Device."""
+        return connect_unix(path, timeout)
 
 
 class JournalStream(LineStream):
@@ -278,6 +304,18 @@ class JournalStream(LineStream):
             if wanted(record):
                 return record
             seen.append(record.get("MESSAGE", ""))
+
+
+def connect_unix(path: str, timeout: float) -> socket.socket:
+    """A connection to a Unix stream socket of this host, with a timeout in seconds on it."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _record(line: str) -> Record:

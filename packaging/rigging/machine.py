@@ -1,53 +1,53 @@
-"""A Debian system booted in a container by systemd-nspawn, with the real systemd as its PID 1.
-
-The container has pure cgroup v2, as Debian's own installations have, also where the host has
-not: services get their own control groups, and systemd 257 accepts nothing else.
-"""
+"""A booted Debian system of the rig's own: what containers and virtual machines have in common."""
 
 import contextlib
-import ctypes
-import os
-import select
-import signal
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from abc import abstractmethod
+from collections.abc import Iterator
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import Self
 
-from rigging import rootfs
-from rigging.device import ENVIRONMENT, Device
+from rigging.device import Device
 from rigging.errors import RigError
-from rigging.workspace import Workspace
-
-T = TypeVar("T")
-
-_CLONE_NEWNET = 0x40000000
-
-# How nspawn reports that the container wants to start again.
-_REBOOT = 133
-
-# Seconds; a boot takes about a third of one.
-_BOOT_TIMEOUT = 60.0
-_SHUTDOWN_TIMEOUT = 60.0
 
 
 class Machine(Device):
-    """One booted container of a release, gone without a trace when the context is left.
+    """A device that the rig boots, gone without a trace when the context is left.
 
-    It belongs to the thread that boots it and is killed when that thread ends. ``purpose`` is
-    one of rootfs.PURPOSES.
+    It belongs to the thread that boots it and is killed when that thread ends.
     """
 
-    def __init__(self, release: str, purpose: str = "device") -> None:
-        self.release = release
-        self._workspace = Workspace(rootfs.root(release, purpose), release)
-        self._nspawn: subprocess.Popen[bytes] | None = None
-        self._leader = 0
-        self._leader_fd = -1
+    @abstractmethod
+    def boot(self) -> None:
+        """Start the machine and return when systemd has reached its default target.
+
+        Raises RigError with the end of the console's output when it does not.
+        """
+
+    @abstractmethod
+    def reboot(self) -> None:
+        """Let the machine shut down in order and start again with the same files."""
+
+    @abstractmethod
+    def poweroff(self) -> None:
+        """Shut the machine down in order; ``boot`` may start it again."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Kill the machine and remove everything that belongs to it."""
+
+    @contextlib.contextmanager
+    def out_of_memory(self, unit: str) -> Iterator[None]:
+        """Let the kernel kill a unit's processes when they next ask for memory.
+
+        Raises RigError on leaving when it has not killed any.
+        """
+        before = self.cursor()
+        self.systemctl("set-property", "--runtime", unit, "MemoryMax=1")
+        yield
+        self.systemctl("revert", unit)
+        records = self.journal(unit=unit, after=before)
+        if not any("OOM killer" in record["MESSAGE"] for record in records):
+            raise RigError(f"the kernel killed nothing of {unit}")
 
     def __enter__(self) -> Self:
         try:
@@ -64,208 +64,3 @@ class Machine(Device):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    # Life
-
-    def boot(self) -> None:
-        """Start the machine and return when systemd has reached its default target.
-
-        Raises RigError with the end of the console's output when it does not.
-        """
-        address = f"graced-rig/{self._workspace.name}"
-        # Abstract, since a cache may lie deeper than the 108 bytes of a socket's path.
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications,
-            self._console.open("ab") as console,
-        ):
-            notifications.bind(f"\0{address}")
-            self._nspawn = self._workspace.launch(
-                self._boot_command(),
-                {"NOTIFY_SOCKET": f"@{address}", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-                console,
-            )
-            self._await_ready(self._nspawn, notifications)
-        self.run("systemctl", "is-system-running", "--wait", check=False)
-
-    def reboot(self) -> None:
-        """Let the machine shut down in order and start again with the same files."""
-        if self._shut_down("reboot") != _REBOOT:
-            raise RigError(f"the machine did not ask to start again\n{self.console()}")
-        self.boot()
-
-    def poweroff(self) -> None:
-        """Shut the machine down in order; ``boot`` may start it again."""
-        if self._shut_down("poweroff") != 0:
-            raise RigError(f"the machine did not power off\n{self.console()}")
-
-    def close(self) -> None:
-        """Kill the machine and remove everything that belongs to it."""
-        if self._nspawn is not None:
-            self._nspawn.kill()
-        if self._leader_fd >= 0:
-            _await_exit(self._leader_fd, _SHUTDOWN_TIMEOUT)
-        self._forget_leader()
-        self._workspace.close()
-
-    def console(self) -> str:
-        """The end of what the machine wrote to its console."""
-        if not self._console.exists():
-            return ""
-        return "\n".join(self._console.read_text(errors="replace").splitlines()[-40:])
-
-    @property
-    def uses_overlay(self) -> bool:
-        """Whether the machine's files are an overlay over the cached root."""
-        return self._workspace.uses_overlay
-
-    @property
-    def _console(self) -> Path:
-        return self._workspace.directory / "console.log"
-
-    def _boot_command(self) -> list[str]:
-        argv = ["systemd-nspawn", "--quiet", f"--directory={self._workspace.root}"]
-        argv += [f"--machine={self._workspace.name}", "--hostname=device", "--boot"]
-        argv += ["--register=no", "--private-network", "--console=pipe", "--notify-ready=yes"]
-        if not Path("/run/systemd/system").is_dir():
-            argv.append("--keep-unit")  # there is nobody to ask for a scope
-        return argv
-
-    def _await_ready(self, nspawn: subprocess.Popen[bytes], notifications: socket.socket) -> None:
-        deadline = time.monotonic() + _BOOT_TIMEOUT
-        exited = os.pidfd_open(nspawn.pid)
-        poll = select.poll()
-        poll.register(notifications, select.POLLIN)
-        poll.register(exited, select.POLLIN)
-        try:
-            while True:
-                ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-                if not ready:
-                    raise RigError(f"no boot in {_BOOT_TIMEOUT:g} s\n{self.console()}")
-                if (exited, select.POLLIN) in ready:
-                    raise RigError(f"nspawn exits with {nspawn.wait()}\n{self.console()}")
-                if "READY=1" in notifications.recv(4096).decode().splitlines():
-                    # nspawn knows it only by its number in a process namespace of ours.
-                    (supervisor,) = _children(nspawn.pid)
-                    (self._leader,) = _children(supervisor)
-                    self._leader_fd = os.pidfd_open(self._leader)
-                    return
-        finally:
-            os.close(exited)
-
-    def _shut_down(self, verb: str) -> int:
-        if self._nspawn is None:
-            raise RigError("the machine is not running")
-        # PID 1 may end the command before it has an exit status to report.
-        self.run("systemctl", "--no-block", verb, check=False)
-        try:
-            status = self._nspawn.wait(_SHUTDOWN_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            raise RigError(f"the machine hangs in {verb}\n{self.console()}") from None
-        self._nspawn = None
-        self._forget_leader()
-        return status
-
-    def _forget_leader(self) -> None:
-        if self._leader_fd >= 0:
-            os.close(self._leader_fd)
-        self._leader = 0
-        self._leader_fd = -1
-
-    # What Device asks for
-
-    def command(self, argv: Sequence[str]) -> list[str]:
-        """See Device."""
-        if not self._leader:
-            raise RigError("the machine is not running")
-        enter = ["nsenter", f"--target={self._leader}"]
-        enter += ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]
-        return [*enter, "env", "-i", *(f"{k}={v}" for k, v in ENVIRONMENT.items()), *argv]
-
-    def end(self, process: subprocess.Popen[Any]) -> None:
-        """See Device."""
-        if process.poll() is not None:
-            return
-        # nsenter waits for the command, which must not lose its parent: the host's init would
-        # have to reap it, and until it does a zombie holds the machine's shutdown up.
-        for child in _children(process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    def path(self, path: str) -> Path:
-        """See Device. Not through absolute symbolic links: those lead into the host."""
-        if not self._leader:
-            raise RigError("the machine is not running")
-        return Path(f"/proc/{self._leader}/root{path}")
-
-    def inside(self, action: Callable[[], T]) -> T:
-        """See Device. The action runs in a thread of its own, in the container's network."""
-
-        def enter_and_act() -> T:
-            with Path(f"/proc/{self._leader}/ns/net").open("rb") as namespace:
-                _setns(namespace, _CLONE_NEWNET)
-            return action()
-
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(enter_and_act).result()
-
-    # What only a machine can do
-
-    @contextlib.contextmanager
-    def out_of_memory(self, unit: str) -> Iterator[None]:
-        """Let the kernel kill a unit's processes when they next ask for memory.
-
-        Raises RigError on leaving when it has not killed any.
-        """
-        group = self._workspace.memory_group
-        if group is None:
-            before = self.cursor()
-            self.systemctl("set-property", "--runtime", unit, "MemoryMax=1")
-            yield
-            self.systemctl("revert", unit)
-            records = self.journal(unit=unit, after=before)
-            killed = any("OOM killer" in record["MESSAGE"] for record in records)
-        else:
-            # The host's memory controller is bound to cgroup v1, so the machine's systemd has
-            # none; the killer is the same.
-            limited = group / "limited"
-            limited.mkdir()
-            (limited / "memory.limit_in_bytes").write_text("0")
-            for pid in self.host_pids(unit):
-                (limited / "cgroup.procs").write_text(str(pid))
-            yield
-            killed = "oom_kill 0" not in (limited / "memory.oom_control").read_text()
-            limited.rmdir()
-        if not killed:
-            raise RigError(f"the kernel killed nothing of {unit}")
-
-    def host_pids(self, unit: str) -> list[int]:
-        """The processes of a unit in system.slice, by their number on the host."""
-        group = self.show(unit, "ControlGroup")["ControlGroup"]
-        listed = self.path(f"/sys/fs/cgroup{group}/cgroup.procs").read_text()
-        return [int(line) for line in listed.split()]
-
-
-def _setns(namespace: IO[bytes], kind: int) -> None:
-    """os.setns, which Python has since 3.12 only."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(namespace.fileno(), kind) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def _children(pid: int) -> list[int]:
-    """The children of a process that has one thread."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _await_exit(pidfd: int, timeout: float) -> None:
-    """Kill the process and block until it is gone."""
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    if not poll.poll(timeout * 1000):
-        raise RigError("the machine survives SIGKILL")

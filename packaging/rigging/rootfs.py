@@ -1,24 +1,16 @@
-"""Root file systems of Debian releases, built with mmdebstrap and kept in a cache.
+"""Root file systems of Debian releases, built with mmdebstrap and kept in the cache.
 
-The cache lies outside the checkout: ``$GRACED_RIG_CACHE``, else ``graced-rig`` under
-``$XDG_CACHE_HOME`` or ``~/.cache``. An entry's name holds the release, the purpose and a digest
-of everything it is made from, so a changed package list is a new entry. An entry appears under
-its name only when complete, and two builders of the same one wait for each other.
+An entry's name holds the release, the purpose, the architecture and a digest of everything that
+the root file system is made from, so a changed package list is a new entry.
 """
 
-import contextlib
-import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
+from rigging import cache
 from rigging.errors import RigError
-
-RELEASES = ("bookworm", "trixie")
 
 # What a small device has and graced needs. procps, iproute2 and the like are left out on
 # purpose: they are not on every device, and a unit file that needs /bin/kill must fail here.
@@ -90,66 +82,68 @@ def unavailable() -> str | None:
     return None
 
 
-def cache_dir() -> Path:
-    """The cache's directory, made if need be."""
-    chosen = os.environ.get("GRACED_RIG_CACHE")
-    if chosen:
-        path = Path(chosen)
-    else:
-        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graced-rig"
-    path.mkdir(mode=0o755, parents=True, exist_ok=True)
-    return path.resolve()
+def host_architecture() -> str:
+    """Debian's name for the architecture of this host, in which containers run."""
+    machine = os.uname().machine
+    return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armhf"}.get(machine, machine)
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file at path, which is made if need be."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def root(release: str, purpose: str = "device") -> Path:
+def root(release: str, purpose: str = "device", architecture: str | None = None) -> Path:
     """The unpacked root file system for a release, from the cache or built now.
 
-    It is shared: nobody writes to it. Raises RigError when mmdebstrap fails.
+    It is shared: nobody writes to it. Without an architecture it is for containers on this host.
+    Raises RigError when mmdebstrap fails.
     """
+    architecture = architecture or host_architecture()
     packages = PURPOSES[purpose]
-    made_from = "\n".join((_RECIPE, release, os.uname().machine, *_CUSTOMIZE, *packages))
-    digest = hashlib.sha256(made_from.encode()).hexdigest()[:12]
-    roots = cache_dir() / "roots"
-    roots.mkdir(exist_ok=True)
-    entry = roots / f"{release}-{purpose}-{digest}"
-    with locked(roots / f"{entry.name}.lock"):
-        if not entry.exists():
-            for unfinished in roots.glob(f".{entry.name}.*"):
-                shutil.rmtree(unfinished)
-            _build(release, packages, entry)
-    return entry
+    made_from = (_RECIPE, release, architecture, *_CUSTOMIZE, *packages)
+
+    def build(unfinished: Path) -> None:
+        options = ["--variant=minbase", *(f"--customize-hook={hook}" for hook in _CUSTOMIZE)]
+        _mmdebstrap(options, release, architecture, packages, unfinished)
+
+    return cache.entry("roots", f"{release}-{purpose}-{architecture}", made_from, build)
 
 
-def _build(release: str, packages: tuple[str, ...], entry: Path) -> None:
-    print(f"rig: building {entry.name} (once; kept in {entry.parent})", flush=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
-    unfinished = work / "root"
+def extracted(release: str, architecture: str, packages: tuple[str, ...]) -> Path:
+    """The files of some packages and of all that they depend on, from the cache or unpacked now.
+
+    No program of the architecture runs for it, so it is quick, and nothing in it is configured.
+    Raises RigError when mmdebstrap fails.
+    """
+
+    def build(unfinished: Path) -> None:
+        _mmdebstrap(["--variant=extract"], release, architecture, packages, unfinished)
+
+    name = f"{release}-{packages[0]}-{architecture}"
+    return cache.entry("roots", name, (_RECIPE, release, architecture, *packages), build)
+
+
+def _mmdebstrap(
+    options: list[str], release: str, architecture: str, packages: tuple[str, ...], target: Path
+) -> None:
     # In namespaces of its own, so that an interrupt leaves neither processes nor mounts behind:
     # removing a half-built tree with a live /sys in it would be no joke.
     argv = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--mount-proc"]
     argv += ["--fork", "--kill-child"]
-    argv += ["mmdebstrap", "--variant=minbase", "--format=directory", "--mode=root"]
-    argv += [f"--include={','.join(packages)}"]
+    argv += ["mmdebstrap", "--format=directory", "--mode=root", *options]
+    argv += [f"--architectures={architecture}", f"--include={','.join(packages)}"]
     argv += [f"--aptopt={option}" for option in _host_apt_options()]
-    argv += [f"--customize-hook={hook}" for hook in _CUSTOMIZE]
-    argv += [release, str(unfinished), *_sources(release)]
-    try:
-        result = subprocess.run(argv, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            tail = "\n".join(result.stderr.splitlines()[-20:])
-            raise RigError(f"mmdebstrap could not build {entry.name}:\n{tail}")
-        unfinished.chmod(0o755)
-        unfinished.rename(entry)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    argv += [release, str(target)]
+    sources = _sources(release)
+    result = subprocess.run([*argv, *sources], capture_output=True, text=True, check=False)
+    release_alone = [line for line in sources if line.endswith(f" {release} main")]
+    if "Failed to fetch" in result.stderr and len(release_alone) < len(sources):
+        # A mirror may lag behind with the updates for an architecture that few people use.
+        print(f"rig: the mirror has no updates for {release} on {architecture}: built without")
+        shutil.rmtree(target, ignore_errors=True)
+        result = subprocess.run(
+            [*argv, *release_alone], capture_output=True, text=True, check=False
+        )
+    if result.returncode != 0:
+        tail = "\n".join(result.stderr.splitlines()[-20:])
+        raise RigError(f"mmdebstrap could not build {target.parent.name}:\n{tail}")
+    target.chmod(0o755)
 
 
 def _sources(release: str) -> list[str]:

@@ -6,6 +6,7 @@ init that reaps, so that what a tool leaves running does not outlive it.
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +14,18 @@ from typing import Self
 
 from rigging import rootfs
 from rigging.errors import CommandError
+from rigging.targets import TARGETS, Target
+from rigging.virtual import VirtualMachine
 from rigging.workspace import Workspace
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 # Where the copy lies for what runs.
 SOURCE = "/src"
+
+# What a device lacks for the unit tests, and where it lies there.
+_TEST_TOOLS = ("python3-pytest", "python3-hypothesis")
+_TOOLS = "/opt/test-tools"
 
 
 class Workbench:
@@ -30,7 +37,7 @@ class Workbench:
 
     def __init__(self, release: str) -> None:
         self.release = release
-        self._workspace = Workspace(rootfs.root(release, "dev"), f"{release}-dev")
+        self._workspace = Workspace(f"{release}-dev", rootfs.root(release, "dev"))
         self.source = self.path(SOURCE)
         _copy_checkout(self.source)
 
@@ -83,11 +90,27 @@ class Workbench:
         return self._workspace.launch([*argv, *command], unified, output)
 
 
-def run_tests(release: str, pytest_arguments: Sequence[str] = ()) -> int:
+def run_tests(name: str, pytest_arguments: Sequence[str] = ()) -> int:
     """Run the unit and functional tests, or what pytest is told; returns pytest's exit status."""
     arguments = pytest_arguments or ("tests/unit", "tests/functional")
-    with Workbench(release) as bench:
+    target = TARGETS[name]
+    if target.virtual:
+        return _run_tests_on_virtual_machine(target, arguments)
+    with Workbench(target.release) as bench:
         return bench.stream(["python3", "-m", "pytest", *arguments], {"PYTHONPATH": "daemon"})
+
+
+def _run_tests_on_virtual_machine(target: Target, arguments: Sequence[str]) -> int:
+    # Pytest and hypothesis are pure Python: unpacking them is enough, and what it takes to emulate
+    # their installation is saved.
+    tools = rootfs.extracted(target.release, target.architecture, _TEST_TOOLS)
+    with VirtualMachine(target) as machine, tempfile.TemporaryDirectory() as copy:
+        _copy_checkout(Path(copy))
+        machine.copy_tree(Path(copy), SOURCE)
+        machine.copy_tree(tools / "usr/lib/python3/dist-packages", _TOOLS)
+        argv = ["env", f"--chdir={SOURCE}", f"PYTHONPATH={SOURCE}/daemon:{_TOOLS}"]
+        argv += ["python3", "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+        return subprocess.run(machine.command(argv), check=False).returncode
 
 
 def _copy_checkout(target: Path) -> None:

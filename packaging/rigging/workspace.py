@@ -14,11 +14,11 @@ import secrets
 import select
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from rigging import rootfs
+from rigging import cache
 from rigging.errors import RigError
 
 # What runs gets a control group of its own, else two machines would share the groups of their
@@ -38,10 +38,10 @@ class Workspace:
     """A private copy of the file system at base. Closed at the latest when the rig exits.
 
     ``root`` is where what runs finds its root file system, ``stage`` where files can be put
-    into it as long as nothing runs.
+    into it as long as nothing runs. Without a base there is neither, only a directory.
     """
 
-    def __init__(self, base: Path, label: str) -> None:
+    def __init__(self, label: str, base: Path | None = None) -> None:
         with _all_machines() as machines:
             _sweep(machines)
             self.name = f"graced-{label}-{secrets.token_hex(4)}"
@@ -56,16 +56,10 @@ class Workspace:
             # The upper directory's mode is what the machine sees as the mode of /.
             (self.directory / name).chmod(0o755)
         self.root = self.directory / "root"
-        self._overlay = (
-            f"lowerdir={base},upperdir={self.directory}/upper,workdir={self.directory}/work"
-        )
-        if self._overlay_works():
-            self.stage = self.directory / "upper"
-        else:
-            self._overlay = ""
-            self.stage = self.root
-            self.root.rmdir()
-            _run("cp", "-a", "--reflink=auto", str(base), str(self.root))
+        self.stage = self.root
+        self._overlay = ""
+        if base is not None:
+            self._copy(base)
         self._groups = [hierarchy / self.name for hierarchy in _hierarchies()]
         for group in self._groups:
             group.mkdir(exist_ok=True)
@@ -81,12 +75,16 @@ class Workspace:
         return next((group for group in self._groups if group.parent.name == "memory"), None)
 
     def launch(
-        self, argv: list[str], env: dict[str, str], output: IO[bytes] | int | None
+        self,
+        argv: list[str],
+        env: dict[str, str],
+        output: IO[bytes] | int | None,
+        descriptors: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
         """Start argv where ``root`` is mounted. It is killed when the calling *thread* ends.
 
-        The process that is returned waits for argv, which is its only child, and passes its exit
-        status on.
+        It inherits the descriptors. The process that is returned waits for argv, which is its only
+        child, and passes its exit status on.
         """
         groups = " ".join(str(group) for group in self._groups)
         # The process namespace ends with what started it. Without it nspawn alone would be killed,
@@ -100,6 +98,7 @@ class Workspace:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output is not None else None,
+            pass_fds=descriptors,
             start_new_session=True,  # an interrupt at the terminal is for the rig alone
         )
         self._processes.append(process)
@@ -114,6 +113,17 @@ class Workspace:
         with _all_machines():
             _remove(self.directory)
         self._lock.close()
+
+    def _copy(self, base: Path) -> None:
+        self._overlay = (
+            f"lowerdir={base},upperdir={self.directory}/upper,workdir={self.directory}/work"
+        )
+        if self._overlay_works():
+            self.stage = self.directory / "upper"
+            return
+        self._overlay = ""
+        self.root.rmdir()
+        _run("cp", "-a", "--reflink=auto", str(base), str(self.root))
 
     def _overlay_works(self) -> bool:
         argv = ["unshare", "--mount", "--propagation=private"]
@@ -130,9 +140,9 @@ def sweep() -> int:
 @contextlib.contextmanager
 def _all_machines() -> Iterator[Path]:
     """The directory of all rigs' workspaces, locked against others that make or remove one."""
-    machines = rootfs.cache_dir() / "machines"
+    machines = cache.directory() / "machines"
     machines.mkdir(exist_ok=True)
-    with rootfs.locked(machines.with_suffix(".lock")):
+    with cache.locked(machines.with_suffix(".lock")):
         yield machines
 
 

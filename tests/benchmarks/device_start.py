@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "packaging"))
 
-from rigging import RELEASES, Machine
+from rigging import CONTAINERS, machine
 
 STARTS = 21
 UNITS = {"graced": "graced", "sleep": "baseline"}
@@ -34,11 +34,11 @@ for _ in range(int(sys.argv[1])):
 
 def starts(release: str, debs: list[Path]) -> dict[str, list[dict[str, object]]]:
     """Milliseconds of each start, by server."""
-    with Machine(release) as machine:
-        machine.install(*debs)
-        machine.write("/run/systemd/system/baseline.service", BASELINE)
-        machine.systemctl("daemon-reload")
-        lines = machine.python(MEASURE, str(STARTS), *UNITS.values()).splitlines()
+    with machine(release) as device:
+        device.install(*debs)
+        device.write("/run/systemd/system/baseline.service", BASELINE)
+        device.systemctl("daemon-reload")
+        lines = device.python(MEASURE, str(STARTS), *UNITS.values()).splitlines()
     taken = [line.split() for line in lines]
     return {
         name: [{"values": {"ms": float(ms)}, "others": 0.0} for unit, ms in taken if unit == of]
@@ -49,7 +49,7 @@ def starts(release: str, debs: list[Path]) -> dict[str, list[dict[str, object]]]
 def main() -> None:
     """The command."""
     *debs, output = map(Path, sys.argv[1:])
-    results = {f"systemctl start {release}": starts(release, debs) for release in RELEASES}
+    results = {f"systemctl start {release}": starts(release, debs) for release in CONTAINERS}
     output.write_text(json.dumps(results, indent=1) + "\n")
 
 

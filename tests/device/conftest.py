@@ -1,7 +1,10 @@
 """Which tests run where, the machines that they run on, and what is shown when one fails.
 
 Environment: GRACED_DEBS names a directory with the packages to test (else ``make deb`` builds
-them); GRACED_DEVICE=local tests the package that is installed on this very system.
+them); GRACED_DEVICE=local tests the package that is installed on this very system. GRACED_MACHINES
+names the machines to test on (packaging/rig.py knows them). Else each test runs in a container of
+each release, and with GRACED_ALL_TESTS=1 those that are marked ``every_kernel`` run on the virtual
+machines of KERNELS too, with GRACED_FULL=1 all of them.
 """
 
 import os
@@ -14,16 +17,32 @@ from typing import Any
 
 import pytest
 
+import rigging
 from device import CHECKOUT
 from device.packages import Packages, build_last_release
 from device.service import UNIT, Service
-from rigging import RELEASES, Device, LocalDevice, Machine, RigError, unavailable
+from rigging import (
+    CONTAINERS,
+    MACHINES,
+    Container,
+    Device,
+    LocalDevice,
+    Machine,
+    RigError,
+    unavailable,
+)
+from robustness.scale import FULL
 
 LOCAL = os.environ.get("GRACED_DEVICE") == "local"
 NOT_RUN = None if LOCAL else unavailable()
 
-# Fixtures that exist only where the rig has booted a container.
-CONTAINER = {"build", "container", "machine"}
+# Debian's own kernels, each release's, on which the tests have to pass: for x86, and for an ARM
+# processor with 64 bits and one with 32.
+KERNELS = ("bookworm-vm", "trixie-vm", "bookworm-arm64", "trixie-armhf")
+
+# Fixtures that exist only where the rig has booted a machine, and only where that is a container.
+BOOTED = {"booted", "machine"}
+CONTAINED = {"build", "container"}
 
 # Whether anybody asked for them.
 _WANTED = pytest.StashKey[bool]()
@@ -43,15 +62,42 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"device tests not run: {NOT_RUN}")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_kernel: also run on Debian's own kernels")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on the machines that it is for."""
+    if "target" in metafunc.fixturenames:
+        metafunc.parametrize("target", _targets(metafunc), scope="session")
+
+
+def _targets(metafunc: pytest.Metafunc) -> list[str]:
+    if LOCAL:
+        return ["local"]
+    names = os.environ.get("GRACED_MACHINES", "").split()
+    if not set(names) <= set(MACHINES):
+        raise pytest.UsageError(f"GRACED_MACHINES may name {' '.join(MACHINES)}")
+    if not names:
+        names = [*CONTAINERS]
+        everywhere = metafunc.definition.get_closest_marker("every_kernel") is not None
+        if FULL or (everywhere and os.environ.get("GRACED_ALL_TESTS")):
+            names += KERNELS
+    if CONTAINED.intersection(metafunc.fixturenames):
+        names = [name for name in names if name in CONTAINERS]
+    return names
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a container where there is none."""
+    """Leave out what needs a machine of the rig's where there is none."""
     if not LOCAL:
         return
     here = Path(__file__).parent
     out = [
         item
         for item in items
-        if here in item.path.parents and CONTAINER.intersection(getattr(item, "fixturenames", ()))
+        if here in item.path.parents
+        and (BOOTED | CONTAINED).intersection(getattr(item, "fixturenames", ()))
     ]
     if out:
         config.hook.pytest_deselected(items=out)
@@ -71,7 +117,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
                     text = device.describe(UNIT)
                 except RigError as error:
                     text = str(error)
-                report.sections.append((f"{UNIT} on {device.release}", text))
+                report.sections.append((f"{UNIT} on {device.name}", text))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -102,35 +148,36 @@ def last_release(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return build_last_release(tmp_path_factory.mktemp("last-release"))
 
 
-@pytest.fixture(scope="session", params=["local"] if LOCAL else RELEASES)
-def release(request: pytest.FixtureRequest) -> str:
-    """Each Debian release that the package is for."""
-    return str(request.param)
-
-
 @pytest.fixture(scope="session")
-def device(release: str, request: pytest.FixtureRequest) -> Iterator[Device]:
+def device(target: str, request: pytest.FixtureRequest) -> Iterator[Device]:
     """A booted system with the package installed, shared by the tests."""
     if LOCAL:
         yield LocalDevice()
         return
-    with Machine(release) as machine:
-        machine.install(*request.getfixturevalue("debs"))
-        yield machine
+    with rigging.machine(target) as booted:
+        booted.install(*request.getfixturevalue("debs"))
+        yield booted
 
 
 @pytest.fixture
-def container(device: Device) -> Machine:
+def booted(device: Device) -> Machine:
     """The same as device, for a test that needs to be outside of it."""
     assert isinstance(device, Machine)
     return device
 
 
 @pytest.fixture
-def machine(release: str) -> Iterator[Machine]:
+def container(booted: Machine) -> Container:
+    """The same where the device is a container; not on virtual machines."""
+    assert isinstance(booted, Container)
+    return booted
+
+
+@pytest.fixture
+def machine(target: str) -> Iterator[Machine]:
     """A machine of the test's own, freshly booted, with nothing installed."""
-    with Machine(release) as machine:
-        yield machine
+    with rigging.machine(target) as fresh:
+        yield fresh
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ class Service:
             device.run("rm", "-r", _DROP_INS)
             device.systemctl("daemon-reload")
         if device.exists(_CONFIG):
-            device.path(_CONFIG).unlink()
+            device.remove(_CONFIG)
         if self.show("ActiveState", "NRestarts") != {"ActiveState": "inactive", "NRestarts": "0"}:
             device.systemctl("reset-failed", UNIT)
 
@@ -150,10 +150,8 @@ class Service:
         """The same as ``connect``, for a Unix socket."""
         clients = []
         for _ in range(count):
-            clients.append(client := socket.socket(socket.AF_UNIX))
+            clients.append(client := self.device.connect_unix(path))
             self._clients.append(client)
-            client.settimeout(PATIENCE)
-            client.connect(str(self.device.path(path)))
             client.sendall(b"?")
             assert client.recv(64) == b"?"
         return clients

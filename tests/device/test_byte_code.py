@@ -33,13 +33,13 @@ def files(machine: Machine) -> list[str]:
 def test_every_kind_of_damage_to_everything_at_once(machine: Machine, debs: Packages) -> None:
     machine.install(*debs)
     graced = Service(machine)
-    sound = {path: machine.path(path).read_bytes() for path in files(machine)}
+    sound = {path: machine.read_bytes(path) for path in files(machine)}
     assert len(sound) > 40
     (client,) = graced.connect()
     with client:
         for name, damage in DAMAGES.items():
             for path, data in sound.items():
-                machine.path(path).write_bytes(damage(data))
+                machine.write_bytes(path, damage(data))
             graced.mark()
             graced.restart()
             client.sendall(b"!")
@@ -52,9 +52,8 @@ def test_every_kind_of_damage_to_everything_at_once(machine: Machine, debs: Pack
 def test_byte_code_of_python_itself(machine: Machine, debs: Packages) -> None:
     machine.install(*debs)
     graced = Service(machine)
-    for path in machine.run("python3", "-Ic", FIND_PYTHONS).stdout.split():
-        file = machine.path(path)
-        file.write_bytes(file.read_bytes()[:-1])
+    pythons = machine.run("python3", "-Ic", FIND_PYTHONS).stdout.split()
+    machine.run("truncate", "--size=-1", *pythons)
     graced.mark()
     graced.restart()
     assert graced.echoes()
@@ -69,15 +68,15 @@ def test_the_log_says_how_to_mend_it_and_that_does(machine: Machine, debs: Packa
     machine.install(*debs)
     graced = Service(machine)
     (path,) = [path for path in files(machine) if "/poller." in path]
-    data = machine.path(path).read_bytes()
-    machine.path(path).write_bytes(data[:-9])
+    data = machine.read_bytes(path)
+    machine.write_bytes(path, data[:-9])
     graced.mark()
     graced.restart()
     (warning,) = [r["MESSAGE"] for r in graced.own_records() if int(r["PRIORITY"]) == 4]
     assert warning.startswith(f"{path} is damaged (marshal data too short)")
     assert warning.endswith("apt-get install --reinstall python3-graced")
     machine.install(*debs, options=["--reinstall"])
-    assert machine.path(path).read_bytes() == data
+    assert machine.read_bytes(path) == data
     graced.mark()
     graced.restart()
     assert [r["MESSAGE"] for r in graced.own_records() if int(r["PRIORITY"]) <= 4] == []

@@ -36,11 +36,11 @@ def test_many_cycles(graced: Service) -> None:
     cycle(graced, CYCLES)
 
 
-def test_cycles_with_a_slow_pid_1(graced: Service, container: Machine) -> None:
+def test_cycles_with_a_slow_pid_1(graced: Service, booted: Machine) -> None:
     # The parent of the daemon exits while systemd has not yet read what it said about it.
-    trace = container.popen(
+    trace = booted.popen(
         "strace", "--attach=1", "--trace=waitid", "--inject=waitid:delay_enter=8000", "-o/dev/null"
     )
-    with LineStream(trace, container.end) as strace:
+    with LineStream(trace, booted.end) as strace:
         assert "attached" in strace.line(time.monotonic() + 30)
         cycle(graced, SLOW_CYCLES)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from device.packages import Packages
-from rigging import Machine, Workbench, rootfs
+from rigging import Container, Workbench, rootfs
 
 DIST = "/src/dist"
 
@@ -22,9 +22,9 @@ class Build:
 
 
 @pytest.fixture(scope="module")
-def build(release: str) -> Iterator[Build]:
+def build(target: str) -> Iterator[Build]:
     """The packages, built on the release."""
-    with Workbench(release) as bench:
+    with Workbench(target) as bench:
         yield Build(bench)
 
 
@@ -56,7 +56,7 @@ def test_piuparts(build: Build) -> None:
 
 
 def test_autopkgtest(build: Build) -> None:
-    with Machine(build.bench.release, "dev") as machine:
+    with Container(build.bench.release, "dev") as machine:
         machine.copy_tree(build.bench.source, "/var/tmp/graced")
         debs = [deb.replace("/src/", "/var/tmp/graced/") for deb in build.debs]
         argv = ["autopkgtest", *debs, "/var/tmp/graced"]

@@ -73,9 +73,9 @@ def test_the_watchdog_leaves_an_idle_daemon_alone(graced: Service) -> None:
     assert graced.echoes()
 
 
-def test_out_of_memory_restarts_it(graced: Service, container: Machine) -> None:
+def test_out_of_memory_restarts_it(graced: Service, booted: Machine) -> None:
     pid = graced.pid
-    with container.out_of_memory(UNIT):
+    with booted.out_of_memory(UNIT):
         # Each needs memory that the daemon does not get; the later ones may find it gone.
         with contextlib.suppress(ConnectionError):
             graced.knock(200)

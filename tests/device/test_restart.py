@@ -143,7 +143,7 @@ class Footprint:
         settle(graced)
         pid = graced.pid
         self.stored = int(graced.show("NFileDescriptorStore")["NFileDescriptorStore"])
-        self.descriptors = len(list(graced.device.path(f"/proc/{pid}/fd").iterdir()))
+        self.descriptors = len(graced.device.run("ls", f"/proc/{pid}/fd").stdout.split())
         status = graced.device.read(f"/proc/{pid}/status")
         (self.memory,) = [
             int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")
@@ -187,7 +187,7 @@ def test_restarts_under_load_are_noticed_by_nobody(
     }
     for name, value in figures.items():
         record_property(name, str(value))
-    print(graced.device.release, figures)
+    print(graced.device.name, figures)
     assert load.wrong == []
     assert [client for client in idle if not answers(client)] == []
     handed_over = fields(graced, HANDED_OVER, "GRACED_CLIENTS")
@@ -248,7 +248,7 @@ def test_a_stream_flows_on(graced: Service) -> None:
         heard += len(data)
     for thread in threads:
         thread.join()
-    print(graced.device.release, heard, "bytes")
+    print(graced.device.name, heard, "bytes")
     assert wrong == 0
     assert heard == sent
 
@@ -386,7 +386,7 @@ def test_a_stop_while_the_clients_are_handed_on(graced: Service) -> None:
         assert heard <= {b"", FAREWELL}, outcomes
         assert len(heard) == 1, outcomes
         graced.start()
-    print(graced.device.release, outcomes)
+    print(graced.device.name, outcomes)
     assert_serves(graced)
 
 
@@ -443,16 +443,20 @@ def test_a_restart_while_it_starts(graced: Service) -> None:
     listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
     graced.restart()
     clients = [*graced.connect(50), *graced.connect_path(ECHO_PATH, 10)]
-    path = graced.device.path(ECHO_PATH)
-    inode = path.stat().st_ino
+    inode = inode_of(graced, ECHO_PATH)
     for _ in range(STORMS):
         for _ in range(3):
             graced.device.systemctl("restart", "--no-block", UNIT)
             wait(dice.uniform(0, 0.3))
         assert [client for client in clients if not answers(client)] == []
-        assert path.stat().st_ino == inode, "nobody who waits there is lost"
+        assert inode_of(graced, ECHO_PATH) == inode, "nobody who waits there is lost"
     await_state(graced, SUCCESS)
     assert_serves(graced)
+
+
+def inode_of(graced: Service, path: str) -> str:
+    """Which file it is that has the name."""
+    return graced.device.run("stat", "--format=%i", path).stdout
 
 
 def storm(graced: Service, dice: Random) -> list[str]:
@@ -507,7 +511,7 @@ def test_storms_of_signals(graced: Service) -> None:
         if "SIGTERM" not in signals:
             assert not told
         graced.start()
-    print(graced.device.release, *outcomes, sep="\n")
+    print(graced.device.name, *outcomes, sep="\n")
     assert_serves(graced)
 
 
@@ -539,7 +543,7 @@ def test_a_store_that_is_small(graced: Service, size: int) -> None:
     assert [client for client in carried.values() if not answers(client)] == []
     await_state(graced, SUCCESS)
     settle(graced)
-    print(graced.device.release, "room for", size, "carried", left)
+    print(graced.device.name, "room for", size, "carried", left)
     assert fields(graced, INHERITED, "GRACED_CLIENTS") in ([left], [])
     assert left >= 16 if size == 20 else left in (0, len(clients))
     assert graced.journal(f"MESSAGE_ID={NOT_INHERITED}") == []
@@ -627,9 +631,7 @@ def test_nobody_is_refused_by_a_unix_listener(graced: Service) -> None:
     def visit() -> None:
         while not ending.wait(0.002):
             try:
-                with socket.socket(socket.AF_UNIX) as client:
-                    client.settimeout(30)
-                    client.connect(str(graced.device.path(ECHO_PATH)))
+                with graced.device.connect_unix(ECHO_PATH) as client:
                     if not answers(client):
                         wrong.append("no answer")
             except OSError as error:
@@ -642,7 +644,7 @@ def test_nobody_is_refused_by_a_unix_listener(graced: Service) -> None:
         graced.restart()
     ending.set()
     visitor.join()
-    print(graced.device.release, "visits", visits[0])
+    print(graced.device.name, "visits", visits[0])
     assert wrong == []
 
 
@@ -768,7 +770,7 @@ def test_handlers_that_can_move_are_not_noticed_either(graced: Service) -> None:
             graced.restart()
         load.rounds(2)
     assert load.wrong == []
-    print(graced.device.release, "longest", load.longest, load.longest_visit)
+    print(graced.device.name, "longest", load.longest, load.longest_visit)
     assert [client for client in silent if not answers(client)] == []
 
 
@@ -855,7 +857,7 @@ def test_an_upgrade_and_back_is_noticed_by_nobody(
             assert installed(machine) == version
             assert graced.pid != pid
         load.rounds(2)
-    print(machine.release, "longest", load.longest, load.longest_visit, "trips", load.trips)
+    print(machine.name, "longest", load.longest, load.longest_visit, "trips", load.trips)
     assert load.wrong == []
     assert [client for client in idle if not answers(client)] == []
     assert graced.show(*SUCCESS, "NRestarts") == SUCCESS | {"NRestarts": "0"}

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from device import CHECKOUT
-from rigging import Machine, rootfs
+from rigging import Container, cache, machine, rootfs
 from rigging.streams import LineStream
 
 RIG = str(CHECKOUT / "packaging" / "rig.py")
 
 
 @pytest.fixture
-def cache(tmp_path: Path, container: Machine) -> dict[str, str]:
+def environment(tmp_path: Path, container: Container) -> dict[str, str]:
     """The environment for a rig with machines of its own, but the root file systems of this one."""
     rootfs.root(container.release)
-    (tmp_path / "roots").symlink_to(rootfs.cache_dir() / "roots")
+    (tmp_path / "roots").symlink_to(cache.directory() / "roots")
     return {**os.environ, "GRACED_RIG_CACHE": str(tmp_path)}
 
 
@@ -36,14 +36,14 @@ def descendants(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_rig_that_is_ended_leaves_nothing(
-    cache: dict[str, str], release: str, signum: signal.Signals
+    environment: dict[str, str], container: Container, signum: signal.Signals
 ) -> None:
-    machines = Path(cache["GRACED_RIG_CACHE"]) / "machines"
-    argv = [sys.executable, RIG, "run", release, "--", "sh", "-c", "echo up; sleep infinity"]
-    rig = subprocess.Popen(argv, env=cache, stdout=subprocess.PIPE)
+    machines = Path(environment["GRACED_RIG_CACHE"]) / "machines"
+    argv = [sys.executable, RIG, "run", container.name, "--", "sh", "-c", "echo up; sleep infinity"]
+    rig = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE)
     with LineStream(rig, subprocess.Popen.kill) as output:
         assert output.line(time.monotonic() + 60) == "up"
-        (machine,) = machines.iterdir()
+        (workspace,) = machines.iterdir()
         started = descendants(rig.pid)
         assert len(started) > 3
         rig.send_signal(signum)
@@ -54,16 +54,18 @@ def test_a_rig_that_is_ended_leaves_nothing(
         os.close(process)
     if signum is signal.SIGKILL:
         # Nobody was left to remove it, so the next rig does.
-        assert list(machines.iterdir()) == [machine]
-        subprocess.run([sys.executable, RIG, "run", release, "--", "true"], env=cache, check=True)
+        assert list(machines.iterdir()) == [workspace]
+        subprocess.run(
+            [sys.executable, RIG, "run", container.name, "--", "true"], env=environment, check=True
+        )
     assert list(machines.iterdir()) == []
-    assert list(Path("/sys/fs/cgroup").glob(f"**/{machine.name}")) == []
-    assert machine.name not in Path("/proc/self/mounts").read_text()
+    assert list(Path("/sys/fs/cgroup").glob(f"**/{workspace.name}")) == []
+    assert workspace.name not in Path("/proc/self/mounts").read_text()
 
 
-def test_two_machines_do_not_share_control_groups(release: str, container: Machine) -> None:
+def test_two_machines_do_not_share_control_groups(container: Container) -> None:
     before = container.show("dbus.service", "MainPID", "ActiveState")
-    with Machine(release) as other:
+    with machine(container.name) as other:
         other.systemctl("kill", "--signal=SIGKILL", "dbus.service")
     assert container.show("dbus.service", "MainPID", "ActiveState") == before
 

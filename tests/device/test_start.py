@@ -1,16 +1,18 @@
 """Starting: not done before clients are served, and one clear line when it cannot be done."""
 
-import os
-import socket
-from pathlib import Path
+import time
 
 import pytest
 
 from device.service import PORT, UNIT, Service
 from rigging import CommandError, Record
+from rigging.errors import PATIENCE
+from rigging.streams import LineStream
+
+GATE = "/var/tmp/graced-gate"
 
 # A handler that holds the daemon up between its fork and its READY=1 until the test opens a gate.
-GATE = """
+GATED_HANDLER = """
 import os, socketserver
 
 class Handler(socketserver.BaseRequestHandler):
@@ -29,23 +31,34 @@ def wait():
 os.register_at_fork(after_in_child=wait)
 """
 
+# Somebody else on a port.
+SQUATTER = """
+import socket, sys
+addresses = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+listeners = [
+    socket.create_server((host, int(sys.argv[1])), family=family) for family, host in addresses
+]
+print("listening", flush=True)
+sys.stdin.read()
+"""
+
 
 def test_start_blocks_until_the_daemon_is_ready(graced: Service) -> None:
     device = graced.device
     graced.stop()
     module = device.python("import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     module = f"{module}/graced_gate.py"
-    gate = device.path("/var/tmp/graced-gate")
-    gate.unlink(missing_ok=True)
-    os.mkfifo(gate)
-    gate.chmod(0o644)
-    device.write(module, GATE)
+    device.remove(GATE)
+    device.run("mkfifo", "--mode=644", GATE)
+    device.write(module, GATED_HANDLER)
     graced.configure('[server]\nhandler = "graced_gate:Handler"\n')
     graced.drop_in("[Service]\nPrivateTmp=no\n")
     start = device.popen("systemctl", "start", UNIT)
     try:
         # Opening the gate for writing blocks until the daemon stands before it.
-        with Path(gate).open("wb"):
+        hold = device.popen("sh", "-ec", f"exec 3>{GATE}; echo held; read answer")
+        with LineStream(hold, device.end) as holding:
+            assert holding.line(time.monotonic() + PATIENCE) == "held"
             assert graced.show("ActiveState")["ActiveState"] == "activating"
             assert start.poll() is None
         output, _ = start.communicate(timeout=30)
@@ -56,8 +69,7 @@ def test_start_blocks_until_the_daemon_is_ready(graced: Service) -> None:
             assert client.recv(64) == b"ready"
     finally:
         device.end(start)
-        gate.unlink()
-        device.path(module).unlink()
+        device.remove(GATE, module)
 
 
 def failed_start(graced: Service, status: str) -> tuple[list[Record], str]:
@@ -83,18 +95,10 @@ def test_a_busy_port_is_status_69_and_one_line(graced: Service) -> None:
     graced.stop()
     graced.mark()
 
-    def occupy() -> list[socket.socket]:
-        return [
-            socket.create_server(("127.0.0.1", PORT)),
-            socket.create_server(("::1", PORT), family=socket.AF_INET6),
-        ]
-
-    others = graced.device.inside(occupy)
-    try:
+    other = graced.device.popen("python3", "-c", SQUATTER, str(PORT))
+    with LineStream(other, graced.device.end) as squatter:
+        assert squatter.line(time.monotonic() + PATIENCE) == "listening"
         records, _ = failed_start(graced, "69")
-    finally:
-        for other in others:
-            other.close()
     (record,) = records
     assert str(PORT) in record["MESSAGE"]
     assert "in use" in record["MESSAGE"]

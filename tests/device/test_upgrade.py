@@ -136,12 +136,12 @@ def test_configuration_that_is_refused(machine: Machine, debs: Packages, variant
         customers.assert_left_alone()
         # What root may read, the service may not.
         machine.write(DROP_IN, "")
-        machine.path(DROP_IN).chmod(0o600)
+        machine.run("chmod", "600", DROP_IN)
         configure = ("env", "PYTHONHOME=/nonexistent", "LISTEN_FDS=1", "dpkg", "--configure", "-a")
         assert_refused(lambda: machine.run(*configure), f"{DROP_IN}: Permission denied")
         assert package(machine) == "7.2 half-configured"
         customers.assert_left_alone()
-        machine.path(DROP_IN).unlink()
+        machine.remove(DROP_IN)
         machine.run(*configure)
         assert package(machine) == "7.2 installed"
         customers.assert_carried_over()
@@ -156,7 +156,7 @@ def test_where_nothing_runs_there_is_nothing_to_protect(
     machine.install(*variant("7.2"))
     assert package(machine) == "7.2 installed"
     assert machine.show(UNIT, "ActiveState")["ActiveState"] == "failed"
-    machine.path(DROP_IN).unlink()
+    machine.remove(DROP_IN)
     # What repairs it may be an upgrade as well.
     machine.install(*variant("7.3"))
     assert Service(machine).echoes()
