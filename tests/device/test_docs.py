@@ -55,7 +55,7 @@ def packages_at_home(device: Device, request: pytest.FixtureRequest) -> Iterator
         device.copy_to(deb, f"{HOME}/{deb.name}")
     yield
     for deb in debs:
-        device.path(f"{HOME}/{deb.name}").unlink()
+        device.remove(f"{HOME}/{deb.name}")
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def files(session: Session, device: Device) -> Iterator[None]:
         yield
     finally:
         for name in names:
-            device.path(name).unlink()
+            device.remove(name)
 
 
 @pytest.mark.usefixtures("packages_at_home")
