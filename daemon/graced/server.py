@@ -212,7 +212,7 @@ class Server:
 
     @property
     def departed(self) -> int:
-        """The number of clients that left by themselves during the drain."""
+        """The number of clients that departed during the drain."""
         return self._departed_handlers + sum(thread.departed for thread in self.io_threads)
 
     @property

@@ -144,7 +144,7 @@ class Acceptors:
     def accept_backlog(self) -> None:
         """Accept all clients that have connected before the drain.
 
-        The queue of a listener that belongs to the service manager is left to the next process.
+        The queue of a listener that belongs to the service manager is for the next process.
         """
         for acceptor in self._acceptors:
             if acceptor.listener.passed:

@@ -72,7 +72,7 @@ class Clients:
         self.echoed = 0
         """Bytes sent back to clients."""
         self.departed = 0
-        """Clients that left by themselves during the drain."""
+        """Clients that departed during the drain."""
         self.closed = 0
         """Clients that were closed at the deadline."""
         self.lingering = 0
@@ -270,7 +270,7 @@ class Clients:
                 if not client.sock.recv_into(self._buffer):
                     break
         except OSError:
-            # The client has left, or takes nothing, or has nothing more to say: close all the same.
+            # The client has departed, or takes nothing, or has no more input: close all the same.
             pass
         self.close(client, "deadline")
 

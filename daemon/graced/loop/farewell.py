@@ -77,7 +77,7 @@ class Farewell:
         self._poller.schedule_after(client, self._gap)
 
     def leave_unread(self, client: Client, event: int) -> None:
-        """Leave input in the kernel until the gap is over; close a client that has left."""
+        """Leave input in the kernel until the gap is over; close a client that has departed."""
         if event & EPOLLERR:
             self._clients.close(client, "reset by the client")
         elif event & EPOLLHUP:

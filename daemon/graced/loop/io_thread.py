@@ -3,7 +3,7 @@
 What makes the loop fast
     The echo of a message takes three system calls (epoll_wait, recv, send).  At 160,000 messages a
     second there are six microseconds for a message, of which the kernel takes five.  So the loop
-    does for a message only what cannot be left out: find the client in a list by its descriptor,
+    does for a message only what cannot be omitted: find the client in a list by its descriptor,
     compare its phase with zero, read into the buffer of the thread, send from the same buffer, and
     note how many bytes went and when.
 
@@ -100,8 +100,8 @@ FINISH_TIMEOUT = 0.25
 class IOThread(Thread):
     """Accepts and serves clients until `finish`.
 
-    The main thread constructs and starts it.  Any thread may call `post`, the methods below `post`,
-    and read the counters.
+    The main thread constructs, starts, joins and closes the thread.  Any thread may make the
+    requests (`post` to `finish`) and read the counters.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class IOThread(Thread):
     ) -> None:
         """Without `handlers`, clients are echoed.
 
-        `changed` is called when the drain has begun, when the last client has left in the drain,
+        `changed` is called when the drain has begun, when the last client of a drain departs,
         when a probe is answered, when this thread ends, and once after `report_next_activity`.
         `shared`: other I/O threads accept from the same listeners.
         """
@@ -181,7 +181,7 @@ class IOThread(Thread):
 
     @property
     def departed(self) -> int:
-        """Clients that left by themselves during the drain."""
+        """Clients that departed during the drain."""
         return self._clients.departed
 
     @property
