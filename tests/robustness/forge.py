@@ -91,11 +91,9 @@ class Forge:
 
 
 def _main() -> None:
-    import tomllib
+    from graced.app import check, cli
 
-    from graced.app import cli
-
-    assert tomllib
+    check.import_everything()
     with os.fdopen(os.dup(0), "rb") as orders, os.fdopen(os.dup(1), "wb") as answers:
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)

@@ -126,7 +126,7 @@ class Check:
             if words := [word for word in service.options if word not in {"-d", "--daemon"}]:
                 self.notes.append(f"options that {service.name} adds: {' '.join(words)}")
         settings = load()
-        _import_everything()
+        import_everything()
         handler = handler_path.find(settings, self._environ)
         limits.check_descriptors(settings.max_clients, MAX_LINGERING, self._limit(settings))
         if handler:
@@ -269,12 +269,14 @@ def _is_locked(status: os.stat_result) -> bool:
         return False
 
 
-def _import_everything() -> None:
+def import_everything() -> None:
     """Import every module of graced, and what a start or a drain imports late.
 
     Raises `ConfigError`: an upgrade may be half done, or a file damaged.
     """
-    names = [each.name for each in pkgutil.walk_packages(graced.__path__, "graced.")]
+    found = [each.name for each in pkgutil.walk_packages(graced.__path__, "graced.")]
+    # The program itself blocks signals, and imports nothing that is not imported here.
+    names = [name for name in found if not name.endswith(".__main__")]
     for name in ("daemon", "logging", "socketserver", "tomllib", "traceback", *names):
         try:
             import_module(name)

@@ -45,6 +45,8 @@ _FOR_THE_FIRST_PROCESS = {
     "JOURNAL_STREAM",
 }
 """Variables of the service manager that no child may believe."""
+_OURS = "graced: "
+"""The beginning of the line that says why a start is refused."""
 _LONGEST_OUTPUT = 65536
 _LONGEST_REASON = 500
 _IN_DIRECTORY = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
@@ -173,8 +175,10 @@ class Preflight:
         begin = max(0, os.fstat(self._output).st_size - _LONGEST_OUTPUT)
         text = os.pread(self._output, _LONGEST_OUTPUT, begin).decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if line.strip()]
-        if lines:
-            return lines[-1].removeprefix("graced: ")[:_LONGEST_REASON]
+        # What a handler prints at its import may come later: its buffer is flushed at the end.
+        said = [line for line in lines if line.startswith(_OURS)] or lines
+        if said:
+            return said[-1].removeprefix(_OURS)[:_LONGEST_REASON]
         if self._status is not None and self._status < 0:
             return f"its check was killed by signal {-self._status}"
         return f"its check ended with status {self._status}"

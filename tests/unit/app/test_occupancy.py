@@ -1,0 +1,117 @@
+"""Who listens where, by the tables of the kernel."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from graced.app import occupancy
+from graced.errors import ConfigError
+from graced.sockets.address import Address
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+
+
+def inode(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "asked"),
+    [
+        (V4, "127.0.0.1", "127.0.0.1"),
+        (V4, "127.0.0.1", "0.0.0.0"),
+        (V4, "0.0.0.0", "127.0.0.1"),
+        (V6, "::1", "::1"),
+        (V6, "::1", "::"),
+        (V6, "::", "::1"),
+    ],
+)
+def test_listener_is_found(family: int, host: str, asked: str) -> None:
+    with socket.create_server((host, 0), family=family) as sock:
+        port = sock.getsockname()[1]
+        assert inode(sock) in occupancy.listening_at(family, asked, port)
+
+
+def test_listener_elsewhere_is_not_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        assert inode(sock) not in occupancy.listening_at(V4, "127.0.0.2", port)
+        assert inode(sock) not in occupancy.listening_at(V6, "::1", port)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            assert occupancy.listening_at(V4, "127.0.0.1", client.getsockname()[1]) == set()
+
+
+def test_listener_for_both_families_is_found_for_either() -> None:
+    with socket.create_server(("::", 0), family=V6, dualstack_ipv6=True) as sock:
+        port = sock.getsockname()[1]
+        assert occupancy.listening_at(V4, "127.0.0.1", port) == {inode(sock)}
+        assert occupancy.listening_at(V6, "::1", port) == {inode(sock)}
+
+
+def test_path_with_a_listener_is_found(tmp_path: Path) -> None:
+    path = str(tmp_path / "with a space")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        assert occupancy.listening_at_path(path) == set()
+        sock.listen()
+        assert occupancy.listening_at_path(path) == {inode(sock)}
+    assert occupancy.listening_at_path(path) == set()
+
+
+def test_sockets_of_a_process_are_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        number = inode(sock)
+        assert number in (occupancy.sockets_of(os.getpid()) or ())
+    assert number not in (occupancy.sockets_of(os.getpid()) or ())
+
+
+def test_process_that_cannot_be_seen_is_unknown() -> None:
+    assert occupancy.sockets_of(2**22 + 1) is None
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "*:7 127.0.0.1:7",
+        "127.0.0.1:7 *:7",
+        "*:7 [::1]:7",
+        "localhost:7 localhost:7",
+        "localhost:7 127.0.0.1:7",
+        "[::]:7 [::1]:7",
+        "unix:/a unix:/a",
+    ],
+)
+def test_overlap_is_refused(listen: str) -> None:
+    first, second = map(Address.parse, listen.split())
+    with pytest.raises(ConfigError, match=r"^server\.listen: .* and .* overlap"):
+        occupancy.refuse_overlaps([first, second])
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "*:7 *:8",
+        "127.0.0.1:7 127.0.0.2:7",
+        "0.0.0.0:7 [::]:7",
+        "127.0.0.1:7 [::1]:7",
+        "*:0 *:0",
+        "127.0.0.1:0 *:0 localhost:0",
+        "unix:/a unix:/b",
+    ],
+)
+def test_addresses_apart_are_not_refused(listen: str) -> None:
+    occupancy.refuse_overlaps([Address.parse(text) for text in listen.split()])
+
+
+def test_bind_is_tried_and_nothing_is_left_behind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(OSError, match="in use"):
+            occupancy.try_to_bind(address, V4, ("127.0.0.1", 0))
+    occupancy.try_to_bind(address, V4, ("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", address.port)):
+        pass
