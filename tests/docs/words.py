@@ -33,7 +33,7 @@ WRONG = {
     r"|\bleft (by themselves|by the last|to the next|to us|to you|a drain)\b",
     "hand on": r"\bhand(s|ed|ing)? on\b",
     "leave": rf"\bleav(e|es|ing) {_MANY}{_WHAT}|\bleav(e|es|ing) (to|for) the next\b",
-    "carry": r"\bcarr(y|ies|ied|ying)\b",
+    "carry": r"\bcarr(y|ies|ied|ying)\b(?! out\b)",
     "keep": rf"\bke(ep|eps|pt|eping) {_MANY}{_WHAT}",
     "parcel": r"\bparcels?\b",
     "keeper": r"\bkeepers?\b",

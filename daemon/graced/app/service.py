@@ -293,15 +293,15 @@ class Service:
             # What a blocking handler knew of its client has gone with its process.
             for client in inherited.clients:
                 client.counted = False
-        carried = sum(client.counted for client in inherited.clients)
+        count = sum(client.counted for client in inherited.clients)
         note = ""
         if inherited.frozen:
             waited = round(1000 * (monotonic() - inherited.frozen))
-            events.INHERITED(clients=carried, milliseconds=waited)
-            note = f"; inherited {plural(carried, 'client')} in {waited} ms"
+            events.INHERITED(clients=count, milliseconds=waited)
+            note = f"; inherited {plural(count, 'client')} in {waited} ms"
         elif inherited.clients:
-            events.INHERITED_AFTER_CRASH(clients=carried)
-            note = f"; inherited {plural(carried, 'client')} after a crash"
+            events.INHERITED_AFTER_CRASH(clients=count)
+            note = f"; inherited {plural(count, 'client')} after a crash"
         self._store.forget(inherited.names - {LISTENERS} - replaced)
         supervisor.start(inherited.clients, note)
         # If we die before this line, the next start still finds the inherited listeners.
