@@ -61,10 +61,6 @@ ALLOWED = (
 
 PENDING = frozenset(
     {
-        ("daemon/graced/app/service.py", "legacy"),
-        ("daemon/graced/app/service.py", "leave"),
-        ("daemon/graced/app/service.py", "left"),
-        ("daemon/graced/errors.py", "left"),
         ("daemon/graced/handlers/handler_socket.py", "conversation"),
         ("daemon/graced/handlers/pool.py", "conversation"),
         ("daemon/graced/handlers/pool.py", "left"),
@@ -78,14 +74,9 @@ PENDING = frozenset(
         ("daemon/graced/loop/clients.py", "left"),
         ("daemon/graced/loop/farewell.py", "left"),
         ("daemon/graced/loop/io_thread.py", "left"),
-        ("daemon/graced/process/lifecycle.py", "hand on"),
-        ("daemon/graced/process/supervisor.py", "carry"),
-        ("daemon/graced/process/supervisor.py", "leave"),
-        ("daemon/graced/process/supervisor.py", "left"),
         ("daemon/graced/server.py", "left"),
-        ("daemon/graced/server.py", "port"),
-        ("daemon/graced/signals.py", "leave"),
         ("daemon/graced/systemd/notify.py", "passed"),
+        ("daemon/graced/tcpserver.py", "left"),
     }
 )
 """Files with words that are still to be replaced."""
