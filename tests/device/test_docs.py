@@ -60,11 +60,10 @@ def packages_at_home(device: Device, request: pytest.FixtureRequest) -> Iterator
 
 @contextmanager
 def files(session: Session, device: Device) -> Iterator[None]:
-    """The files of the page that have absolute names, as long as the session lasts."""
-    names = [block.file for block in session.files if block.file.startswith("/")]
-    for block in session.files:
-        if block.file in names:
-            device.write(block.file, f"{block.text}\n")
+    """The files of the page, as long as the session lasts."""
+    names = [os.path.join(HOME, block.file) for block in session.files]
+    for name, block in zip(names, session.files, strict=True):
+        device.write(name, f"{block.text}\n")
     try:
         yield
     finally:
