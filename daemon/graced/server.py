@@ -104,7 +104,7 @@ class Server:
                 farewell=policy.farewell,
                 gap=policy.gap,
                 stall_timeout=policy.stall_timeout,
-                leave=self._leave,
+                on_close=self._leave,
             )
         self.io_threads = [
             IOThread(
@@ -246,7 +246,7 @@ class Server:
         for thread in self.io_threads:
             thread.finish()
         if self.pool:
-            self.pool.hang_up()
+            self.pool.close_all()
         for thread in self.io_threads:
             if thread.ident:
                 thread.join(max(0.0, until - time.monotonic()))

@@ -183,7 +183,7 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         # The I/O thread, which must not wait, closes the connections that were not verified.
         if self.draining.is_set() and not isinstance(current_thread(), IOThread):
             if isinstance(request, HandlerSocket):
-                request.part()
+                request.send_farewell_at_end()
             linger(request)
         super().shutdown_request(request)
 

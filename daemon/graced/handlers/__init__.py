@@ -1,1 +1,1 @@
-"""Handlers that block: how one is found, the socket it gets, the threads it runs in."""
+"""Blocking handlers: the registry of names, the socket of a handler, the pool of threads."""

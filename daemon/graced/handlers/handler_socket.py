@@ -1,20 +1,24 @@
-"""What a blocking handler talks to its client with: a socket that leaves room for the farewell.
+"""The socket that a blocking handler gets, which leaves room for the farewell.
 
-The handler reads and writes whenever it likes, in its own thread, so the server cannot schedule
-the farewell; but it can take turns.  Each write of the handler holds a lock, and the farewell is
-sent by whoever finds the lock free first: the server when the handler waits for its client, or
-the handler's own thread between two of its calls.  It is never inside one of its writes.  Around
-it is the same gap as for any client (see `graced.loop.io_thread`): the handler's reads wait before
-it, its writes after it.
+A handler reads and writes whenever it likes, in its own thread.  So the server cannot schedule the
+farewell; but handler and server can take turns.  Each write of the handler holds a lock, and the
+farewell is sent by the first thread that finds the lock free: a thread of the server while the
+handler waits for its client, or the handler's thread between two of its calls.  The farewell is
+never inside a write of the handler.  Around the farewell is the same gap as for any client (see
+`graced.loop.io_thread`): reads of the handler wait before the farewell, writes wait after it.  The
+stages are those of the I/O thread, with one more for a handler that never pauses::
 
-None of this is needed before there is a farewell to be said, and it would cost a quarter of all
-that threads can echo: each microsecond of Python between two system calls is one in which the
-other threads wait for the GIL.  So a TCP conversation begins `Unwatched`, a socket as any other,
-of which the kernel knows what has to be known, and changes its class when it is to be told, or
-when it is to go on in the next process::
+    ACTIVE ──drain──▶ FAREWELL_PENDING ──gap──▶ FAREWELL_SENT ──write──▶ ANSWERED
+                             └──▶ FAREWELL_OVERDUE ──write──▲
 
-    Unwatched ──tell──▶ HandlerSocket
-        └─────move──▶ Moving ◀──move──┘
+Before the drain none of this is needed, and the lock would cost a quarter of the round trips of all
+handlers: each microsecond of Python between two system calls is a microsecond in which the other
+threads wait for the GIL.  So a TCP connection begins as a `DirectSocket`, whose calls are those of
+`socket.socket`; the kernel has the times and counters that are needed later (TCP_INFO).  The class
+of the object changes when the drain begins, or when the handler is frozen for a handover::
+
+    DirectSocket ──send_farewell──▶ HandlerSocket
+         └────────freeze────▶ FreezingSocket ◀──freeze──┘
 """
 
 from __future__ import annotations
@@ -35,197 +39,217 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-SERVED = 0
-DUE = 1
-"""To be told as soon as it has been quiet for the gap."""
-OVERDUE = 2
-"""To be told after the next write, quiet or not."""
-TOLD = 3
-"""What it says next waits for the gap."""
-HEARD = 4
+
+class Stage:
+    """The progress of the farewell on one connection, as a number that only grows.
+
+    Plain numbers: a comparison is made for each read and write of a Unix socket.
+    """
+
+    ACTIVE = 0
+    """No farewell is due."""
+    FAREWELL_PENDING = 1
+    """The farewell is due as soon as the connection has been quiet for the gap."""
+    FAREWELL_OVERDUE = 2
+    """The farewell is due after the next write of the handler, without a gap."""
+    FAREWELL_SENT = 3
+    """The client has the farewell; the next write of the handler waits for the gap."""
+    ANSWERED = 4
+    """The handler has written after the farewell, and is served as before."""
 
 
+_DUE = frozenset({Stage.FAREWELL_PENDING, Stage.FAREWELL_OVERDUE})
 _FIRST_OF_64_BITS = 66
-"""SO_RCVTIMEO_NEW of asm-generic/socket.h: from this on, times are 64 bits wide everywhere."""
+"""SO_RCVTIMEO_NEW of asm-generic/socket.h: options from this number on take 64-bit times."""
 
 
 def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
-    """Set SO_RCVTIMEO or SO_SNDTIMEO, socket(7); 0: none.  Raises `OSError`."""
+    """Set SO_RCVTIMEO or SO_SNDTIMEO, socket(7); 0: no timeout.  Raises `OSError`."""
     whole, rest = divmod(seconds, 1.0)
     format = "qq" if option >= _FIRST_OF_64_BITS else "ll"
     timeval = struct.pack(format, int(whole), round(rest * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, option, timeval)
 
 
-class MovedError(BaseException):
-    """The handler of a moving conversation wanted to read: it is to save its state instead."""
+class FreezeInterrupt(BaseException):
+    """Raised by a read of a frozen handler, which is to save its state instead of reading."""
 
 
 class HandlerSocket(socket.socket):
-    """A connected stream socket whose other end can be told the farewell at any time.
+    """A connected stream socket on which the server can send the farewell at any time.
 
-    `tell` and `silence` may be used by any thread; the rest is the handler's.
+    Any thread may call `send_farewell`, `freeze` and `thaw`, and read `silence`; everything else is
+    for the handler's thread.
     """
 
     __slots__ = (
-        "_before",
         "_counted",
         "_farewell",
         "_gap",
-        "_last",
-        "_rest",
+        "_last_activity",
+        "_may_write_unlocked",
         "_stage",
-        "_unwatched",
-        "_writing",
+        "_unsent",
+        "_write_lock",
+        "_written_before",
         "saved",
     )
 
     def __init__(self, sock: socket.socket, farewell: bytes, gap: float, *, told: bool) -> None:
         """Take over the descriptor of `sock`.
 
-        `gap`: seconds.  `told`: the client has had its farewell before its handler began.
+        `gap`: seconds.  `told`: whether the client had the farewell before it had a handler.
         """
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self.saved: bytes | None = None
-        """The state of a handler that goes on in another process, on its way there and back."""
+        """The saved state of a handler, on the way from one process to the next."""
         info = tcp_info(self)
-        self._before = info.written if info else 0
+        self._written_before = info.written if info else 0
         self._counted = 0
+        """Bytes that the handler has written, where the kernel does not count them."""
         self._farewell = farewell
-        self._rest = farewell
+        self._unsent = farewell
+        """The end of the farewell that the kernel has not taken yet."""
         self._gap = gap
-        self._stage = HEARD if told else SERVED
-        self._last = monotonic()
-        self._unwatched = False
-        """Whether a write may be under way that began before the lock was asked for."""
-        self._writing = threading.RLock()
+        self._stage = Stage.ANSWERED if told else Stage.ACTIVE
+        self._last_activity = monotonic()
+        self._may_write_unlocked = False
+        """Whether a write may be under way that began without the lock, in a `DirectSocket`."""
+        self._write_lock = threading.RLock()
         if info and not told:
-            self.__class__ = Unwatched
+            self.__class__ = DirectSocket
 
     @property
     def silence(self) -> float:
-        """Seconds since something was said, by either side."""
+        """Seconds since a byte was sent or received."""
         info = tcp_info(self)
-        return info.silence if info else monotonic() - self._last
+        return info.silence if info else monotonic() - self._last_activity
 
     @property
     def written(self) -> int:
-        """Bytes that the handler has written; for its own thread."""
-        with self._writing:
+        """Bytes that the handler has written, the farewell not included."""
+        with self._write_lock:
             info = tcp_info(self)
             if info is None:
                 return self._counted
-            return info.written - self._before - len(self._farewell) + len(self._rest)
+            farewell = len(self._farewell) - len(self._unsent)
+            return info.written - self._written_before - farewell
 
-    # The server's side.
+    # For the server.
 
-    def move(self) -> None:
-        """Have the handler's next read raise `MovedError`, and its present one `BlockingIOError`.
+    def freeze(self) -> None:
+        """Let the handler's next read raise `FreezeInterrupt`, a present one `BlockingIOError`.
 
-        The latter as soon as a signal wakes it up.
+        The present read ends when a signal interrupts the thread.
         """
-        self.__class__ = Moving
+        self.__class__ = FreezingSocket
         self._limit_reads(microseconds=1)
 
-    def stay(self) -> None:
-        """It does not move after all."""
-        self._unwatched = True
+    def thaw(self) -> None:
+        """Let the handler go on in this process."""
+        self._may_write_unlocked = True
         self.__class__ = HandlerSocket
         self._limit_reads(microseconds=0)
 
     def _limit_reads(self, microseconds: int) -> None:
+        # A socket that the handler has closed needs no limit.
         with suppress(OSError):
             set_timeout(self, socket.SO_RCVTIMEO, microseconds / 1_000_000)
 
     @property
-    def moving(self) -> bool:
-        """Whether it is to go on in another process."""
-        return type(self) is Moving
+    def freezing(self) -> bool:
+        """Whether the handler is to save its state at its next read."""
+        return type(self) is FreezingSocket
 
-    def tell(self, *, insist: bool, patience: float = 0.0) -> None:
-        """Send the farewell once, now or soon.
+    def send_farewell(self, *, insist: bool, timeout: float = 0.0) -> None:
+        """Send the farewell once: now, or as soon as possible.
 
-        `insist`: even where the handler has written a moment ago.  `patience`: seconds that a
-        write of the handler which is under way may take to end; 0: never block.
+        `insist`: send even if the handler has written a moment ago.  `timeout`: seconds to wait for
+        the end of a write that is under way; 0: do not wait.
         """
-        if self._stage >= TOLD or not self._farewell:
+        if self._stage >= Stage.FAREWELL_SENT or not self._farewell:
             return
-        if type(self) is Unwatched:
-            self._unwatched = True
+        if type(self) is DirectSocket:
+            self._may_write_unlocked = True
             self.__class__ = HandlerSocket  # type: ignore[assignment]
-        self._stage = OVERDUE if insist else max(self._stage, DUE)
+        self._stage = Stage.FAREWELL_OVERDUE if insist else max(self._stage, Stage.FAREWELL_PENDING)
         quiet = self.silence >= self._gap
-        if self._unwatched:
-            # A write that waits for room has bytes before it, and one whose thread waits for the
-            # GIL has sent some a moment ago; any other takes no time.
+        if self._may_write_unlocked:
+            # A write that waits for room has bytes pending, and a write whose thread waits for the
+            # GIL has sent bytes a moment ago; any other write takes no time.
             info = tcp_info(self)
-            self._unwatched = (
-                info is None or info.pending or (not patience and info.unsaid < self._gap)
+            self._may_write_unlocked = (
+                info is None or info.pending or (not timeout and info.unsaid < self._gap)
             )
-        if self._unwatched or not (quiet or insist):
+        if self._may_write_unlocked or not (quiet or insist):
             return
-        if self._writing.acquire(timeout=patience):
+        if self._write_lock.acquire(timeout=timeout):
             try:
-                self._say_farewell(self._send_now)
+                self._write_farewell(self._send_without_waiting)
             finally:
-                self._writing.release()
+                self._write_lock.release()
 
-    def _say_farewell(self, send: Callable[[bytes], int] | None = None) -> None:
-        if self._stage not in {DUE, OVERDUE}:
+    def _write_farewell(self, send: Callable[[bytes], int] | None = None) -> None:
+        if self._stage not in _DUE:
             return
         try:
-            while self._rest:
-                self._rest = self._rest[(send or super().send)(self._rest) :]
+            while self._unsent:
+                self._unsent = self._unsent[(send or super().send)(self._unsent) :]
         except OSError:
-            # Full: the rest follows before the handler's next word.  Broken: it will find out.
+            # Where the buffer is full, the rest is sent before the handler's next write.  Where the
+            # connection is broken, the handler's next call fails.
             return
-        self._stage = TOLD
+        self._stage = Stage.FAREWELL_SENT
 
-    def _send_now(self, data: bytes) -> int:
+    def _send_without_waiting(self, data: bytes) -> int:
         if self.gettimeout() is None:
             return super().send(data, socket.MSG_DONTWAIT)
-        # Python would wait for the handler's timeout, whatever the flags say.
+        # With a timeout Python would wait for room first, whatever the flags are; the descriptor is
+        # in non-blocking mode then.
         return os.write(self.fileno(), data)
 
-    # The handler's side.
+    # For the handler.
 
-    def part(self) -> None:
-        """Tell a client that neither has been told nor has left: its handler has returned."""
-        self._unwatched = False
-        if self._stage < TOLD and self._farewell and not is_at_its_end(self):
+    def send_farewell_at_end(self) -> None:
+        """Send the farewell after the handler has returned, unless the client has it or has left.
+
+        Sleeps until the connection has been quiet for the gap.
+        """
+        self._may_write_unlocked = False
+        if self._stage < Stage.FAREWELL_SENT and self._farewell and not is_at_its_end(self):
             sleep(max(0.0, self._gap - self.silence))
-            with self._writing:
-                self._stage = max(self._stage, DUE)
-                self._say_farewell(self._send_now)
+            with self._write_lock:
+                self._stage = max(self._stage, Stage.FAREWELL_PENDING)
+                self._write_farewell(self._send_without_waiting)
 
     def _before_reading(self) -> None:
-        self._unwatched = False
-        if self._stage in {DUE, OVERDUE} and self._farewell:
+        self._may_write_unlocked = False
+        if self._stage in _DUE and self._farewell:
             sleep(self._gap)
-            with self._writing:
-                self._say_farewell()
+            with self._write_lock:
+                self._write_farewell()
 
     def _before_writing(self) -> None:
-        self._unwatched = False
-        if len(self._rest) != len(self._farewell):
-            self._say_farewell()
-        if self._stage == TOLD:
-            self._stage = HEARD
+        self._may_write_unlocked = False
+        if len(self._unsent) != len(self._farewell):
+            self._write_farewell()
+        if self._stage == Stage.FAREWELL_SENT:
+            self._stage = Stage.ANSWERED
             sleep(self._gap)
 
     def _read(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._before_reading()
         result = call(*args, **kwargs)
-        self._last = monotonic()
+        self._last_activity = monotonic()
         return result
 
     def _write(self, call: Callable[..., Any], *args: Any) -> Any:
-        with self._writing:
+        with self._write_lock:
             self._before_writing()
             result = call(*args)
-            self._last = monotonic()
-            if self._stage == OVERDUE:
-                self._say_farewell()
+            self._last_activity = monotonic()
+            if self._stage == Stage.FAREWELL_OVERDUE:
+                self._write_farewell()
         return result
 
     def recv(self, *args: Any) -> bytes:
@@ -254,11 +278,12 @@ class HandlerSocket(socket.socket):
     def sendfile(self, *args: Any, **kwargs: Any) -> int:
         before = self._counted
         sent = int(self._write(partial(super().sendfile, *args, **kwargs)))
+        # `sendfile` of the base class may have called `send`, which counts too.
         self._counted = before + sent
         return sent
 
     def dup(self) -> socket.socket:  # type: ignore[override]
-        """A plain socket: the farewell does not know of its writes."""
+        """Duplicate the socket, as a plain socket: its writes and the farewell take no turns."""
         return socket.socket(self.family, self.type, self.proto, os.dup(self.fileno()))
 
     def detach(self) -> int:
@@ -270,17 +295,17 @@ class HandlerSocket(socket.socket):
         super()._real_close()  # type: ignore[misc]
 
 
-class Moving(HandlerSocket):
-    """A conversation that is to go on in the next process, as soon as its handler wants to read."""
+class FreezingSocket(HandlerSocket):
+    """The socket of a handler that is to save its state, and go on in the next process."""
 
     __slots__ = ()
 
     def _before_reading(self) -> None:
-        raise MovedError
+        raise FreezeInterrupt
 
 
-class Unwatched(HandlerSocket):
-    """A TCP conversation before there is a farewell to be said: a socket and nothing more."""
+class DirectSocket(HandlerSocket):
+    """The socket of a handler before the drain: the calls are those of `socket.socket`."""
 
     __slots__ = ()
 

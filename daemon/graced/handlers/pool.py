@@ -1,4 +1,4 @@
-"""Threads for handlers that block: one for each client, up to a limit."""
+"""The pool of threads for blocking handlers: one thread for each client, up to a limit."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ if TYPE_CHECKING:
     from typing import Any
 
     Run = Callable[[Any, Any], None]
-    """Runs a handler to its end: takes the request and the client's address, as `socketserver`."""
+    """Runs a handler to its end; the arguments are the request and the client's address, as in
+    `socketserver`."""
 
 DEADLINE = "deadline"
-"""Why a client left that was hung up on."""
-PATIENCE = 0.5
-"""Seconds beyond the gap that a handler has to come to a pause in which its client can be told."""
-LAST_WRITES = 0.05
+"""The reason in the log for a client that was closed at the deadline."""
+FAREWELL_INSIST_AFTER = 0.5
+"""Seconds from the first gap until the farewell is sent although the handler never pauses."""
+LAST_WRITES_TIMEOUT = 0.05
 """Seconds that the writes of all handlers together may take to end at the deadline."""
 
 
-class _Visit:
-    """A client with its request, from the first byte until the handler has returned."""
+class _Session:
+    """A client with its request, until the handler has returned."""
 
     __slots__ = ("client", "request", "thread")
 
@@ -41,11 +42,11 @@ class _Visit:
         self.client = client
         self.request = request
         self.thread = 0
-        """The thread that the handler runs in; 0: it waits for one."""
+        """The identity of the handler's thread; 0 while the session waits for a thread."""
 
 
 class HandlerPool:
-    """Runs handlers.  Any thread may call."""
+    """Runs handlers in threads.  Any thread may call."""
 
     def __init__(
         self,
@@ -57,13 +58,15 @@ class HandlerPool:
         farewell: bytes,
         gap: float,
         stall_timeout: float,
-        leave: Callable[[Client, str], None],
+        on_close: Callable[[Client, str], None],
     ) -> None:
-        """`movable`: whether the handlers can go on in another process.
+        """Create a pool without threads.
 
-        `leave` is told, in the handler's thread, of each client that is gone, and why.
-
-        Clients beyond `max_threads` wait until a thread is free, with their data unread.
+        `greet`: whether handlers speak first.  `max_threads`: handlers that run at once; further
+        clients wait, with their data unread.  `movable`: whether handlers can save their state and
+        go on in another process.  `gap`, `stall_timeout`: seconds, see `graced.loop.policy`.
+        `on_close` is called in the handler's thread for each client that was closed, with the
+        reason for the log.
         """
         self.greet = greet
         self.movable = movable
@@ -72,21 +75,20 @@ class HandlerPool:
         self._farewell = farewell
         self._gap = gap
         self._stall_timeout = stall_timeout
-        self._leave = leave
+        self._on_close = on_close
         self._lock = Lock()
-        self._gone = Condition(self._lock)
-        """Notified when a visit is over."""
-        self._moved: list[Client] = []
-        self._waiting: deque[_Visit] = deque()
-        self._visits: set[_Visit] = set()
+        self._session_ended = Condition(self._lock)
+        self._frozen: list[Client] = []
+        self._waiting: deque[_Session] = deque()
+        self._sessions: set[_Session] = set()
         self._threads: set[Thread] = set()
         self._starting = 0
         self._draining = False
-        self._patient_until = 0.0
+        self._insist_at = 0.0
         self._closing = False
 
-    def take(self, client: Client) -> None:
-        """Have a handler talk to `client`, whose socket is given away."""
+    def start(self, client: Client) -> None:
+        """Start a handler for `client`, which belongs to the pool from now on."""
         request = client.sock
         if type(request) is socket.socket:
             request = HandlerSocket(
@@ -96,12 +98,12 @@ class HandlerPool:
             client.sock = request
         request.setblocking(True)
         if self._stall_timeout:
-            # A write of the handler fails when nothing was taken for so long, socket(7).
+            # A write of the handler fails after so long without progress, socket(7).
             set_timeout(request, socket.SO_SNDTIMEO, self._stall_timeout)
-        visit = _Visit(client, request)
+        session = _Session(client, request)
         with self._lock:
-            self._visits.add(visit)
-            self._waiting.append(visit)
+            self._sessions.add(session)
+            self._waiting.append(session)
             missing = len(self._waiting) - self._starting
             free = self._max_threads - len(self._threads)
             threads = [
@@ -112,56 +114,56 @@ class HandlerPool:
             self._starting += len(threads)
             draining, closing = self._draining, self._closing
         if closing:
-            _hang_up(request, 0.0)
+            _close_with_farewell(request, 0.0)
         elif draining and isinstance(request, HandlerSocket):
-            request.tell(insist=False)
+            request.send_farewell(insist=False)
         for thread in threads:
-            self._start(thread, visit)
+            self._start(thread, session)
 
-    def _start(self, thread: Thread, visit: _Visit) -> None:
+    def _start(self, thread: Thread, session: _Session) -> None:
         try:
             thread.start()
         except RuntimeError as error:
-            # The limit of tasks is reached; a running thread will take the client on, if any is.
+            # The limit of tasks is reached.  A running thread serves the client later, if any runs.
             with self._lock:
                 self._threads.discard(thread)
                 self._starting -= 1
-                stranded = not self._threads and visit in self._waiting
+                stranded = not self._threads and session in self._waiting
                 if stranded:
-                    self._waiting.remove(visit)
+                    self._waiting.remove(session)
             if stranded:
-                end_one_way(visit.request)
-                self._forget(visit, str(error))
+                end_one_way(session.request)
+                self._close(session, str(error))
 
     def drain(self) -> None:
-        """Tell the clients of all handlers that are quiet.
+        """Send the farewell to the clients of all handlers that are quiet.
 
-        To be followed by `remind`: the first time when the others can have become quiet, and
-        again and again for those who are not: after `PATIENCE` they are told all the same.
+        The caller then calls `send_pending_farewells` after the gap, and again and again: a handler
+        that is never quiet is interrupted `FAREWELL_INSIST_AFTER` seconds after the gap.
         """
         with self._lock:
             self._draining = True
-            self._patient_until = time.monotonic() + self._gap + PATIENCE
-        self._send_farewell(insist=False)
+            self._insist_at = time.monotonic() + self._gap + FAREWELL_INSIST_AFTER
+        self._send_farewells(insist=False)
 
-    def remind(self) -> None:
-        """Tell who could not be told before."""
-        self._send_farewell(insist=time.monotonic() >= self._patient_until)
+    def send_pending_farewells(self) -> None:
+        """Send the farewell to the clients whose handlers were not quiet before."""
+        self._send_farewells(insist=time.monotonic() >= self._insist_at)
 
-    def _send_farewell(self, *, insist: bool) -> None:
+    def _send_farewells(self, *, insist: bool) -> None:
         with self._lock:
-            requests = [visit.request for visit in self._visits]
+            requests = [session.request for session in self._sessions]
         for request in requests:
             if isinstance(request, HandlerSocket):
-                request.tell(insist=insist)
+                request.send_farewell(insist=insist)
 
     def close_idle(self, timeout: float) -> float:
-        """End the conversations in which nothing was said for `timeout` seconds.
+        """Close the clients that have been silent for `timeout` seconds.
 
-        Return the longest silence in the others.
+        Return the seconds of the longest silence among the other clients.
         """
         with self._lock:
-            requests = [visit.request for visit in self._visits]
+            requests = [session.request for session in self._sessions]
         longest = 0.0
         for request in requests:
             if isinstance(request, HandlerSocket):
@@ -173,60 +175,61 @@ class HandlerPool:
         return longest
 
     def freeze(self, timeout: float) -> list[Client]:
-        """Let no handler begin any more, move those that can be, and return their clients.
+        """Start no more handlers, freeze handlers that are movable, and return their clients.
 
-        `timeout`: seconds that the handlers have to come to a read; who does not stays.
+        `timeout`: seconds within which a handler has to reach a read; otherwise its client remains.
         """
         with self._lock:
-            for visit in self._waiting:
-                self._visits.discard(visit)
-                self._take_back(visit)
+            for session in self._waiting:
+                self._sessions.discard(session)
+                self._reclaim(session)
             self._waiting.clear()
             if self.movable:
-                for visit in self._visits:
-                    if isinstance(visit.request, HandlerSocket):
-                        visit.request.move()
-                self._nudge()
-                self._gone.wait_for(lambda: not self._visits, timeout)
-                for visit in self._visits:
-                    if isinstance(visit.request, HandlerSocket):
-                        visit.request.stay()
-            moved, self._moved = self._moved, []
-            return moved
+                for session in self._sessions:
+                    if isinstance(session.request, HandlerSocket):
+                        session.request.freeze()
+                self._interrupt_reads()
+                self._session_ended.wait_for(lambda: not self._sessions, timeout)
+                for session in self._sessions:
+                    if isinstance(session.request, HandlerSocket):
+                        session.request.thaw()
+            frozen, self._frozen = self._frozen, []
+            return frozen
 
-    def _nudge(self) -> None:
-        """Let the threads look again that wait in a read."""
+    def _interrupt_reads(self) -> None:
+        """Interrupt the threads that wait in a read: the read then finds its socket frozen."""
         try:
-            for visit in self._visits:
-                # Holding the lock: the thread cannot have ended.
-                signal.pthread_kill(visit.thread, NUDGE)
+            for session in self._sessions:
+                # The thread cannot have ended: this thread holds the lock.
+                signal.pthread_kill(session.thread, NUDGE)
         except OSError as error:
-            # A filter forbids tgkill(2): who waits in a read stays in it.
+            # A filter forbids tgkill(2): a handler that waits in a read remains in the read.
             events.LIMITS(reason=f"handlers cannot be woken for the handover: {error.strerror}")
 
-    def _take_back(self, visit: _Visit) -> None:
-        client, request = visit.client, visit.request
+    def _reclaim(self, session: _Session) -> None:
+        """Take a frozen client back from its handler, with the state that the handler saved."""
+        client, request = session.client, session.request
         if isinstance(request, HandlerSocket):
-            request.stay()
+            request.thaw()
             client.echoed += request.written
             client.saved = request.saved
         client.last = time.monotonic()
         client.sock = socket.socket(fileno=request.detach())
         client.sock.setblocking(False)
-        self._moved.append(client)
+        self._frozen.append(client)
 
-    def hang_up(self) -> int:
-        """End all conversations and return how many there were."""
+    def close_all(self) -> int:
+        """Send pending farewells, close all clients, and return the number of clients."""
         with self._lock:
             self._closing = True
-            requests = [visit.request for visit in self._visits]
-        until = time.monotonic() + LAST_WRITES
+            requests = [session.request for session in self._sessions]
+        until = time.monotonic() + LAST_WRITES_TIMEOUT
         for request in requests:
-            _hang_up(request, max(0.0, until - time.monotonic()))
+            _close_with_farewell(request, max(0.0, until - time.monotonic()))
         return len(requests)
 
     def join(self, timeout: float) -> int:
-        """Wait for the handlers to return, `timeout` seconds in all; return how many have not."""
+        """Wait for the handlers, for `timeout` seconds in all; return the number still running."""
         deadline = time.monotonic() + timeout
         with self._lock:
             threads = list(self._threads)
@@ -238,83 +241,84 @@ class HandlerPool:
     def _work(self) -> None:
         with self._lock:
             self._starting -= 1
-        while visit := self._next():
-            self._visit(visit)
+        while session := self._next_session():
+            self._run_session(session)
 
-    def _next(self) -> _Visit | None:
-        """The client that has waited longest; where there is none the thread is over."""
+    def _next_session(self) -> _Session | None:
+        """The session that has waited longest; None ends the thread."""
         with self._lock:
             if self._waiting:
-                visit = self._waiting.popleft()
-                visit.thread = get_ident()
-                return visit
+                session = self._waiting.popleft()
+                session.thread = get_ident()
+                return session
             self._threads.discard(current_thread())
             return None
 
-    def _visit(self, visit: _Visit) -> None:
-        client, request = visit.client, visit.request
+    def _run_session(self, session: _Session) -> None:
+        client, request = session.client, session.request
         reason = "handler ended"
         try:
             self._run(request, client.address)
         except ConnectionError:
-            # No fault of the handler: what the built-in ones see as well.
+            # No fault of the handler: the client has reset the connection.
             reason = "reset by the client"
         except BaseException as error:
-            reason = self._fault(client, request, error)
+            reason = self._log_failure(client, request, error)
         finally:
-            self._end(visit, reason)
+            self._end(session, reason)
 
-    def _fault(self, client: Client, request: socket.socket, error: BaseException) -> str:
+    def _log_failure(self, client: Client, request: socket.socket, error: BaseException) -> str:
         if isinstance(error, BlockingIOError) and self._stall_timeout and _blocks(request):
-            # What a write says when SO_SNDTIMEO is over.
+            # The error of a write after SO_SNDTIMEO.
             return "stalled"
         events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
         return "handler failed"
 
-    def _has_moved(self, visit: _Visit) -> bool:
-        request = visit.request
+    def _is_frozen(self, session: _Session) -> bool:
+        """Whether the handler has saved its state; the client is reclaimed then."""
+        request = session.request
         with self._lock:
-            if not (isinstance(request, HandlerSocket) and request.moving):
+            if not (isinstance(request, HandlerSocket) and request.freezing):
                 return False
             if request.saved is None:
                 return False
-            self._visits.discard(visit)
-            self._take_back(visit)
-            self._gone.notify()
+            self._sessions.discard(session)
+            self._reclaim(session)
+            self._session_ended.notify()
         return True
 
-    def _end(self, visit: _Visit, reason: str) -> None:
-        if self._has_moved(visit):
+    def _end(self, session: _Session, reason: str) -> None:
+        if self._is_frozen(session):
             return
-        request = visit.request
+        request = session.request
         if isinstance(request, HandlerSocket):
-            visit.client.echoed += request.written
+            session.client.echoed += request.written
         if self._closing:
             reason = DEADLINE
-        elif self._draining or _was_to_move(request):
+        elif self._draining or _was_freezing(request):
             if isinstance(request, HandlerSocket):
-                request.part()
+                request.send_farewell_at_end()
             linger(request)
         else:
-            # As in `socketserver`: somebody may have a copy, and the client waits for the end.
+            # As in `socketserver`: a copy of the descriptor would keep the client waiting.
             end_one_way(request)
-        self._forget(visit, reason)
+        self._close(session, reason)
 
-    def _forget(self, visit: _Visit, reason: str) -> None:
+    def _close(self, session: _Session, reason: str) -> None:
         with self._lock:
-            self._visits.discard(visit)
-            self._gone.notify()
+            self._sessions.discard(session)
+            self._session_ended.notify()
         try:
-            visit.request.close()
+            session.request.close()
         finally:
-            self._leave(visit.client, reason)
+            self._on_close(session.client, reason)
 
 
-def _was_to_move(request: socket.socket) -> bool:
-    """Whether its handler ended when it was to move."""
-    if not (isinstance(request, HandlerSocket) and request.moving):
+def _was_freezing(request: socket.socket) -> bool:
+    """Whether the handler has ended instead of saving its state; the socket is thawed then."""
+    if not (isinstance(request, HandlerSocket) and request.freezing):
         return False
-    request.stay()
+    request.thaw()
     return True
 
 
@@ -322,8 +326,11 @@ def _blocks(request: socket.socket) -> bool:
     return request.fileno() >= 0 and request.gettimeout() is None
 
 
-def _hang_up(request: socket.socket, patience: float) -> None:
-    """Tell the client, if it is not told; the handler's next call finds the end of file."""
+def _close_with_farewell(request: socket.socket, timeout: float) -> None:
+    """Send a pending farewell, then end of file to client and handler.
+
+    `timeout`: seconds that a write of the handler may take to end.
+    """
     if isinstance(request, HandlerSocket):
-        request.tell(insist=True, patience=patience)
+        request.send_farewell(insist=True, timeout=timeout)
     end_both_ways(request)

@@ -228,7 +228,7 @@ class Acceptors:
         if self._handlers:
             client.address = address
             if self._handlers.greet:
-                self._handlers.take(client)
+                self._handlers.start(client)
                 return
         try:
             self._poller.register(sock.fileno(), client, EPOLLIN)

@@ -192,7 +192,7 @@ class Clients:
         assert self.handlers is not None
         self.poller.unregister(client.sock.fileno())
         client.phase = GONE
-        self.handlers.take(client)
+        self.handlers.start(client)
 
     # The end of a connection.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from graced.loop.clients import Clients
 
 REMIND_INTERVAL = 1.0
-"""Seconds between two calls of `Handlers.remind`."""
+"""Seconds between two calls of `Handlers.send_pending_farewells`."""
 
 
 class Farewell:
@@ -56,7 +56,7 @@ class Farewell:
     def remind(self, reminder: EventSource) -> None:
         """Remind the handlers again and again of clients that have not got the farewell."""
         assert self._handlers is not None
-        self._handlers.remind()
+        self._handlers.send_pending_farewells()
         self._poller.schedule_after(reminder, REMIND_INTERVAL)
 
     def go_on(self, client: Client) -> None:

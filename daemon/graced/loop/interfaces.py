@@ -41,10 +41,10 @@ class Handlers(Protocol):
     movable: bool
     """Whether a handler can save its state and go on in another process."""
 
-    def take(self, client: Client) -> None:
+    def start(self, client: Client) -> None:
         """Start a handler for the client, which belongs to the handler from now on."""
 
-    def remind(self) -> None:
+    def send_pending_farewells(self) -> None:
         """Send the farewell to the clients that were busy when the drain began."""
 
     def close_idle(self, timeout: float) -> float:

@@ -1,4 +1,4 @@
-"""A socket that leaves room for the farewell."""
+"""The socket of a handler: farewell and handler take turns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support import FAREWELL, PATIENCE, Client
 
 GAP = 0.2
 TICK = 0.02
-"""Seconds: the kernel counts them in jiffies."""
+"""Seconds; the kernel counts silence in jiffies."""
 
 
 class Pair(NamedTuple):
@@ -47,7 +47,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., Pair]]:
 
 
 def wait_for_the_gap(pair: Pair) -> None:
-    """As the I/O thread does before it reminds."""
+    """Wait as long as the I/O thread does before it sends pending farewells."""
     time.sleep(max(0.0, GAP - pair.handler.silence) + TICK)
 
 
@@ -62,63 +62,63 @@ def nothing_to_read(client: Client) -> bool:
     return False
 
 
-def test_who_is_quiet_is_told_at_once_and_once(make: Callable[..., Pair]) -> None:
+def test_quiet_connection_gets_farewell_at_once_and_once(make: Callable[..., Pair]) -> None:
     pair = make()
     wait_for_the_gap(pair)
     for insist in (False, False, True):
-        pair.handler.tell(insist=insist)
+        pair.handler.send_farewell(insist=insist)
     pair.client.expect_farewell_alone()
     assert nothing_to_read(pair.client)
 
 
-def test_who_has_just_written_is_told_after_the_gap(make: Callable[..., Pair]) -> None:
+def test_farewell_after_write_waits_for_gap(make: Callable[..., Pair]) -> None:
     pair = make()
     pair.handler.sendall(b"hello")
-    pair.handler.tell(insist=False)
+    pair.handler.send_farewell(insist=False)
     assert pair.client.recv() == b"hello"
     assert nothing_to_read(pair.client)
     wait_for_the_gap(pair)
-    pair.handler.tell(insist=False)
+    pair.handler.send_farewell(insist=False)
     pair.client.expect_farewell_alone()
 
 
-def test_who_is_never_quiet_is_told_all_the_same(make: Callable[..., Pair]) -> None:
+def test_overdue_farewell_follows_next_write(make: Callable[..., Pair]) -> None:
     pair = make()
-    pair.handler.tell(insist=False)
+    pair.handler.send_farewell(insist=False)
     pair.handler.sendall(b"hello")
-    pair.handler.tell(insist=True)
+    pair.handler.send_farewell(insist=True)
     assert pair.client.recv_exactly(5 + len(FAREWELL)) == b"hello" + FAREWELL
 
 
 @pytest.mark.parametrize("make", [tcp_pair], indirect=True)
-def test_who_has_just_written_may_be_writing_still(make: Callable[..., Pair]) -> None:
-    """A write that began before there was a farewell may have more to come."""
+def test_farewell_waits_for_write_that_may_be_under_way(make: Callable[..., Pair]) -> None:
+    """A write that began without the lock may have more bytes to send."""
     pair = make()
     pair.handler.sendall(b"hello")
-    pair.handler.tell(insist=True)
+    pair.handler.send_farewell(insist=True)
     assert pair.client.recv() == b"hello"
     assert nothing_to_read(pair.client)
     wait_for_the_gap(pair)
-    pair.handler.tell(insist=True)
+    pair.handler.send_farewell(insist=True)
     pair.client.expect_farewell_alone()
 
 
-def test_a_read_waits_for_the_gap_and_says_it_first(make: Callable[..., Pair]) -> None:
+def test_read_waits_for_gap_and_sends_farewell_first(make: Callable[..., Pair]) -> None:
     pair = make()
     pair.handler.sendall(b"hello")
-    pair.handler.tell(insist=False)
+    pair.handler.send_farewell(insist=False)
     pair.client.send(b"more")
     assert pair.client.recv() == b"hello"
     assert pair.handler.recv(100) == b"more"
     pair.client.expect_farewell_alone()
 
 
-def test_the_answer_to_the_first_word_after_it_waits_for_the_gap(
+def test_first_write_after_farewell_waits_for_gap(
     make: Callable[..., Pair],
 ) -> None:
     pair = make()
     wait_for_the_gap(pair)
-    pair.handler.tell(insist=False)
+    pair.handler.send_farewell(insist=False)
     pair.client.send(b"hello?")
     began = time.monotonic()
     assert pair.handler.recv(100) == b"hello?"
@@ -128,34 +128,34 @@ def test_the_answer_to_the_first_word_after_it_waits_for_the_gap(
     assert pair.client.recv() == b"yes"
 
 
-def test_one_that_was_told_before_is_not_told_again(make: Callable[..., Pair]) -> None:
+def test_client_with_farewell_gets_no_second_farewell(make: Callable[..., Pair]) -> None:
     pair = make(told=True)
     wait_for_the_gap(pair)
     for insist in (False, True):
-        pair.handler.tell(insist=insist)
+        pair.handler.send_farewell(insist=insist)
     pair.handler.sendall(b"hello")
     assert pair.client.recv() == b"hello"
     assert nothing_to_read(pair.client)
 
 
-def test_an_empty_farewell_is_not_said_and_nobody_waits(make: Callable[..., Pair]) -> None:
+def test_empty_farewell_is_not_sent_and_no_call_waits(make: Callable[..., Pair]) -> None:
     pair = make(farewell=b"", gap=3600.0)
     for insist in (False, True):
-        pair.handler.tell(insist=insist)
+        pair.handler.send_farewell(insist=insist)
     pair.client.send(b"hello")
     assert pair.handler.recv(100) == b"hello"
     pair.handler.sendall(b"hello")
     assert pair.client.recv() == b"hello"
 
 
-def test_it_is_never_inside_of_a_write(make: Callable[..., Pair]) -> None:
-    """A write that blocks holds it up; it follows when that is done, before the next word."""
+def test_handler_socket_sends_farewell_between_writes(make: Callable[..., Pair]) -> None:
+    """A write that blocks delays the farewell, which follows that write or the next write."""
     pair = make()
     big = b"x" * 10_000_000
     writer = threading.Thread(target=pair.handler.sendall, args=(big,))
     writer.start()
     head = pair.client.recv_exactly(1000)
-    pair.handler.tell(insist=True)
+    pair.handler.send_farewell(insist=True)
     rest = pair.client.recv_exactly(len(big) - 1000)
     writer.join()
     pair.handler.sendall(b"y")
@@ -165,13 +165,13 @@ def test_it_is_never_inside_of_a_write(make: Callable[..., Pair]) -> None:
 
 
 @pytest.mark.parametrize("timeout", [None, 3600.0, 0.0])
-def test_telling_never_blocks(make: Callable[..., Pair], timeout: float | None) -> None:
-    """Whatever does not fit follows before the handler's next word, all of it."""
+def test_sending_farewell_never_blocks(make: Callable[..., Pair], timeout: float | None) -> None:
+    """The rest of a farewell that does not fit is sent before the handler's next write."""
     farewell = b"long farewell " * 200_000
     pair = make(farewell)
     pair.handler.settimeout(timeout)
     wait_for_the_gap(pair)
-    pair.handler.tell(insist=False)
+    pair.handler.send_farewell(insist=False)
     pair.handler.settimeout(None)
     writer = threading.Thread(target=pair.handler.sendall, args=(b"hello",))
     writer.start()
@@ -181,7 +181,7 @@ def test_telling_never_blocks(make: Callable[..., Pair], timeout: float | None) 
 
 
 @pytest.mark.parametrize("timeout", [None, 3600.0])
-def test_who_neither_is_told_nor_has_left_is_told_at_the_end(
+def test_remaining_client_gets_farewell_at_end(
     make: Callable[..., Pair], timeout: float | None
 ) -> None:
     pair = make()
@@ -189,20 +189,20 @@ def test_who_neither_is_told_nor_has_left_is_told_at_the_end(
     pair.handler.sendall(b"bye")
     assert pair.client.recv() == b"bye"
     for _ in range(2):
-        pair.handler.part()
+        pair.handler.send_farewell_at_end()
     pair.client.expect_farewell_alone()
     assert nothing_to_read(pair.client)
 
 
-def test_who_has_left_is_not_told_at_the_end(make: Callable[..., Pair]) -> None:
+def test_departed_client_gets_no_farewell_at_end(make: Callable[..., Pair]) -> None:
     pair = make()
     pair.client.finish()
-    pair.handler.part()
+    pair.handler.send_farewell_at_end()
     assert nothing_to_read(pair.client)
 
 
-def test_one_that_reads_again_and_again_is_told(make: Callable[..., Pair]) -> None:
-    """Also where the read was under way when it was to be told."""
+def test_handler_that_reads_in_a_loop_sends_farewell(make: Callable[..., Pair]) -> None:
+    """Even if a read was under way when the farewell became due."""
     pair = make()
     answers: list[bytes] = []
 
@@ -214,29 +214,26 @@ def test_one_that_reads_again_and_again_is_told(make: Callable[..., Pair]) -> No
     handler = threading.Thread(target=handle)
     handler.start()
     pair.client.echo(b"one")
-    pair.handler.tell(insist=False)
+    pair.handler.send_farewell(insist=False)
     pair.client.send(b"two")
-    heard = b""
-    while FAREWELL not in heard:
-        heard += pair.client.recv()
+    heard = pair.client.recv_exactly(len(b"two" + FAREWELL))
     pair.client.send(b"three")
-    while not heard.endswith(b"three"):
-        heard += pair.client.recv()
+    heard += pair.client.recv_exactly(len(b"three"))
     pair.client.sock.shutdown(socket.SHUT_WR)
     handler.join()
     assert heard in {b"two" + FAREWELL + b"three", FAREWELL + b"twothree"}
 
 
-def test_many_may_tell_at_the_same_time(make: Callable[..., Pair]) -> None:
+def test_threads_that_send_farewell_at_once_send_one(make: Callable[..., Pair]) -> None:
     for _ in range(20):
         pair = make(gap=0.0)
         start = threading.Barrier(4)
 
-        def tell(pair: Pair = pair, start: threading.Barrier = start) -> None:
+        def send(pair: Pair = pair, start: threading.Barrier = start) -> None:
             start.wait()
-            pair.handler.tell(insist=True)
+            pair.handler.send_farewell(insist=True)
 
-        threads = [threading.Thread(target=tell) for _ in range(4)]
+        threads = [threading.Thread(target=send) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -246,21 +243,21 @@ def test_many_may_tell_at_the_same_time(make: Callable[..., Pair]) -> None:
         assert pair.client.recv_to_end() == FAREWELL + b"hello"
 
 
-def test_a_client_that_has_gone_is_no_error(make: Callable[..., Pair]) -> None:
+def test_farewell_to_departed_client_is_no_error(make: Callable[..., Pair]) -> None:
     pair = make()
     pair.client.close()
-    pair.handler.tell(insist=True)
-    # The kernel may take a first one: the client's answer to it is the reset.
+    pair.handler.send_farewell(insist=True)
+    # The kernel may accept a first write, which the client answers with a reset.
     with suppress(ConnectionError):
         pair.handler.sendall(b"hello")
     with pytest.raises(ConnectionError):
         pair.handler.sendall(b"hello")
 
 
-def test_a_socket_that_the_handler_has_given_away_is_no_error(make: Callable[..., Pair]) -> None:
+def test_farewell_on_detached_socket_is_no_error(make: Callable[..., Pair]) -> None:
     pair = make()
     with socket.socket(fileno=pair.handler.detach()) as elsewhere:
-        pair.handler.tell(insist=True)
+        pair.handler.send_farewell(insist=True)
         elsewhere.sendall(b"hello")
     assert pair.client.recv_to_end() == b"hello"
 
@@ -268,7 +265,7 @@ def test_a_socket_that_the_handler_has_given_away_is_no_error(make: Callable[...
 # The calls of a socket.
 
 
-def test_each_call_that_reads(make: Callable[..., Pair]) -> None:
+def test_calls_that_read(make: Callable[..., Pair]) -> None:
     pair = make()
     buffer = bytearray(4)
     pair.client.send(b"abcdefghijklmnop")
@@ -284,7 +281,7 @@ def test_each_call_that_reads(make: Callable[..., Pair]) -> None:
         assert file.read(2) == b"op"
 
 
-def test_each_call_that_writes_is_counted(make: Callable[..., Pair], tmp_path: Path) -> None:
+def test_calls_that_write_are_counted(make: Callable[..., Pair], tmp_path: Path) -> None:
     pair = make()
     (tmp_path / "file").write_bytes(b"klmno")
     assert pair.handler.send(b"ab") == 2
@@ -301,11 +298,11 @@ def test_each_call_that_writes_is_counted(make: Callable[..., Pair], tmp_path: P
     assert pair.client.recv_exactly(16) == b"abcdefghijklmnop"
 
 
-def test_what_was_written_is_known_when_it_is_closed(make: Callable[..., Pair]) -> None:
+def test_written_bytes_are_known_after_close(make: Callable[..., Pair]) -> None:
     for finish in ("close", "detach"):
         pair = make()
         pair.handler.sendall(b"hello")
-        pair.handler.tell(insist=True)
+        pair.handler.send_farewell(insist=True)
         fd = pair.handler.fileno()
         getattr(pair.handler, finish)()
         if finish == "detach":
@@ -313,7 +310,7 @@ def test_what_was_written_is_known_when_it_is_closed(make: Callable[..., Pair]) 
         assert pair.handler.written == 5
 
 
-def test_it_is_a_socket_with_its_descriptor() -> None:
+def test_handler_socket_takes_over_descriptor() -> None:
     ours, theirs = socket.socketpair()
     fd = ours.fileno()
     with HandlerSocket(ours, FAREWELL, GAP, told=False) as handler, theirs:

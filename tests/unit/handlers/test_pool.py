@@ -1,4 +1,4 @@
-"""Threads for handlers that block."""
+"""The pool of threads for blocking handlers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from queue import Queue
 from types import ModuleType
@@ -27,12 +28,12 @@ from support import Client as Other
 
 
 class Scene:
-    """A pool, its clients, and what has become of them."""
+    """A pool, its clients, and the reasons for which clients were closed."""
 
     def __init__(
         self, run: Callable[[Any, Any], None], *, max_threads: int, gap: float, movable: bool
     ) -> None:
-        self.left: Queue[tuple[Client, str]] = Queue()
+        self.closed: Queue[tuple[Client, str]] = Queue()
         self.others: list[Other] = []
         self.pool = HandlerPool(
             run,
@@ -42,21 +43,21 @@ class Scene:
             farewell=FAREWELL,
             gap=gap,
             stall_timeout=0.0,
-            leave=lambda client, reason: self.left.put((client, reason)),
+            on_close=lambda client, reason: self.closed.put((client, reason)),
         )
 
-    def come(self, *, told: int = NOT_TOLD) -> Other:
-        """A new client, which the pool has taken."""
+    def connect(self, *, told: int = NOT_TOLD) -> Other:
+        """A new client, for which the pool has started a handler."""
         ours, theirs = socket.socketpair()
         client = Client(ours, "host", len(self.others), AWAITING_FIRST_BYTE, 0.0)
         client.told = told
         self.others.append(Other(theirs))
-        self.pool.take(client)
+        self.pool.start(client)
         return self.others[-1]
 
-    def gone(self) -> str:
-        """Why the next one that left did so."""
-        return self.left.get(timeout=PATIENCE)[1]
+    def next_reason(self) -> str:
+        """The reason for which the next client is closed."""
+        return self.closed.get(timeout=PATIENCE)[1]
 
 
 def echo(request: Any, _address: Any) -> None:
@@ -84,40 +85,38 @@ def stage() -> Iterator[Stage]:
     for scene in scenes:
         for other in scene.others:
             other.close()
-        scene.pool.hang_up()
+        scene.pool.close_all()
         assert scene.pool.join(PATIENCE) == 0
 
 
-def test_each_client_has_a_handler(stage: Stage) -> None:
+def test_each_client_has_handler(stage: Stage) -> None:
     scene = stage()
-    one, two = scene.come(), scene.come()
+    one, two = scene.connect(), scene.connect()
     for client in (one, two, one):
         client.echo(b"hello")
     one.close()
-    assert scene.gone() == "handler ended"
+    assert scene.next_reason() == "handler ended"
     two.echo(b"hello")
 
 
-def test_clients_beyond_the_limit_are_served_in_turn(stage: Stage) -> None:
+def test_clients_beyond_limit_are_served_in_turn(stage: Stage) -> None:
     scene = stage(max_threads=1)
-    clients = [scene.come() for _ in range(3)]
+    clients = [scene.connect() for _ in range(3)]
     for client in clients:
         client.send(b"hello")
     for client in clients:
         assert client.recv_exactly(5) == b"hello"
         client.close()
-        assert scene.gone() == "handler ended"
+        assert scene.next_reason() == "handler ended"
 
 
-def test_an_exception_is_logged_with_the_client(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_exception_is_logged_with_client(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     def fail(request: Any, _address: Any) -> None:
         raise ValueError("as expected")
 
     scene = stage(fail)
-    assert scene.come().recv_to_end() == b""
-    assert scene.gone() == "handler failed"
+    assert scene.connect().recv_to_end() == b""
+    assert scene.next_reason() == "handler failed"
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert "host:0" in record.getMessage()
@@ -125,17 +124,17 @@ def test_an_exception_is_logged_with_the_client(
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_no_exception_ends_more_than_its_handler(stage: Stage, error: BaseException) -> None:
+def test_exception_ends_only_its_handler(stage: Stage, error: BaseException) -> None:
     def fail(request: Any, _address: Any) -> None:
         raise error
 
     scene = stage(fail, max_threads=1)
     for _ in range(3):
-        assert scene.come().recv_to_end() == b""
-        assert scene.gone() == "handler failed"
+        assert scene.connect().recv_to_end() == b""
+        assert scene.next_reason() == "handler failed"
 
 
-def test_an_exception_that_cannot_be_shown(stage: Stage) -> None:
+def test_exception_without_text(stage: Stage) -> None:
     class Nasty(Exception):
         def __str__(self) -> str:
             raise ValueError
@@ -146,36 +145,36 @@ def test_an_exception_that_cannot_be_shown(stage: Stage) -> None:
         raise Nasty
 
     scene = stage(fail)
-    assert scene.come().recv_to_end() == b""
-    assert scene.gone() == "handler failed"
+    assert scene.connect().recv_to_end() == b""
+    assert scene.next_reason() == "handler failed"
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), BrokenPipeError()])
-def test_a_client_that_breaks_off_is_no_failure(
+def test_reset_by_client_is_no_failure(
     stage: Stage, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(request: Any, _address: Any) -> None:
         raise error
 
     scene = stage(fail)
-    scene.come()
-    assert scene.gone() == "reset by the client"
+    scene.connect()
+    assert scene.next_reason() == "reset by the client"
     assert not caplog.records
 
 
-def test_a_handler_may_close_its_request_itself(stage: Stage) -> None:
+def test_handler_may_close_its_request(stage: Stage) -> None:
     scene = stage(lambda request, _address: request.close())
-    assert scene.come().recv_to_end() == b""
-    assert scene.gone() == "handler ended"
+    assert scene.connect().recv_to_end() == b""
+    assert scene.next_reason() == "handler ended"
 
 
-def test_the_drain_tells_each_once(stage: Stage) -> None:
+def test_each_client_gets_farewell_once(stage: Stage) -> None:
     scene = stage()
-    one, two = scene.come(), scene.come()
+    one, two = scene.connect(), scene.connect()
     one.echo(b"hello")
     scene.pool.drain()
     for _ in range(3):
-        scene.pool.remind()
+        scene.pool.send_pending_farewells()
     for client in (one, two):
         client.expect_farewell_alone()
         client.echo(b"hello")
@@ -185,30 +184,30 @@ def test_the_drain_tells_each_once(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_who_was_told_while_it_waited_is_not_told_again(stage: Stage, when: str) -> None:
-    """Whether the pool has heard of the drain before the client comes to it or after."""
+def test_client_with_farewell_gets_no_second_farewell(stage: Stage, when: str) -> None:
+    """Whether the drain begins before the handler starts, or after."""
     scene = stage()
     if when == "before":
         scene.pool.drain()
-    client = scene.come(told=ANSWERED)
+    client = scene.connect(told=ANSWERED)
     scene.pool.drain()
-    scene.pool.remind()
-    scene.pool.remind()
+    scene.pool.send_pending_farewells()
+    scene.pool.send_pending_farewells()
     client.echo(b"hello")
     client.finish()
     assert client.recv_to_end() == b""
 
 
-def test_who_comes_in_the_drain_is_told(stage: Stage) -> None:
+def test_new_client_in_drain_gets_farewell(stage: Stage) -> None:
     scene = stage()
     scene.pool.drain()
-    client = scene.come()
-    scene.pool.remind()
+    client = scene.connect()
+    scene.pool.send_pending_farewells()
     client.expect_farewell_alone()
 
 
-def test_reminding_often_is_no_reason_to_insist(stage: Stage) -> None:
-    """Each I/O thread reminds."""
+def test_frequent_reminders_do_not_insist(stage: Stage) -> None:
+    """Each I/O thread sends pending farewells."""
     gate = threading.Event()
 
     def speak(request: Any, _address: Any) -> None:
@@ -217,17 +216,17 @@ def test_reminding_often_is_no_reason_to_insist(stage: Stage) -> None:
         request.close()
 
     scene = stage(speak, gap=3600.0)
-    client = scene.come()
+    client = scene.connect()
     assert client.recv() == b"hello"
     scene.pool.drain()
     for _ in range(3):
-        scene.pool.remind()
+        scene.pool.send_pending_farewells()
     gate.set()
     client.expect_end()
 
 
 @pytest.mark.parametrize("come", ["unix", "tcp"])
-def test_who_is_let_go_in_the_drain_before_it_was_told_is_told(stage: Stage, come: str) -> None:
+def test_client_of_returning_handler_gets_farewell(stage: Stage, come: str) -> None:
     gate = threading.Event()
 
     def last_word(request: Any, _address: Any) -> None:
@@ -235,7 +234,7 @@ def test_who_is_let_go_in_the_drain_before_it_was_told_is_told(stage: Stage, com
         request.sendall(b"bye")
 
     scene = stage(last_word, gap=0.1)
-    client = scene.come() if come == "unix" else come_by_tcp(scene)
+    client = scene.connect() if come == "unix" else connect_by_tcp(scene)
     scene.pool.drain()
     gate.set()
     heard = client.recv()
@@ -247,35 +246,35 @@ def test_who_is_let_go_in_the_drain_before_it_was_told_is_told(stage: Stage, com
     client.expect_end()
 
 
-def test_who_waits_for_a_thread_is_told_too(stage: Stage) -> None:
+def test_client_that_waits_for_thread_gets_farewell(stage: Stage) -> None:
     scene = stage(max_threads=1)
-    first, second = scene.come(), scene.come()
+    first, second = scene.connect(), scene.connect()
     scene.pool.drain()
-    scene.pool.remind()
+    scene.pool.send_pending_farewells()
     for client in (first, second):
         client.expect_farewell_alone()
 
 
-def test_hanging_up_ends_all_conversations(stage: Stage) -> None:
+def test_close_all_closes_all_clients(stage: Stage) -> None:
     scene = stage(max_threads=2)
-    clients = [scene.come() for _ in range(3)]
+    clients = [scene.connect() for _ in range(3)]
     clients[0].echo(b"hello")
-    assert scene.pool.hang_up() == 3
+    assert scene.pool.close_all() == 3
     for client in clients:
         assert client.recv_to_end() == FAREWELL
     assert scene.pool.join(PATIENCE) == 0
-    assert {scene.gone() for _ in clients} == {"deadline"}
+    assert {scene.next_reason() for _ in clients} == {"deadline"}
 
 
-def test_who_comes_after_that_is_hung_up_on_as_well(stage: Stage) -> None:
+def test_client_after_close_all_is_closed(stage: Stage) -> None:
     scene = stage()
-    scene.pool.hang_up()
-    client = scene.come()
+    scene.pool.close_all()
+    client = scene.connect()
     assert client.recv_to_end() == FAREWELL
-    assert scene.gone() == "deadline"
+    assert scene.next_reason() == "deadline"
 
 
-def test_who_does_not_return_is_counted_and_waited_for_once(stage: Stage) -> None:
+def test_join_counts_stuck_handlers(stage: Stage) -> None:
     gate = threading.Event()
 
     def stuck(_request: Any, _address: Any) -> None:
@@ -283,14 +282,14 @@ def test_who_does_not_return_is_counted_and_waited_for_once(stage: Stage) -> Non
 
     scene = stage(stuck)
     for _ in range(5):
-        scene.come()
-    scene.pool.hang_up()
+        scene.connect()
+    scene.pool.close_all()
     assert scene.pool.join(0.1) == 5
     gate.set()
     assert scene.pool.join(PATIENCE) == 0
 
 
-def test_where_no_thread_can_be_started_the_client_is_let_go(
+def test_client_is_closed_where_no_thread_starts(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = stage()
@@ -300,16 +299,16 @@ def test_where_no_thread_can_be_started_the_client_is_let_go(
             raise RuntimeError("can't start new thread")
 
         patch.setattr(threading.Thread, "start", start)
-        assert scene.come().recv_to_end() == b""
-        assert scene.gone() == "can't start new thread"
-    scene.come().echo(b"hello")
+        assert scene.connect().recv_to_end() == b""
+        assert scene.next_reason() == "can't start new thread"
+    scene.connect().echo(b"hello")
 
 
-def test_a_running_thread_takes_over_where_no_other_can_be_started(
+def test_running_thread_serves_client_where_no_thread_starts(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = stage()
-    first = scene.come()
+    first = scene.connect()
     first.echo(b"hello")
     with monkeypatch.context() as patch:
 
@@ -317,13 +316,13 @@ def test_a_running_thread_takes_over_where_no_other_can_be_started(
             raise RuntimeError("can't start new thread")
 
         patch.setattr(threading.Thread, "start", start)
-        second = scene.come()
+        second = scene.connect()
     second.send(b"hello")
     first.close()
     assert second.recv_exactly(5) == b"hello"
 
 
-def test_a_request_of_another_class_is_left_as_it_is(stage: Stage) -> None:
+def test_request_of_another_class_is_unchanged(stage: Stage) -> None:
     class Special(socket.socket):
         pass
 
@@ -336,18 +335,18 @@ def test_a_request_of_another_class_is_left_as_it_is(stage: Stage) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         special = Special(fileno=ours.detach())
-        scene.pool.take(Client(special, "host", 1, AWAITING_FIRST_BYTE, 0.0))
+        scene.pool.start(Client(special, "host", 1, AWAITING_FIRST_BYTE, 0.0))
         assert seen.get(timeout=PATIENCE) is Special
-        assert scene.gone() == "handler ended"
-    scene.come()
+        assert scene.next_reason() == "handler ended"
+    scene.connect()
     assert seen.get(timeout=PATIENCE) is HandlerSocket
 
 
-# Clients move on.
+# The handover.
 
 
 class Counting(socketserver.BaseRequestHandler):
-    """Numbers what its client says, from its first word on."""
+    """Answers each message of its client with the number of the message."""
 
     number = 0
 
@@ -364,7 +363,7 @@ class Counting(socketserver.BaseRequestHandler):
 
 
 class Busy(Counting):
-    """Does not come to a read for a while."""
+    """Does not read until `gate` is set."""
 
     gate = threading.Event()
 
@@ -375,14 +374,14 @@ class Busy(Counting):
 
 @pytest.fixture
 def _nudged() -> Iterator[None]:
-    """As `SignalInbox` has it: what interrupts a read does nothing else."""
+    """Catch the signal that interrupts a read, as `SignalInbox` does."""
     before = signal.signal(NUDGE, lambda _signum, _frame: None)
     yield
     signal.signal(NUDGE, before)
 
 
 def runs(factory: type[Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Any], None]:
-    """What runs a handler in a service."""
+    """The function that runs a handler in a service."""
     module: Any = ModuleType("a_plugin")
     module.Mine = factory
     monkeypatch.setitem(sys.modules, "a_plugin", module)
@@ -397,12 +396,12 @@ def runs(factory: type[Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, 
     return run
 
 
-def come_by_tcp(scene: Scene) -> Other:
+def connect_by_tcp(scene: Scene) -> Other:
     with socket.create_server(("127.0.0.1", 0)) as server:
         other = Other.connect(f"127.0.0.1:{server.getsockname()[1]}")
         ours, _ = server.accept()
     scene.others.append(other)
-    scene.pool.take(Client(ours, "host", len(scene.others), AWAITING_FIRST_BYTE, 0.0))
+    scene.pool.start(Client(ours, "host", len(scene.others), AWAITING_FIRST_BYTE, 0.0))
     return other
 
 
@@ -411,22 +410,24 @@ def ask(other: Other, number: int) -> None:
     assert other.recv() == b"%d" % number
 
 
-def say_goodbye(scene: Scene, other: Other) -> None:
+def expect_farewell(scene: Scene, other: Other) -> None:
     scene.pool.drain()
     poll = select.poll()
     poll.register(other.sock, select.POLLIN)
-    # A TCP client acknowledges what it has read after a moment, and is not told before.
+    # The client's kernel acknowledges bytes after a moment, and the farewell is not sent before.
+    deadline = time.monotonic() + PATIENCE
     while not poll.poll(50):
-        scene.pool.remind()
+        assert time.monotonic() < deadline, "no farewell"
+        scene.pool.send_pending_farewells()
     other.expect_farewell_alone()
 
 
-COME = pytest.mark.parametrize("come", [Scene.come, come_by_tcp], ids=["unix", "tcp"])
+COME = pytest.mark.parametrize("come", [Scene.connect, connect_by_tcp], ids=["unix", "tcp"])
 
 
 @COME
 @pytest.mark.usefixtures("_nudged")
-def test_who_waits_in_a_read_goes_on_in_another_process(
+def test_handler_in_read_goes_on_in_next_process(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other]
 ) -> None:
     run = runs(Counting, monkeypatch)
@@ -439,23 +440,23 @@ def test_who_waits_in_a_read_goes_on_in_another_process(
     assert [client.saved for client in moved] == [b"3"] * 5
     assert [client.echoed for client in moved] == [3] * 5
     assert here.pool.join(PATIENCE) == 0
-    assert here.left.empty()
+    assert here.closed.empty()
     clients[0].send(b"meanwhile")
     for each in moved:
-        there.pool.take(each)
+        there.pool.start(each)
     assert clients[0].recv() == b"4"
     for client in clients[1:]:
         ask(client, 4)
     for client in clients:
         ask(client, 5)
         client.close()
-    assert {there.gone() for _ in clients} == {"handler ended"}
+    assert {there.next_reason() for _ in clients} == {"handler ended"}
     assert [client.echoed for client in moved] == [5] * 5
 
 
 @COME
 @pytest.mark.usefixtures("_nudged")
-def test_who_does_not_come_to_a_read_stays(
+def test_handler_that_does_not_read_stays(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other]
 ) -> None:
     Busy.gate.clear()
@@ -468,23 +469,23 @@ def test_who_does_not_come_to_a_read_stays(
         Busy.gate.set()
     assert client.recv() == b"1"
     ask(client, 2)
-    say_goodbye(scene, client)
+    expect_farewell(scene, client)
 
 
 @COME
-def test_who_cannot_move_stays(stage: Stage, come: Callable[[Scene], Other]) -> None:
+def test_handler_without_save_stays(stage: Stage, come: Callable[[Scene], Other]) -> None:
     scene = stage()
     client = come(scene)
     client.echo(b"hello")
     assert scene.pool.freeze(PATIENCE) == []
     client.echo(b"hello, you")
-    say_goodbye(scene, client)
+    expect_farewell(scene, client)
 
 
 @COME
 @pytest.mark.parametrize("movable", [True, False])
 @pytest.mark.usefixtures("_nudged")
-def test_who_waits_for_a_thread_has_nothing_to_save(
+def test_client_that_waits_for_thread_has_no_state(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other], movable: bool
 ) -> None:
     run = runs(Counting, monkeypatch) if movable else echo
@@ -498,5 +499,5 @@ def test_who_waits_for_a_thread_has_nothing_to_save(
     assert [client.saved for client in moved] == [None, b"1"][: 1 + movable]
     for each in moved[1:]:
         each.sock.close()
-    there.pool.take(moved[0])
+    there.pool.start(moved[0])
     assert waiting.recv() == b"hello"

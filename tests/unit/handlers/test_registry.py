@@ -1,4 +1,4 @@
-"""How a handler is found by name."""
+"""The registry: a handler by its name."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ FAREWELL = b"configured"
 
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module that somebody else has written."""
+    """A module of another package."""
     module: Any = ModuleType("a_plugin")
     monkeypatch.setitem(sys.modules, "a_plugin", module)
     return module
 
 
-def test_the_stream_handler_is_none() -> None:
+def test_echo_is_no_blocking_handler() -> None:
     assert registry.find("echo", FAREWELL) is None
 
 
-def test_the_threaded_echo() -> None:
+def test_echo_threaded() -> None:
     found = registry.find("echo-threaded", FAREWELL)
     assert found
     assert issubclass(found.factory, EchoHandler)
@@ -48,7 +48,7 @@ def test_the_threaded_echo() -> None:
         ({"greets": True}, FAREWELL, True),
     ],
 )
-def test_what_a_handler_says_of_itself(
+def test_attributes_of_handler(
     plugin: Any, attributes: dict[str, Any], farewell: bytes, greets: bool
 ) -> None:
     plugin.Mine = type("Mine", (TutorialHandler,), attributes)
@@ -72,7 +72,7 @@ def nothing(*_args: object) -> bytes:
     ],
     ids=["neither", "save", "restore", "no method", "both"],
 )
-def test_who_can_go_on_in_another_process(
+def test_handler_with_save_and_restore_is_movable(
     plugin: Any, methods: dict[str, Any], movable: bool
 ) -> None:
     plugin.Mine = type("Mine", (TutorialHandler,), methods)
@@ -83,14 +83,14 @@ def test_who_can_go_on_in_another_process(
     assert found.factory.__name__ == "Mine"
 
 
-def test_one_that_reads_ahead_cannot(plugin: Any) -> None:
+def test_stream_request_handler_cannot_save(plugin: Any) -> None:
     methods = {"save": nothing, "restore": nothing}
     plugin.Mine = type("Mine", (ShoutingHandler,), methods)
     with pytest.raises(ConfigError, match=r"cannot save\(\) what its rfile has read ahead"):
         registry.find("a_plugin:Mine", FAREWELL)
 
 
-def test_a_class_inside_of_a_class(plugin: Any) -> None:
+def test_nested_class(plugin: Any) -> None:
     plugin.Outer = type("Outer", (), {"Inner": TutorialHandler})
     found = registry.find("a_plugin:Outer.Inner", FAREWELL)
     assert found
@@ -98,26 +98,26 @@ def test_a_class_inside_of_a_class(plugin: Any) -> None:
 
 
 @pytest.mark.parametrize("farewell", [7, ["bye"], bytearray(b"bye")])
-def test_a_farewell_that_is_none(plugin: Any, farewell: object) -> None:
+def test_farewell_of_wrong_type(plugin: Any, farewell: object) -> None:
     plugin.Mine = type("Mine", (EchoHandler,), {"farewell": farewell})
     with pytest.raises(ConfigError, match="farewell must be bytes, str or None"):
         registry.find("a_plugin:Mine", FAREWELL)
 
 
 @pytest.mark.parametrize("thing", [7, "text", lambda: None, object, EchoHandler.handle])
-def test_what_is_no_handler(plugin: Any, thing: object) -> None:
+def test_object_that_is_no_handler(plugin: Any, thing: object) -> None:
     plugin.Mine = thing
     with pytest.raises(ConfigError, match=r"is not a socketserver\.BaseRequestHandler class"):
         registry.find("a_plugin:Mine", FAREWELL)
 
 
 @pytest.mark.parametrize("name", ["no_such_module:Mine", "a_plugin:Missing", "a_plugin:", ":Mine"])
-def test_what_cannot_be_imported(plugin: Any, name: str) -> None:
+def test_name_that_cannot_be_imported(plugin: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=f"^handler '{name}' cannot be imported: "):
         registry.find(name, FAREWELL)
 
 
-def test_an_error_of_somebody_elses_module_is_one_short_line(
+def test_import_error_is_one_short_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(_name: str) -> None:
@@ -130,7 +130,7 @@ def test_an_error_of_somebody_elses_module_is_one_short_line(
     assert len(str(caught.value)) < 300
 
 
-def test_a_name_of_an_entry_point(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_of_entry_point(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin.Mine = type("Mine", (TutorialHandler,), {})
     points = importlib.metadata.EntryPoints(
         [importlib.metadata.EntryPoint("mine", "a_plugin:Mine", registry.GROUP)]

@@ -40,9 +40,9 @@ class Handlers:
         self.longest_silence = 0.0
         self.reminders = 0
         self.taken: SimpleQueue[LoopClient] = SimpleQueue()
-        self.take = self.taken.put
+        self.start = self.taken.put
 
-    def remind(self) -> None:
+    def send_pending_farewells(self) -> None:
         self.reminders += 1
 
     def close_idle(self, _timeout: float) -> float:
