@@ -96,6 +96,16 @@ HANDOVER_IMPOSSIBLE = Event(
     WARNING,
     "stopping instead of handing over, because the next start would fail: %(reason)s",
 )
+CANNOT_HAND_OVER = Event(
+    "e8c74d51b3e14330835cef82a635ac8e",
+    WARNING,
+    "the clients are told to go, because they cannot be handed over: %(reason)s",
+)
+CANNOT_MIRROR = Event(
+    "2ba58347e6254d44bfd7c6167004fbc1",
+    WARNING,
+    "a crash would end clients now, trying again with the next client: %(reason)s",
+)
 STATUS = Event(
     "98beb9f390814837b6f2a35140a6abba",
     INFO,
@@ -115,6 +125,12 @@ ACCEPT_RESUMED = Event(
     "069b89c745384e34a6a3504a77aa5ea0",
     INFO,
     "accepting clients again",
+)
+CANNOT_REFUSE = Event(
+    "92931fc5b5fe412ab3e88b95c0ab98fb",
+    WARNING,
+    "cannot refuse new connections to %(address)s before its end, the last may be reset:"
+    " %(reason)s",
 )
 HANDLER_FAILED = Event(
     "e8d8c58e7dc14ccc8ad452bfac4c194f",
@@ -142,6 +158,16 @@ NOTIFY_BROKEN = Event(
     "5cedba4daebe451b9cc59237a89bf712",
     WARNING,
     "cannot talk to the service manager: %(reason)s",
+)
+NOTIFY_LOST = Event(
+    "976fbe9ec2fe4add98c26138dfce9a61",
+    WARNING,
+    "a message to the service manager is lost, the next may arrive: %(reason)s",
+)
+BARRIER_LATE = Event(
+    "60cd7bdf749e440ab2606ca4e53fb3c4",
+    WARNING,
+    "the service manager has not read the messages for it within %(seconds)g s",
 )
 WATCHDOG_LATE = Event(
     "dc8b0cc7c86f4c1fba02140d830a2e03",
