@@ -26,8 +26,8 @@ from graced.loop.policy import Policy
 from graced.loop.poller import MAX_POLL_TIMEOUT
 from graced.server import Blocking, Server
 from graced.signals import IMPATIENT, STOP, SignalInbox
+from graced.sockets.address import format_address
 from graced.sockets.closing import linger
-from graced.sockets.listener import display
 
 UNLIMITED = 1_000_000
 """Clients."""
@@ -42,10 +42,11 @@ class _OwnListener:
     def __init__(self, server: socketserver.TCPServer) -> None:
         self._server = server
         self.sock = server.socket
-        self.name = display(server.server_address)
+        self.name = format_address(server.server_address)
 
-    def shut(self) -> None:
+    def refuse_connections(self) -> float:
         """Do nothing: the program owns the socket, and may serve again."""
+        return 0.0
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept and verify a client.  Raises `OSError`."""

@@ -15,7 +15,7 @@ from graced.errors import StuckError
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
 from graced.server import Blocking, Server, default_io_threads
-from graced.sockets import listener
+from graced.sockets import binding
 from graced.sockets.address import Address
 from support import FAREWELL, PATIENCE, Client
 
@@ -37,7 +37,7 @@ def make() -> Iterator[Make]:
         io_threads: int = 1,
         **policy: Any,
     ) -> Server:
-        listeners = listener.bind(
+        listeners = binding.bind(
             [Address.parse(text) for text in addresses or ["127.0.0.1:0"]], 100
         )
         server = Server(

@@ -35,7 +35,7 @@ from graced.app import handler_path, occupancy, unit
 from graced.errors import AlreadyRunningError, ConfigError, GracedError, PidFileError
 from graced.loop.acceptor import MAX_LINGERING
 from graced.process import limits
-from graced.sockets import listener
+from graced.sockets import binding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -173,17 +173,17 @@ class Check:
     def _check_port(self, address: Address) -> None:
         absent: OSError | None = None
         bound = False
-        for family, place in listener.places(address):
+        for family, place in binding.socket_addresses(address):
             try:
                 occupancy.try_to_bind(address, family, place)
             except OSError as error:
-                if error.errno in listener.NOT_ON_THIS_MACHINE:
+                if error.errno in binding.NOT_ON_THIS_MACHINE:
                     absent = error
                     continue
                 self._judge(address, error, family, str(place[0]))
             bound = True
         if absent and not bound:
-            raise listener.refusal(address, absent)
+            raise binding.refusal(address, absent)
 
     def _judge(self, address: Address, error: OSError, family: int, host: str) -> None:
         """Raise `ListenError`, unless the error does not hold for the subject."""
@@ -191,19 +191,19 @@ class Check:
         if error.errno == errno.EADDRINUSE:
             self._judge_use(address, occupancy.listening_at(family, host, address.port))
         elif error.errno != errno.EACCES or not (service and service.binds_low_ports):
-            raise listener.refusal(address, error)
+            raise binding.refusal(address, error)
 
     def _judge_use(self, address: Address, holders: set[int]) -> None:
         ours = self._subject.ours or frozenset()
         if holders and holders <= ours:
             return
         if self._subject.knows_service:
-            raise listener.refusal(address, _error(errno.EADDRINUSE))
+            raise binding.refusal(address, _error(errno.EADDRINUSE))
         self.notes.append(f"{address}: it is in use at present, maybe by the service itself")
 
     def _check_path(self, address: Address) -> None:
         self._check_directory(
-            os.path.dirname(address.path), lambda error: listener.refusal(address, error)
+            os.path.dirname(address.path), lambda error: binding.refusal(address, error)
         )
         try:
             is_socket = stat.S_ISSOCK(os.lstat(address.path).st_mode)
@@ -211,7 +211,7 @@ class Check:
             return
         holders = occupancy.listening_at_path(address.path)
         if not is_socket:
-            raise listener.refusal(address, _error(errno.EADDRINUSE))
+            raise binding.refusal(address, _error(errno.EADDRINUSE))
         if holders:
             self._judge_use(address, holders)
 

@@ -14,7 +14,7 @@ import sys
 from contextlib import suppress
 
 from graced.errors import ConfigError
-from graced.sockets import listener
+from graced.sockets import binding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def refuse_overlaps(addresses: Sequence[Address]) -> None:
     """Raise `ConfigError` if two addresses cannot be listened on together."""
     taken: list[tuple[Address, int, str]] = []
     for address in addresses:
-        found = listener.places(address)
+        found = binding.socket_addresses(address)
         mine: list[tuple[Address, int, str]] = []
         for family, (place, *_) in found:
             host = str(place)

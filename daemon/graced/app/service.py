@@ -28,8 +28,10 @@ from graced.process.pidfile import PidFile
 from graced.process.supervisor import Supervisor
 from graced.server import Blocking, Server, default_io_threads
 from graced.signals import HANDOVER, SignalInbox
-from graced.sockets import listener
+from graced.sockets import binding
+from graced.sockets.binding import InheritedListeners
 from graced.sockets.listener import Listener
+from graced.systemd import activation
 from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
@@ -78,7 +80,7 @@ def refuse(settings: Settings) -> None:
     `settings`: what is left of the configuration, for the words of the farewell.
     """
     with suppress(GracedError):
-        passed = listener.passed(os.environ, os.getpid())
+        passed = activation.passed(os.environ, os.getpid())
         if passed:
             log = writer.open_log(settings.level, sinks.sink_for(detached=False))
             Inherited(passed).turn_away(_last_words(settings, os.environ))
@@ -124,7 +126,7 @@ class Service:
         Raises `GracedError`.
         """
         settings, belongings = self._settings, self._belongings
-        passed = listener.passed(os.environ, os.getpid())
+        passed = activation.passed(os.environ, os.getpid())
         self._passed = {fd for fd, _ in passed}
         limits.raise_descriptors(settings.max_clients, others=MAX_LINGERING)
         self._inherited = Inherited(passed)
@@ -150,13 +152,18 @@ class Service:
 
     def _listen(self, inherited: Inherited) -> list[Listener]:
         settings = self._settings
+        old = InheritedListeners(inherited.listeners)
         if inherited.others:
-            for sock in inherited.listeners:
-                sock.close()
-            return listener.adopt(inherited.others)
-        if len(settings.listen) > 1:
-            occupancy.refuse_overlaps(settings.listen)
-        return listener.bind(settings.listen, settings.backlog, inherited.listeners)
+            listeners = activation.adopt(inherited.others)
+        else:
+            if len(settings.listen) > 1:
+                occupancy.refuse_overlaps(settings.listen)
+            listeners = binding.bind(settings.listen, settings.backlog, old)
+        for sock in old.retire():
+            sock.close()
+        for each in listeners:
+            each.own_path()
+        return listeners
 
     def turn_away(self) -> None:
         """Tell the inherited clients that nobody will serve them, unless somebody does already.
@@ -313,7 +320,7 @@ class Service:
     def _leave_paths(self) -> None:
         if self._keeps:
             for each in self._listeners:
-                each.leave()
+                each.disown_path()
 
     def _keep_listeners(self) -> None:
         if self._keeps:

@@ -179,7 +179,7 @@ class HandlerSocket(socket.socket):
             # GIL has sent bytes a moment ago; any other write takes no time.
             info = tcp_info(self)
             self._may_write_unlocked = (
-                info is None or info.pending or (not timeout and info.unsaid < self._gap)
+                info is None or info.pending or (not timeout and info.sent_ago < self._gap)
             )
         if self._may_write_unlocked or not (quiet or insist):
             return

@@ -152,11 +152,22 @@ class Acceptors:
             elif acceptor.phase == LISTENING:
                 self.accept(acceptor, 0, MAX_BACKLOG)
 
-    def accept_last(self) -> None:
-        """Shut the listeners, and accept the clients that are queued."""
+    def refuse_connections(self) -> float:
+        """Refuse new connections, and accept the clients that are queued.
+
+        Return the seconds in which handshakes that have begun may bring more clients.
+        """
+        wait = 0.0
         for acceptor in self._acceptors:
             if acceptor.phase == LISTENING:
-                acceptor.listener.shut()
+                wait = max(wait, acceptor.listener.refuse_connections())
+                self.accept(acceptor, 0, MAX_BACKLOG)
+        return wait
+
+    def accept_last(self) -> None:
+        """Accept the clients for which there was no capacity before; then Unix sockets are done."""
+        for acceptor in self._acceptors:
+            if acceptor.phase == LISTENING:
                 self.accept(acceptor, 0, MAX_BACKLOG)
                 if acceptor.listener.sock.family == AF_UNIX:
                     # A shut Unix socket stays readable, so epoll would report it for ever.

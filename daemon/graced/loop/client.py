@@ -10,6 +10,7 @@ import socket
 
 from graced.loop.event_source import EventSource
 from graced.loop.phase import NOT_TOLD
+from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,4 +62,4 @@ class Client(EventSource):
     def __str__(self) -> str:
         if self.host.startswith("unix:"):
             return f"{self.host}#{self.port}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_address((self.host, self.port))

@@ -81,7 +81,11 @@ class Clients:
         self.draining = False
         """Whether the drain has begun."""
         self.at_deadline = False
-        """Whether the deadline has passed: `finished` becomes true when no client lingers."""
+        """Whether the deadline has passed.
+
+        `finished` becomes true when no client lingers and none may come."""
+        self.awaiting_handshakes = False
+        """Whether handshakes that have begun may bring clients after the deadline."""
         self.finished = False
         """Whether the I/O thread is to end."""
 
@@ -232,7 +236,10 @@ class Clients:
                 self.report_activity()
             if self.draining and not self.admission.clients:
                 self.changed()
-        if self.at_deadline and not self.lingering:
+        self._finish_when_alone()
+
+    def _finish_when_alone(self) -> None:
+        if self.at_deadline and not (self.lingering or self.awaiting_handshakes):
             self.finished = True
 
     def _end_copies(self, client: Client) -> None:
@@ -247,14 +254,18 @@ class Clients:
         if self.mirror:
             self.mirror.discard(client)
 
+    def stop_awaiting_handshakes(self) -> None:
+        """Expect no other client: `finished` becomes true when no refused client lingers."""
+        self.awaiting_handshakes = False
+        self._finish_when_alone()
+
     def close_at_deadline(self) -> None:
         """Close all clients; `finished` becomes true when no refused client lingers any more."""
         self.at_deadline = True
         for client in self.present():
             if client.phase != LINGERING:
                 self._part(client)
-        if not self.lingering:
-            self.finished = True
+        self._finish_when_alone()
 
     def _part(self, client: Client) -> None:
         """Send the last echo, the farewell unless it was sent before, and FIN; then close.

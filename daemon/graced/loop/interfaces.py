@@ -25,8 +25,11 @@ class Listener(Protocol):
     def accept(self) -> tuple[socket, Any]:
         """Accept a client; return its socket and address.  Raises `OSError`."""
 
-    def shut(self) -> None:
-        """Let no new client connect; clients that are queued can still be accepted."""
+    def refuse_connections(self) -> float:
+        """Let no new client connect; clients that are queued can still be accepted.
+
+        Return the seconds in which handshakes that have begun may add to the queue.
+        """
 
 
 class Handlers(Protocol):

@@ -67,6 +67,7 @@ from graced.loop.phase import (
     ENDING,
     FAREWELL_PENDING,
     FAREWELL_SENT,
+    HANDSHAKING,
     LINGERING,
     LISTENING,
     PHASES,
@@ -169,6 +170,7 @@ class IOThread(Thread):
             SWEEPING: self._idle.close_idle,
             REPORTING: self._acceptors.report_refusals,
             REMINDING: self._farewell.remind,
+            HANDSHAKING: self._end_handshakes,
             ENDING: self._end,
         }
 
@@ -352,10 +354,16 @@ class IOThread(Thread):
 
     def _finish(self) -> None:
         self._clients.draining = True
-        self._acceptors.accept_last()
+        handshakes = self._acceptors.refuse_connections()
         self._poller.now = monotonic()
         self._poller.schedule_after(EventSource(ENDING), FINISH_TIMEOUT)
+        self._clients.awaiting_handshakes = True
+        self._poller.schedule_after(EventSource(HANDSHAKING), handshakes)
         self._clients.close_at_deadline()
+        self._acceptors.accept_last()
+
+    def _end_handshakes(self, _source: EventSource) -> None:
+        self._clients.stop_awaiting_handshakes()
 
     def _end(self, _source: EventSource) -> None:
         self._clients.finished = True

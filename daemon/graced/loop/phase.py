@@ -38,11 +38,13 @@ REPORTING = 11
 """Refused clients may have to be reported."""
 REMINDING = 12
 """Handlers may have clients that have not got the farewell yet."""
-ENDING = 13
+HANDSHAKING = 13
+"""Handshakes that had begun when new connections were refused are over."""
+ENDING = 14
 """The I/O thread ends now, whether or not clients still linger."""
-GONE = 14
+GONE = 15
 """The client or acceptor belongs to this I/O thread no more; nothing is done about it."""
-PHASES = 15
+PHASES = 16
 """The number of all phases: the length of the tables."""
 
 # How far the farewell of a client has come: `Client.told`.

@@ -1,4 +1,4 @@
-"""Addresses to listen on, as people write them."""
+"""Addresses to listen on, and how every address is written."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Address(SimpleNamespace):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Raises `ValueError` that says what is allowed."""
+        """Read an address.  Raises `ValueError` with the forms that are allowed."""
         if not text.isprintable():
             raise ValueError("must not contain control characters")
         if text.startswith("unix:"):
             path = text.removeprefix("unix:")
             if not path.startswith("/"):
                 raise ValueError("must name an absolute path after unix:")
-            if len(path.encode("utf-8", "surrogateescape")) > _LONGEST_PATH:
-                raise ValueError(f"must be a path of at most {_LONGEST_PATH} bytes")
+            if len(path.encode("utf-8", "surrogateescape")) > _MAX_PATH:
+                raise ValueError(f"must be a path of at most {_MAX_PATH} bytes")
             return cls("", 0, path)
         host, colon, port = text.rpartition(":")
         if not colon or not host:
@@ -37,16 +37,27 @@ class Address(SimpleNamespace):
             raise ValueError("must have its IPv6 address in brackets, as in [::1]:9999")
         if not (port.isascii() and port.isdigit() and len(port) <= len("65535")):
             raise ValueError("must end in a port from 0 to 65535")
-        if int(port) > _LAST_PORT:
+        if int(port) > _MAX_PORT:
             raise ValueError("must end in a port from 0 to 65535")
         return cls(host, int(port))
 
     def __str__(self) -> str:
-        if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_address(self.path or (self.host, self.port))
 
 
-_LAST_PORT = 65535
-_LONGEST_PATH = 107
-"""sizeof(sun_path) less its terminator, unix(7)."""
+def format_address(address: object) -> str:
+    """The text for a socket address of any family, as in the log; any thread may call.
+
+    `address`: a tuple that begins with host and port, or the path of a Unix socket.
+    """
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(address, bytes):
+        address = address.decode("utf-8", "backslashreplace")
+    return f"unix:{address}"
+
+
+_MAX_PORT = 65535
+_MAX_PATH = 107
+"""sizeof(sun_path) less the terminator, unix(7)."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import select
 import socket
 import time
-from contextlib import suppress
 
-LINGER = 1.0
-"""Seconds that a client which was told has to close before its descriptor goes."""
+LINGER_TIMEOUT = 1.0
+"""Seconds in which a client that has the farewell can close before its descriptor is closed."""
 
 
 def is_at_its_end(request: socket.socket) -> bool:
-    """Whether the other side has said its last word, and all of it has been read."""
+    """Whether the client has sent end of file and all bytes before it have been read.
+
+    A connection that is broken, or was closed by its handler, is at its end too.
+    """
     poll = select.poll()
     try:
         poll.register(request, select.POLLIN)
@@ -22,34 +24,39 @@ def is_at_its_end(request: socket.socket) -> bool:
     except BlockingIOError:
         return False
     except (OSError, ValueError):
-        # Broken, or closed by its handler.
         return True
 
 
 def end_one_way(request: socket.socket) -> None:
-    """Say that nothing more will come."""
-    with suppress(OSError):
+    """Send end of file."""
+    try:
         request.shutdown(socket.SHUT_WR)
+    except OSError:
+        # ENOTCONN, EBADF: the client or the handler was faster, nobody waits for end of file.
+        return
 
 
 def end_both_ways(request: socket.socket) -> None:
-    """Say so, and hear nothing any more: who waits in a read finds the end."""
+    """Send end of file and read nothing more: a thread that waits in a read finds the end."""
     try:
         request.shutdown(socket.SHUT_RDWR)
     except OSError:
-        # The client or the handler was faster.
+        # ENOTCONN, EBADF: the client or the handler was faster.
         return
 
 
 def linger(request: socket.socket) -> None:
-    """Read to the client's end: closing with unread data would destroy the farewell (RST)."""
-    deadline = time.monotonic() + LINGER
+    """Send end of file, then read to the client's end, for `LINGER_TIMEOUT` at most.
+
+    Closing with unread input would destroy the farewell (RST).
+    """
+    deadline = time.monotonic() + LINGER_TIMEOUT
     try:
         request.shutdown(socket.SHUT_WR)
-        while (left := deadline - time.monotonic()) > 0:
-            request.settimeout(left)
+        while (remaining := deadline - time.monotonic()) > 0:
+            request.settimeout(remaining)
             if not socket.socket.recv(request, 65536):
                 return
     except OSError:
-        # Gone, or not closing: nothing more can be done for it.
+        # The client has gone, or does not close: nothing more can be done for it.
         return

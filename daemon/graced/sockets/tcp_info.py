@@ -1,4 +1,4 @@
-"""What the kernel knows of a TCP connection (tcp(7), TCP_INFO; struct tcp_info of linux/tcp.h)."""
+"""The kernel's figures of a TCP connection: TCP_INFO of tcp(7), struct tcp_info of linux/tcp.h."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _FIELDS = struct.Struct("=24x I 16x I 4x I 88x I 52x 2Q")
 class TcpInfo:
     """The state of one connection."""
 
-    __slots__ = ("pending", "silence", "unsaid", "written")
+    __slots__ = ("pending", "sent_ago", "silence", "written")
 
-    def __init__(self, silence: float, unsaid: float, written: int, *, pending: bool) -> None:
+    def __init__(self, silence: float, sent_ago: float, written: int, *, pending: bool) -> None:
         self.silence = silence
-        """Seconds since a byte went either way."""
-        self.unsaid = unsaid
-        """Seconds since a byte was sent."""
+        """Seconds since the last byte in either direction."""
+        self.sent_ago = sent_ago
+        """Seconds since the last byte that was sent."""
         self.written = written
-        """Bytes that were written to the socket so far, whether they have arrived or not."""
+        """Bytes that were written to the socket so far, arrived or not."""
         self.pending = pending
-        """Whether some of them have not arrived."""
+        """Whether bytes that were written have not arrived."""
 
 
 def tcp_info(sock: socket.socket) -> TcpInfo | None:
@@ -35,7 +35,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
         return None
     return TcpInfo(
         silence=min(sent_ago, received_ago) / 1000,
-        unsaid=sent_ago / 1000,
+        sent_ago=sent_ago / 1000,
         written=sent - again + unsent,
         pending=bool(unacked or unsent),
     )

@@ -21,8 +21,9 @@ from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
 from graced.loop.poller import Poller
 from graced.loop.transfer import Transfer
-from graced.sockets import listener
+from graced.sockets import binding
 from graced.sockets.address import Address
+from graced.sockets.listener import Listener
 from support import PATIENCE, Client
 
 LoopClient = graced.loop.client.Client
@@ -52,7 +53,7 @@ class Handlers:
 class FailingListener:
     """A listener whose `accept` fails with the given error numbers before it succeeds."""
 
-    def __init__(self, good: listener.Listener, codes: Sequence[int]) -> None:
+    def __init__(self, good: Listener, codes: Sequence[int]) -> None:
         self._good = good
         self._codes = list(codes)
 
@@ -78,7 +79,7 @@ class Scene:
         handlers: Handlers | None = None,
         **policy: Any,
     ) -> None:
-        (self.listener,) = listener.bind([Address.parse(address)], 100)
+        (self.listener,) = binding.bind([Address.parse(address)], 100)
         served: Any = FailingListener(self.listener, accept_errors)
         self.changes = threading.Semaphore(0)
         self.admission = Admission(limit, 0)
@@ -151,7 +152,7 @@ class Parts:
     def __init__(
         self,
         *,
-        listeners: Sequence[listener.Listener] = (),
+        listeners: Sequence[Listener] = (),
         limit: int = 100,
         handlers: Handlers | None = None,
         mirror: Any = None,

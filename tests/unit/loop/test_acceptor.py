@@ -13,7 +13,7 @@ import pytest
 
 from graced.loop import acceptor
 from graced.loop.phase import GONE, LINGERING
-from graced.sockets import listener
+from graced.sockets import binding
 from graced.sockets.address import Address
 from graced.sockets.listener import Listener
 from loop.scene import FailingListener, Handlers, Make, MakeParts, Parts
@@ -22,7 +22,7 @@ from support import FAREWELL, PATIENCE, Client
 
 @pytest.fixture
 def unix(tmp_path: Any) -> Iterator[Listener]:
-    (unix,) = listener.bind([Address.parse(f"unix:{tmp_path}/socket")], 100)
+    (unix,) = binding.bind([Address.parse(f"unix:{tmp_path}/socket")], 100)
     yield unix
     unix.close()
 
@@ -182,6 +182,7 @@ def test_shut_unix_listener_accepts_no_new_client_and_makes_no_events(
     make_parts: MakeParts, unix: Listener
 ) -> None:
     parts = make_parts(listeners=[unix])
+    parts.acceptors.refuse_connections()
     parts.acceptors.accept_last()
     with pytest.raises(ConnectionRefusedError):
         Client.connect(unix.name)
@@ -243,4 +244,38 @@ def test_queued_client_is_accepted_at_the_end(make: Make, tmp_path: Any, address
     with client:
         assert client.recv_to_end() == FAREWELL
     scene.thread.join(PATIENCE)
+    assert scene.thread.failure is None
+
+
+def test_queued_client_is_accepted_when_others_have_made_room(make: Make) -> None:
+    scene = make(accept_errors=[errno.EMFILE])
+    queued = []
+
+    def connect_and_finish() -> None:
+        queued.append(scene.connect())
+        scene.thread.finish()
+
+    scene.do(connect_and_finish)
+    with queued[0] as client:
+        assert client.recv_to_end() == FAREWELL
+    scene.thread.join(PATIENCE)
+    assert scene.thread.failure is None
+
+
+def test_client_whose_handshake_ends_after_the_deadline_is_accepted(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener stays open here, as if the kernel had answered the SYN before."""
+    scene = make()
+    monkeypatch.setattr(scene.listener, "refuse_connections", lambda: 0.001)
+    late = []
+
+    def finish_and_connect() -> None:
+        scene.thread.finish()
+        scene.thread.post(lambda: late.append(scene.connect()))
+
+    scene.do(finish_and_connect)
+    scene.thread.join(PATIENCE)
+    with late[0] as client:
+        assert client.recv_to_end() == FAREWELL
     assert scene.thread.failure is None

@@ -20,7 +20,7 @@ from graced.loop.policy import Policy
 from graced.process.supervisor import NEXT, IllegalStepError, Lifecycle, State, Supervisor
 from graced.server import Blocking, Server
 from graced.signals import SignalInbox
-from graced.sockets import listener
+from graced.sockets import binding
 from graced.sockets.address import Address
 from graced.systemd.notify import Notifier
 from support import PATIENCE, Client, NotifySocket
@@ -85,7 +85,7 @@ class Scene:
         self.inbox = stack.enter_context(SignalInbox())
         self.notifier = Notifier()
         stack.callback(self.notifier.close)
-        (self.listener,) = listener.bind([Address.parse("127.0.0.1:0")], 100)
+        (self.listener,) = binding.bind([Address.parse("127.0.0.1:0")], 100)
         stack.callback(self.listener.close)
         self.server = Server(
             [self.listener],

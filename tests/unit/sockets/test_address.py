@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graced.sockets.address import Address
+from graced.sockets.address import Address, format_address
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from graced.sockets.address import Address
         ("unix:/odd:7", Address("", 0, "/odd:7")),
     ],
 )
-def test_what_is_an_address(text: str, address: Address) -> None:
+def test_address_is_parsed_and_written(text: str, address: Address) -> None:
     assert Address.parse(text) == address
     assert str(address) == text
 
@@ -50,15 +50,29 @@ def test_what_is_an_address(text: str, address: Address) -> None:
         ("unix:/\0", "control characters"),
     ],
 )
-def test_what_is_none_and_what_would_be(text: str, allowed: str) -> None:
+def test_bad_address_is_refused_with_what_is_allowed(text: str, allowed: str) -> None:
     with pytest.raises(ValueError, match=allowed):
         Address.parse(text)
 
 
 @given(st.text())
-def test_any_text_is_an_address_that_is_written_so_or_refused(text: str) -> None:
+def test_any_text_is_an_address_or_refused(text: str) -> None:
     try:
         address = Address.parse(text)
     except ValueError:
         return
     assert Address.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (("127.0.0.1", 7), "127.0.0.1:7"),
+        (("::1", 7, 0, 0), "[::1]:7"),
+        ("/path", "unix:/path"),
+        (b"\0abstract", "unix:\0abstract"),
+        ("", "unix:"),
+    ],
+)
+def test_socket_address_is_written_as_in_the_log(address: object, text: str) -> None:
+    assert format_address(address) == text

@@ -1,0 +1,69 @@
+"""Descriptors that a service manager passes to a process that it starts: sd_listen_fds(3)."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from graced.errors import ListenError
+from graced.sockets.binding import set_up_clients
+from graced.sockets.listener import Listener
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping, Sequence
+
+_FIRST_PASSED_FD = 3
+"""SD_LISTEN_FDS_START."""
+
+
+def passed(environ: MutableMapping[str, str], pid: int) -> list[tuple[int, str]]:
+    """The descriptors that a service manager passed to this process, with their names.
+
+    To be called before any fork, in the process that was started.  Takes the variables out of
+    `environ`, so that no child believes them (sd_listen_fds_with_names(3)).  Raises `ListenError`
+    where the variables make no sense.
+    """
+    keys = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+    values = {name: environ.pop(name, "") for name in keys}
+    if not values["LISTEN_FDS"] or values["LISTEN_PID"] != str(pid):
+        return []
+    number = values["LISTEN_FDS"]
+    if not (number.isascii() and number.isdigit() and len(number) <= len("65535")):
+        raise ListenError(f"LISTEN_FDS must be a number of descriptors, not {number[:40]!r}")
+    descriptors = range(_FIRST_PASSED_FD, _FIRST_PASSED_FD + int(number))
+    names = values["LISTEN_FDNAMES"].split(":")
+    names += [""] * (len(descriptors) - len(names))
+    return list(zip(descriptors, names, strict=False))
+
+
+def adopt(descriptors: Sequence[int]) -> list[Listener]:
+    """Listen on sockets that belong to the service manager.
+
+    Raises `ListenError` where one of the descriptors is no listening stream socket; none is closed.
+    """
+    for fd in descriptors:
+        _check(fd)
+    return [_adopt(fd) for fd in descriptors]
+
+
+def _check(fd: int) -> None:
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise ListenError(f"passed descriptor {fd} is no socket: {error.strerror}") from None
+    try:
+        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if not listening or sock.type != socket.SOCK_STREAM:
+            raise ListenError(f"passed descriptor {fd} is no listening stream socket")
+    finally:
+        sock.detach()
+
+
+def _adopt(fd: int) -> Listener:
+    sock = socket.socket(fileno=fd)
+    os.set_inheritable(fd, False)
+    sock.setblocking(False)
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        set_up_clients(sock)
+    return Listener(sock, passed=True)
