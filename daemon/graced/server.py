@@ -220,6 +220,15 @@ class Server:
         """The number of clients that were closed at the deadline."""
         return self._closed_handlers + sum(thread.closed for thread in self.io_threads)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Clients and bytes so far, to be restored in the next process."""
+        return self.admitted, self.echoed
+
+    def restore_counts(self, counts: tuple[int, int]) -> None:
+        """Go on counting where the last process has stopped.  Before `start`."""
+        self._admission.admitted, self._echoed_by_handlers = counts
+
     # The end.
 
     def drain(self, deadline: float) -> None:

@@ -29,7 +29,6 @@ from graced.process.supervisor import Supervisor
 from graced.server import Blocking, Server, default_io_threads
 from graced.signals import HANDOVER, SignalInbox
 from graced.sockets import binding
-from graced.sockets.binding import InheritedListeners
 from graced.sockets.listener import Listener
 from graced.systemd import activation
 from graced.systemd.notify import Notifier
@@ -117,6 +116,7 @@ class Service:
         self._belongings = belongings
         self._launch = launch
         self._passed: set[int] = set()
+        self._listeners: list[Listener] = []
         self._inherited: Inherited | None = None
         """Clients and listeners of the last process, until they are taken over."""
 
@@ -152,18 +152,11 @@ class Service:
 
     def _listen(self, inherited: Inherited) -> list[Listener]:
         settings = self._settings
-        old = InheritedListeners(inherited.listeners)
         if inherited.others:
-            listeners = activation.adopt(inherited.others)
-        else:
-            if len(settings.listen) > 1:
-                occupancy.refuse_overlaps(settings.listen)
-            listeners = binding.bind(settings.listen, settings.backlog, old)
-        for sock in old.retire():
-            sock.close()
-        for each in listeners:
-            each.own_path()
-        return listeners
+            return activation.adopt(inherited.others)
+        if len(settings.listen) > 1:
+            occupancy.refuse_overlaps(settings.listen)
+        return binding.bind(settings.listen, settings.backlog, inherited.listeners)
 
     def turn_away(self) -> None:
         """Tell the inherited clients that nobody will serve them, unless somebody does already.
@@ -171,6 +164,8 @@ class Service:
         For a start that is refused: systemd does not try again, and closes what it keeps.
         """
         if self._inherited:
+            for each in self._listeners:
+                self._inherited.listeners.give_back_or_close(each)
             self._inherited.turn_away(_last_words(self._settings, self._launch.environment))
 
     def serve_detached(self, foreign: frozenset[int]) -> int:
@@ -181,13 +176,7 @@ class Service:
         # A descriptor that was passed to us is ours, and so is one that got its number since.
         ours = daemonize.open_descriptors() - (foreign - self._passed)
         keep_stderr = sinks.stderr_outlives_us()
-        try:
-            parent = daemonize.daemonize(self._notifier, ours, keep_stderr=keep_stderr)
-        except StartError:
-            # The next try finds the same listeners and clients.
-            self._keep_listeners()
-            self._leave_paths()
-            raise
+        parent = daemonize.daemonize(self._notifier, ours, keep_stderr=keep_stderr)
         if parent is None:
             self._leave_to_daemon()
             self._tell_terminal(keep_stderr=keep_stderr)
@@ -202,6 +191,8 @@ class Service:
         self._belongings.pop_all()
         for sock in self._sockets():
             sock.close()
+        if self._inherited:
+            self._inherited.listeners.close()
         self._notifier.close()
 
     def _sockets(self) -> list[socket]:
@@ -231,7 +222,7 @@ class Service:
             supervisor = Supervisor(server, inbox, self._notifier, grace=grace)
             if self._lock:
                 self._lock.write()
-            self._take_over(supervisor, replaced={MIRRORED} if mirror else set())
+            self._take_over(server, supervisor, mirror)
             events.STARTED(addresses=", ".join(d.name for d in self._listeners), pid=os.getpid())
             if parent:
                 self._notifier.barrier()
@@ -246,7 +237,7 @@ class Service:
                     mirror.close()
                     self._store.release(MIRRORED)
                 supervisor.hand_over_clients(self._store)
-                self._leave_paths()
+                self._disown_paths()
             supervisor.drain(signum)
             if not handing_over:
                 # A stop shuts the listeners, for every process that has a copy.
@@ -289,42 +280,50 @@ class Service:
         always = self._notifier and self._settings.keep == "always"
         return Mirror(self._notifier.replacer(MIRRORED)) if always else None
 
-    def _take_over(self, supervisor: Supervisor, replaced: set[str]) -> None:
+    def _take_over(self, server: Server, supervisor: Supervisor, mirror: Mirror | None) -> None:
         """Start to serve, inherited clients first.
 
-        `replaced`: names in the store of which this process has put in its own already.
+        The store is changed at the end: a start that fails before takes nothing out of the store
+        and puts nothing in.
         """
-        inherited, self._inherited = self._inherited, None
+        inherited = self._inherited
         assert inherited
         if self._handler and not inherited.frozen:
-            # What a blocking handler knew of its client has gone with its process.
+            # The state of a blocking handler has gone with its process.
             for client in inherited.clients:
                 client.counted = False
+        server.restore_counts(inherited.counts)
         count = sum(client.counted for client in inherited.clients)
         note = ""
-        if inherited.frozen:
+        if inherited.clients and inherited.frozen:
             waited = round(1000 * (monotonic() - inherited.frozen))
             events.INHERITED(clients=count, milliseconds=waited)
             note = f"; inherited {plural(count, 'client')} in {waited} ms"
         elif inherited.clients:
             events.INHERITED_AFTER_CRASH(clients=count)
             note = f"; inherited {plural(count, 'client')} after a crash"
-        self._store.forget(inherited.names - {LISTENERS} - replaced)
         supervisor.start(inherited.clients, note)
-        # If we die before this line, the next start still finds the inherited listeners.
-        self._store.forget(inherited.names & {LISTENERS})
+        self._inherited = None
+        if mirror:
+            mirror.start()
+        self._store.forget(inherited.names - ({MIRRORED} if mirror else set()))
         if self._keeps:
-            self._keep_listeners()
+            self._store_listeners()
             self._store.reserve()
+        for each in self._listeners:
+            each.own_path()
+        surplus = inherited.retire_listeners()
+        if surplus:
+            server.adopt(surplus)
 
-    def _leave_paths(self) -> None:
+    def _disown_paths(self) -> None:
         if self._keeps:
             for each in self._listeners:
                 each.disown_path()
 
-    def _keep_listeners(self) -> None:
+    def _store_listeners(self) -> None:
         if self._keeps:
-            self._store.keep_listeners(each.sock for each in self._listeners if not each.passed)
+            self._store.store_listeners(each.sock for each in self._listeners if not each.passed)
 
 
 def _lock(path: str) -> PidFile:

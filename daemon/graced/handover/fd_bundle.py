@@ -1,8 +1,9 @@
-"""Any number of descriptors as one: sent to a Unix socket and not received yet (unix(7)).
+"""A file descriptor bundle: descriptors that are sent to a Unix socket and not received (unix(7)).
 
-The kernel keeps what is under way as long as the receiving end is open, whoever has it.  So the
-service manager's store needs room for one descriptor; and it need not compare each with all others,
-which takes half a second for a thousand.  How many may be under way is limited by RLIMIT_NOFILE.
+The kernel keeps the descriptors as long as a process has the receiving end open.  So any number of
+descriptors takes one place in the service manager's store; and the service manager need not compare
+each descriptor with all others, which takes half a second for a thousand.  RLIMIT_NOFILE limits how
+many descriptors may be under way.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _SO_PEEK_OFF = 42
 """asm-generic/socket.h; Python has no name for it."""
 _INT = struct.Struct("i")
-MOST = 253
+MAX_DESCRIPTORS = 253
 """Descriptors in one message (SCM_MAX_FD)."""
 
 
@@ -31,7 +32,11 @@ class FdBundle:
         self._sender.setblocking(False)
 
     def put(self, descriptors: Sequence[int]) -> bool:
-        """Put up to `MOST` into it; return whether there was room."""
+        """Add up to `MAX_DESCRIPTORS` descriptors; return whether there was room.
+
+        There is no room where a buffer is full, where too many descriptors are under way, and where
+        every copy of the receiving end is closed.
+        """
         try:
             socket.send_fds(self._sender, [b"\0"], descriptors)
         except OSError:
@@ -39,19 +44,19 @@ class FdBundle:
         return True
 
     def close(self) -> None:
-        """Give up both ends; who else has the receiver has what is in it."""
+        """Close both ends; a process that has a copy of the receiver has the descriptors."""
         self._sender.close()
         self.receiver.close()
 
 
 def unpack(receiver: socket.socket) -> Iterator[list[int]]:
-    """Copies of what was put in, message by message; it stays in there.  None is inheritable.
+    """Yield copies of the descriptors, message by message; the bundle keeps its own.
 
-    Raises `OSError` where this process may not have so many descriptors.
+    No copy is inheritable.  Raises `OSError` where this process may not have so many descriptors.
     """
     receiver.setblocking(False)
     receiver.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
-    space = socket.CMSG_SPACE(MOST * _INT.size)
+    space = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT.size)
     while True:
         try:
             byte, messages, flags, _ = receiver.recvmsg(

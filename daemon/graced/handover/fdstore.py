@@ -1,20 +1,21 @@
-"""What the service manager keeps for the next start: the file descriptor store of sd_notify(3).
+"""What the service manager stores for the next process: the file descriptor store of sd_notify(3).
 
-Our own listening sockets are in it from the start on: who connects while nobody is there to accept
-waits in their queues.  So is a bundle (`graced.handover.fd_bundle`) for clients and their state
-(`graced.handover.snapshot`), which is empty until they are left to the next process.
+Our own listening sockets are in the store as long as we serve: a client that connects between two
+processes waits in the queue of the socket.  A bundle (`graced.handover.fd_bundle`) for clients and
+a snapshot of their state (`graced.handover.snapshot`) is in the store too, empty until a handover.
 
-A store that is full closes what does not fit, when it likes, and says nothing.  So the place is
-taken long before it is needed: of a bundle that nobody keeps the other end is closed by then.
+A store that is full closes a descriptor that does not fit, at a time of its own, and does not say
+so.  So a bundle takes its place long before it is needed: if the store had no room, the other end
+of the bundle is closed by then.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
-from graced.handover.fd_bundle import MOST, FdBundle
+from graced.handover.fd_bundle import MAX_DESCRIPTORS, FdBundle
 from graced.handover.snapshot import encode
+from graced.log import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 PREFIX = "graced-"
 LISTENERS = PREFIX + "listeners"
 CLIENTS = PREFIX + "clients"
-"""A bundle: the state of clients, then their sockets."""
+"""A bundle: the snapshot of clients, then their sockets."""
 MIRRORED = PREFIX + "kept"
-"""A bundle of clients without state (`graced.handover.mirror`)."""
-_LARGEST_STATE = 32 * 1024 * 1024
-"""Bytes: it is memory of the service until the next start has read it."""
+"""A bundle of clients without a snapshot (`graced.handover.mirror`)."""
+_MAX_STATE = 32 * 1024 * 1024
+"""Bytes of unsent and saved state: memory of the service until the next process has read it."""
 
 
 class FdStore:
@@ -42,56 +43,68 @@ class FdStore:
         self._bundle: FdBundle | None = None
 
     def close(self) -> None:
-        """Have nothing more to do with it; what is kept stays there."""
+        """Close our end; the store is not changed."""
         if self._bundle:
             self._bundle.close()
 
     def release(self, name: str) -> None:
-        """Return when what has that name is kept no longer."""
+        """Remove all descriptors of a name, and return when the service manager has closed them."""
         self._notifier.forget(name)
         self._notifier.barrier()
 
-    def keep_listeners(self, listeners: Iterable[socket]) -> None:
-        """Have these kept from now on."""
+    def store_listeners(self, listeners: Iterable[socket]) -> None:
+        """Add listening sockets to the store."""
         self._notifier.store(LISTENERS, [sock.fileno() for sock in listeners])
 
     def reserve(self) -> None:
-        """Take the place for clients, if there is one."""
+        """Take the place for clients, if the store has one."""
         self._bundle = FdBundle()
         self._notifier.store(CLIENTS, [self._bundle.receiver.fileno()])
         self._bundle.receiver.close()
 
-    def leave(self, clients: Sequence[Client], frozen: float) -> list[Client]:
-        """Leave clients to the next start, and return those for whom there is no room.
+    def hand_over(
+        self, clients: Sequence[Client], frozen: float, counts: tuple[int, int]
+    ) -> list[Client]:
+        """Store clients for the next process; return the clients for which there is no room.
 
-        `frozen`: since when, in monotonic seconds, nobody serves them.
+        `frozen`: the monotonic time from which on no process serves the clients.  `counts`: clients
+        admitted and bytes echoed so far, which the next process adds to.
         """
-        kept: Sequence[Client] = ()
-        if clients and self._bundle:
-            with suppress(OSError), open(os.memfd_create(CLIENTS, os.MFD_CLOEXEC), "wb") as state:
-                packed = _pack(self._bundle, state.fileno(), clients)
-                state.write(encode(packed, frozen))
-                state.flush()
-                kept = packed
-        if not kept:
+        stored: Sequence[Client] | None = None
+        if self._bundle:
+            try:
+                with open(os.memfd_create(CLIENTS, os.MFD_CLOEXEC), "wb") as state:
+                    packed = _pack(self._bundle, state.fileno(), clients)
+                    if packed is not None:
+                        state.write(encode(packed, frozen, counts))
+                        state.flush()
+                        stored = packed
+            except OSError as error:
+                events.CANNOT_HAND_OVER(reason=error.strerror)
+        if stored is None:
             self._notifier.forget(CLIENTS)
-        return list(clients[len(kept) :])
+            return list(clients)
+        return list(clients[len(stored) :])
 
     def forget(self, names: Iterable[str]) -> None:
-        """Let go of what the service manager has passed to us: closed must be closed."""
+        """Remove all descriptors of these names, so that a client that we close is closed."""
         for name in names:
             self._notifier.forget(name)
 
 
-def _pack(bundle: FdBundle, state: int, clients: Sequence[Client]) -> Sequence[Client]:
-    """Put the state and as many clients as there is room for into a bundle; return those."""
+def _pack(bundle: FdBundle, state: int, clients: Sequence[Client]) -> Sequence[Client] | None:
+    """Put the state and as many clients as there is room for into a bundle; return the clients.
+
+    None: there is no room for the state.
+    """
     packed = 0
     size = 0
-    if bundle.put([state]):
-        while packed < len(clients):
-            batch = clients[packed : packed + MOST]
-            size += sum(len(client.unsent) + len(client.saved or b"") for client in batch)
-            if size > _LARGEST_STATE or not bundle.put([c.sock.fileno() for c in batch]):
-                break
-            packed += len(batch)
+    if not bundle.put([state]):
+        return None
+    while packed < len(clients):
+        batch = clients[packed : packed + MAX_DESCRIPTORS]
+        size += sum(len(client.unsent) + len(client.saved or b"") for client in batch)
+        if size > _MAX_STATE or not bundle.put([client.sock.fileno() for client in batch]):
+            break
+        packed += len(batch)
     return clients[:packed]

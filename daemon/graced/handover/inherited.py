@@ -1,4 +1,4 @@
-"""What the last process of the service has left, as the service manager passes it on."""
+"""What a process inherits from the last process of the service, by way of the service manager."""
 
 from __future__ import annotations
 
@@ -13,30 +13,36 @@ from graced.handover.snapshot import SnapshotError, decode
 from graced.log import events
 from graced.loop.client import Client
 from graced.loop.phase import GONE
+from graced.sockets.address import format_address
+from graced.sockets.binding import InheritedListeners
 from graced.sockets.closing import is_at_its_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-_AT_ONCE = 1024 * 1024
-_MOST_READS = 4
+_READ_SIZE = 1024 * 1024
+_MAX_READS = 4
 
 
 class Inherited:
-    """Listening sockets and clients to go on with.  Main thread only."""
+    """Listening sockets and clients of the last process.  Main thread only."""
 
     def __init__(self, passed: Sequence[tuple[int, str]]) -> None:
-        """`passed`: descriptors with their names; those that were not left by us are `others`."""
+        """`passed`: descriptors with their names, as the service manager passes them."""
         self.names: set[str] = set()
-        """What the service manager knows it by, and still keeps."""
+        """The names of our descriptors in the store."""
         self.others: list[int] = []
-        self.listeners: list[socket] = []
+        """The descriptors that graced has not stored: listeners of a socket unit."""
         self.clients: list[Client] = []
-        """Those to be told that they cannot stay are not `counted`."""
+        """The clients; a client that has to be turned away is not `counted`."""
         self.frozen = 0.0
-        """Monotonic time since when nobody has served them; 0: the last process has crashed."""
-        kept: list[socket] = []
+        """Monotonic time from which on no process has served the clients; 0: the last process has
+        handed over nothing, it may have crashed."""
+        self.counts = (0, 0)
+        """Clients admitted and bytes echoed by the processes before."""
+        listeners: list[socket] = []
+        mirrored: list[socket] = []
         for fd, name in passed:
             if not name.startswith(PREFIX):
                 self.others.append(fd)
@@ -44,39 +50,63 @@ class Inherited:
             self.names.add(name)
             sock = _take(fd)
             if sock and name == LISTENERS:
-                self.listeners.append(sock)
+                listeners.append(sock)
             elif sock:
-                # A copy of each client stays in it until the store forgets it.
+                # A copy of each client stays in the bundle until the store forgets it.
                 with sock:
                     if name == CLIENTS:
                         self._read_clients(sock)
                     elif name == MIRRORED:
-                        kept += _sockets(unpack(sock))
+                        mirrored += _sockets(unpack(sock))
+        self.listeners = InheritedListeners(listeners)
+        """The listening sockets, until an address takes them."""
         if self.frozen:
-            _close(kept)
+            _close(mirrored)
         else:
-            self.clients = [client for client in map(_recognise, kept) if client]
+            self.clients = [client for client in map(_recognise, mirrored) if client]
+            self.counts = (len(self.clients), 0)
+
+    def retire_listeners(self) -> list[Client]:
+        """Close the listening sockets that no address has taken.
+
+        Return the clients from their queues, which have to be turned away.
+        """
+        clients = []
+        for sock in self.listeners.retire():
+            sock.setblocking(False)
+            if client := _client(sock):
+                client.counted = False
+                clients.append(client)
+        return clients
 
     def turn_away(self, farewell: bytes) -> None:
-        """Tell the clients that nobody will serve them, after what they take of what is unsent."""
-        for client in self.clients:
+        """Send all clients their unsent bytes and the farewell; no process will serve the clients.
+
+        The clients in the queues of listening sockets are among them.
+        """
+        for client in (*self.clients, *self.retire_listeners()):
+            # A client that has gone needs no farewell.
             with client.sock, suppress(OSError):
                 with suppress(BlockingIOError):
                     client.sock.send(client.unsent + farewell)
                 client.sock.shutdown(SHUT_WR)
-                # What is unread at the end would destroy what was said.
-                for _ in range(_MOST_READS):
-                    if not client.sock.recv(_AT_ONCE):
+                # Closing with unread input would destroy the farewell (RST).
+                for _ in range(_MAX_READS):
+                    if not client.sock.recv(_READ_SIZE):
                         break
 
     def _read_clients(self, bundle: socket) -> None:
         messages = unpack(bundle)
-        state = next(messages, None)
+        try:
+            state = next(messages, None)
+        except OSError as error:
+            events.NOT_INHERITED(reason=error.strerror)
+            return
         if state is None:
             return
         connections = _sockets(messages)
         try:
-            self.frozen, self.clients = decode(_read(state), connections, GONE)
+            snapshot = decode(_read(state), connections, GONE)
         except SnapshotError as error:
             events.NOT_INHERITED(reason=error)
             self.frozen = monotonic()
@@ -84,6 +114,11 @@ class Inherited:
             for client in self.clients:
                 client.counted = False
         else:
+            self.frozen, self.clients, self.counts = (
+                snapshot.frozen,
+                snapshot.clients,
+                snapshot.counts,
+            )
             _close(set(connections) - {client.sock for client in self.clients})
 
 
@@ -103,7 +138,7 @@ def _close(sockets: Iterable[socket]) -> None:
 
 
 def _take(fd: int) -> socket | None:
-    """The socket; None where it is none, and is closed."""
+    """The socket; None where the descriptor is no socket, and is closed."""
     os.set_inheritable(fd, False)
     try:
         sock = socket(fileno=fd)
@@ -123,15 +158,20 @@ def _read(descriptors: list[int]) -> bytes:
 
 
 def _recognise(sock: socket) -> Client | None:
-    """A client of whom nothing is known but its socket; None where it has left."""
+    """A client of the last process; None where the client has departed."""
+    if is_at_its_end(sock):
+        sock.close()
+        return None
+    return _client(sock)
+
+
+def _client(sock: socket) -> Client | None:
+    """A client of which nothing is known but its socket; None where the connection is broken."""
     try:
         peer = sock.getpeername()
         name = sock.getsockname()
-        left = is_at_its_end(sock)
     except OSError:
-        left = True
-    if left:
         sock.close()
         return None
-    host, port = (f"unix:{name}", 0) if sock.family == AF_UNIX else peer[:2]
+    host, port = (format_address(name), 0) if sock.family == AF_UNIX else peer[:2]
     return Client(sock, host, port, GONE, monotonic())

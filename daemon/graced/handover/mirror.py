@@ -1,19 +1,21 @@
-"""Clients kept from the accept on, so that a crash of the server does not end them.
+"""A mirror of the clients in the service manager's store, from the accept on.
 
-A copy of each goes into a bundle (`graced.handover.fd_bundle`) that the service manager has.
-Nothing can be taken out of one, so the copies of those who have left stay in it until it is full;
-then those who are here go into a new one, 253 in a message.  A connection that is closed is shut
-down, or its copy would keep the client waiting for its end.
+A crash of the server does not end clients that are mirrored.  A copy of each client's socket goes
+into a bundle (`graced.handover.fd_bundle`) that the service manager has.  Nothing can be taken out
+of a bundle, so the copies of departed clients stay until the bundle is full; then the clients that
+remain go into a new bundle, 253 in a message.  A connection that is closed must be shut down, or
+the copy would keep the client waiting for the end.
 
-It costs 3 KiB of the kernel's memory for each client, and makes a connection with one echo 72 us of
-processor time instead of 31 (measured); so it is not the default.
+A mirrored client costs 3 KiB of the kernel's memory, and a connection with one echo takes 72 us of
+processor time instead of 31 (measured); so the mirror is not the default.
 """
 
 from __future__ import annotations
 
 from threading import Lock
 
-from graced.handover.fd_bundle import MOST, FdBundle
+from graced.handover.fd_bundle import MAX_DESCRIPTORS, FdBundle
+from graced.log import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,54 +23,81 @@ if TYPE_CHECKING:
 
     from graced.loop.client import Client
 
-MESSAGES = 200
-"""In one bundle: what fits into a socket's buffer by default (net.core.wmem_default)."""
+MAX_MESSAGES = 200
+"""Messages in one bundle: the default buffer of a socket has room (net.core.wmem_default)."""
 
 
 class Mirror:
-    """Has clients kept.  Any thread may call."""
+    """Copies of the sockets of clients, in the store.  Any thread may call."""
 
-    def __init__(self, hand_in: Callable[[int], None]) -> None:
-        """`hand_in` gives the service manager a descriptor to keep instead of the last one."""
-        self._hand_in = hand_in
+    def __init__(self, replace: Callable[[int], bool]) -> None:
+        """`replace` lets the service manager store a descriptor instead of the last one.
+
+        It returns whether that was possible; if not, the next client gives another chance.
+        """
+        self._replace = replace
         self._lock = Lock()
-        self._here: set[Client] = set()
+        self._present: set[Client] = set()
+        self._bundle: FdBundle | None = None
+        self._messages = 0
+        self._full = False
         self._closed = False
-        self._renew()
+
+    def start(self) -> None:
+        """Replace the bundle of the last process by a bundle of the clients so far.
+
+        Until then the store is not changed: a start that fails has taken nothing out.
+        """
+        with self._lock:
+            if not self._closed:
+                self._renew()
 
     def add(self, client: Client) -> None:
-        """Keep a client from now on, if there is room."""
+        """Mirror a client from now on, if there is room."""
         with self._lock:
             if self._closed:
                 return
-            self._here.add(client)
-            if self._messages < MESSAGES:
-                self._bundle.put([client.sock.fileno()])
-                self._messages += 1
+            self._present.add(client)
+            if self._bundle is None:
+                return
+            if self._messages < MAX_MESSAGES:
+                self._put([client.sock.fileno()])
             else:
-                self._bundle.close()
                 self._renew()
 
     def discard(self, client: Client) -> None:
-        """Keep it no longer than until the next renewal.  To be called before it is closed."""
+        """Leave a client out of the next bundle.  To be called before the client is closed."""
         with self._lock:
-            self._here.discard(client)
+            self._present.discard(client)
 
     def _renew(self) -> None:
+        if self._bundle:
+            self._bundle.close()
         self._bundle = FdBundle()
-        self._hand_in(self._bundle.receiver.fileno())
+        if not self._replace(self._bundle.receiver.fileno()):
+            self._messages = MAX_MESSAGES
+            return
         self._messages = 0
-        fds = [fd for fd in (client.sock.fileno() for client in self._here) if fd >= 0]
-        for start in range(0, len(fds), MOST):
-            if self._bundle.put(fds[start : start + MOST]):
-                self._messages += 1
-            else:
-                # The last one is still under way; the next client gives another chance.
-                self._messages = MESSAGES
+        fds = [fd for fd in (client.sock.fileno() for client in self._present) if fd >= 0]
+        for start in range(0, len(fds), MAX_DESCRIPTORS):
+            self._put(fds[start : start + MAX_DESCRIPTORS])
+
+    def _put(self, descriptors: list[int]) -> None:
+        assert self._bundle
+        if self._bundle.put(descriptors):
+            self._messages += 1
+            self._full = False
+            return
+        # The last bundle may still be under way; the next client gives another chance.
+        self._messages = MAX_MESSAGES
+        if not self._full:
+            events.CANNOT_MIRROR(reason="too many descriptors are under way")
+        self._full = True
 
     def close(self) -> None:
-        """Keep nobody any longer, as far as this process is concerned."""
+        """Mirror no client any longer; the store is not changed."""
         with self._lock:
             self._closed = True
-            self._here.clear()
-            self._bundle.close()
+            self._present.clear()
+            if self._bundle:
+                self._bundle.close()

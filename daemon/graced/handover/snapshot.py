@@ -1,9 +1,12 @@
-"""The state of clients as bytes, for the next start of the server.
+"""A snapshot: the state of clients as bytes, for the next process.
 
-What cannot be seen in a socket itself is in here: who the client is, what is unsent, since when it
-is there, and how many bytes it has had.  A socket and its state find each other by the cookie that
-the kernel gives to each socket and never gives again (socket(7), SO_COOKIE).  Times are monotonic,
-which is the same clock for all processes until the next boot.
+A socket does not show who the client is, which bytes are unsent, when the client came and how many
+bytes were echoed; the snapshot does.  The kernel gives each socket a cookie and never gives it
+again (socket(7), SO_COOKIE), which matches a socket with its state.  Times are monotonic, by the
+same clock for all processes until the next boot.
+
+The counts of the process follow the clients.  A reader of release 0.1 ignores bytes there, and a
+snapshot of release 0.1 ends before them, so either release reads a snapshot of the other.
 """
 
 from __future__ import annotations
@@ -22,25 +25,41 @@ SO_COOKIE = 57
 """asm-generic/socket.h; Python has no name for it."""
 _SOL_SOCKET = 1
 _MAGIC = b"graced clients 1\n"
-"""Ends in the version; a server reads its own only."""
+"""Ends in the version; no other version is read."""
 _HEAD = struct.Struct("=dI")
 """frozen, clients"""
 _CLIENT = struct.Struct("=QddQQHIi")
-"""cookie, since, last, echoed, port, bytes of the host, bytes unsent, bytes that its handler has
+"""cookie, since, last, echoed, port, bytes of the host, bytes unsent, bytes that the handler has
 saved or -1"""
+_COUNTS = struct.Struct("=QQ")
+"""clients admitted, bytes echoed"""
 
 
 class SnapshotError(Exception):
-    """It is of another version, or damaged."""
+    """A snapshot is of another version, or damaged."""
+
+
+class Snapshot:
+    """What was read from a snapshot."""
+
+    __slots__ = ("clients", "counts", "frozen")
+
+    def __init__(self, frozen: float, clients: list[Client], counts: tuple[int, int]) -> None:
+        self.frozen = frozen
+        """Monotonic time from which on no process has served the clients."""
+        self.clients = clients
+        """The clients whose sockets are there."""
+        self.counts = counts
+        """Clients admitted and bytes echoed by all processes so far."""
 
 
 def cookie(sock: socket) -> int:
-    """What the kernel knows the socket by; raises `OSError`."""
+    """The cookie of a socket.  Raises `OSError`."""
     return int.from_bytes(sock.getsockopt(_SOL_SOCKET, SO_COOKIE, 8), "little")
 
 
-def encode(clients: Iterable[Client], frozen: float) -> bytes:
-    """The state of clients that nobody has served since the monotonic time `frozen`."""
+def encode(clients: Iterable[Client], frozen: float, counts: tuple[int, int]) -> bytes:
+    """Write a snapshot; the arguments are as in `Snapshot`.  Raises `OSError`."""
     parts = []
     for client in clients:
         host = client.host.encode("utf-8", "surrogateescape")
@@ -59,7 +78,8 @@ def encode(clients: Iterable[Client], frozen: float) -> bytes:
             client.unsent,
             client.saved or b"",
         ]
-    return b"".join([_MAGIC, _HEAD.pack(frozen, len(parts) // 4), *parts])
+    head = _HEAD.pack(frozen, len(parts) // 4)
+    return b"".join([_MAGIC, head, *parts, _COUNTS.pack(*counts)])
 
 
 class _Reader:
@@ -69,8 +89,13 @@ class _Reader:
         self._data = data
         self._position = 0
 
+    @property
+    def at_end(self) -> bool:
+        """Whether all bytes are taken."""
+        return self._position == len(self._data)
+
     def take(self, size: int) -> bytes:
-        """Raises `SnapshotError`."""
+        """Take `size` bytes.  Raises `SnapshotError`."""
         taken = self._data[self._position : self._position + size]
         self._position += size
         if len(taken) != size:
@@ -78,28 +103,30 @@ class _Reader:
         return taken
 
     def unpack(self, format: struct.Struct) -> tuple[Any, ...]:
-        """Raises `SnapshotError`."""
+        """Take the values of a struct.  Raises `SnapshotError`."""
         return format.unpack(self.take(format.size))
 
 
-def decode(data: bytes, sockets: Iterable[socket], phase: int) -> tuple[float, list[Client]]:
-    """The clients whose sockets are there, and since when nobody has served them.
-
-    Raises `SnapshotError`.
-    """
+def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
+    """Read a snapshot; `sockets` are those of the clients.  Raises `SnapshotError`."""
     if not data.startswith(_MAGIC):
         raise SnapshotError("it is empty, or of another version")
     by_cookie = {cookie(sock): sock for sock in sockets}
     reader = _Reader(data[len(_MAGIC) :])
     frozen, number = reader.unpack(_HEAD)
     clients = []
+    counts = (number, 0)
     for _ in range(number):
         key, since, last, echoed, port, host_size, unsent_size, saved_size = reader.unpack(_CLIENT)
         host = reader.take(host_size).decode("utf-8", "surrogateescape")
         unsent = reader.take(unsent_size)
         saved = None if saved_size < 0 else reader.take(saved_size)
+        counts = (number, counts[1] + echoed)
         if key in by_cookie:
             client = Client(by_cookie[key], host, port, phase, since)
             client.last, client.echoed, client.unsent, client.saved = last, echoed, unsent, saved
             clients.append(client)
-    return frozen, clients
+    if not reader.at_end:
+        admitted, total = reader.unpack(_COUNTS)
+        counts = (admitted, total)
+    return Snapshot(frozen, clients, counts)

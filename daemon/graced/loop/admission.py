@@ -24,9 +24,10 @@ class Admission:
         self.admitted = 0
         """Clients so far."""
 
-    def enter(self, host: str) -> str:
+    def enter(self, host: str, *, adopted: bool = False) -> str:
         """Count a client and return an empty string; or return the reason for refusing the client.
 
+        `adopted`: the client was admitted before, and is in the count of all clients so far.
         All clients of a Unix socket have the same `host` and usually come from one proxy, so the
         limit by host does not hold for them.
         """
@@ -39,7 +40,7 @@ class Admission:
                     return f"max_clients_per_host = {self._max_per_host} reached"
                 self._per_host[host] = present + 1
             self.clients += 1
-            self.admitted += 1
+            self.admitted += not adopted
         return ""
 
     def leave(self, host: str) -> None:

@@ -53,7 +53,7 @@ class Transfer:
             client.timer = 0.0
             if client.saved is not None and not (self._handlers and self._handlers.movable):
                 client.counted = False
-            refusal = client.counted and self._admission.enter(client.host)
+            refusal = client.counted and self._admission.enter(client.host, adopted=True)
             if refusal:
                 client.counted = False
                 self._acceptors.count_refusal(client, refusal)

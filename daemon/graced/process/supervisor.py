@@ -167,7 +167,9 @@ class Supervisor:
         self.lifecycle.to(State.HANDING_OVER)
         frozen_at = time.monotonic()
         frozen = self._server.freeze()
-        remaining = store.leave(frozen, frozen_at)
+        remaining = store.hand_over(frozen, frozen_at, self._server.counts)
+        for client in frozen[: len(frozen) - len(remaining)]:
+            client.sock.close()
         self._server.adopt(remaining)
         events.HANDED_OVER(clients=len(frozen) - len(remaining), clients_left=self._server.clients)
 

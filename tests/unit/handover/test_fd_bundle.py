@@ -1,4 +1,4 @@
-"""Many descriptors as one."""
+"""File descriptor bundles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from graced.handover.fd_bundle import MOST, FdBundle, unpack
+from graced.handover.fd_bundle import MAX_DESCRIPTORS, FdBundle, unpack
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def take_out(bundle: FdBundle) -> list[list[int]]:
-    """The inodes of what is in it; the copies are closed again."""
+    """The inodes of the descriptors in a bundle; the copies are closed again."""
     found = []
     for descriptors in unpack(bundle.receiver):
         found.append([os.fstat(fd).st_ino for fd in descriptors])
@@ -38,21 +38,21 @@ def take_out(bundle: FdBundle) -> list[list[int]]:
     return found
 
 
-def test_it_comes_out_as_it_was_put_in(bundle: FdBundle, pipe: tuple[int, int]) -> None:
+def test_descriptors_come_out_in_the_order_of_put(bundle: FdBundle, pipe: tuple[int, int]) -> None:
     one, two = (os.fstat(fd).st_ino for fd in (pipe[0], 0))
     assert bundle.put([pipe[0]])
     assert bundle.put([pipe[0], 0, pipe[0]])
-    assert bundle.put([pipe[0]] * MOST)
+    assert bundle.put([pipe[0]] * MAX_DESCRIPTORS)
     for _ in range(3):
         # It stays in there: whoever takes it up may not live to use it.
-        assert take_out(bundle) == [[one], [one, two, one], [one] * MOST]
+        assert take_out(bundle) == [[one], [one, two, one], [one] * MAX_DESCRIPTORS]
 
 
-def test_one_that_is_empty(bundle: FdBundle) -> None:
+def test_empty_bundle_yields_nothing(bundle: FdBundle) -> None:
     assert take_out(bundle) == []
 
 
-def test_what_is_in_it_is_there_when_everybody_has_closed_his_own(bundle: FdBundle) -> None:
+def test_bundle_keeps_descriptors_that_are_closed_elsewhere(bundle: FdBundle) -> None:
     ours, theirs = socket.socketpair()
     assert bundle.put([ours.fileno()])
     ours.close()
@@ -64,7 +64,7 @@ def test_what_is_in_it_is_there_when_everybody_has_closed_his_own(bundle: FdBund
         assert theirs.recv(64) == b"still here"
 
 
-def test_with_the_last_receiver_it_goes(bundle: FdBundle) -> None:
+def test_descriptors_are_closed_with_the_last_receiver(bundle: FdBundle) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         assert bundle.put([ours.fileno()])
@@ -73,7 +73,7 @@ def test_with_the_last_receiver_it_goes(bundle: FdBundle) -> None:
         assert theirs.recv(1) == b""
 
 
-def test_one_that_is_full_says_so_and_has_the_rest(bundle: FdBundle) -> None:
+def test_full_bundle_refuses_more_and_keeps_the_rest(bundle: FdBundle) -> None:
     number = 0
     while bundle.put([0]):
         number += 1
@@ -81,7 +81,7 @@ def test_one_that_is_full_says_so_and_has_the_rest(bundle: FdBundle) -> None:
     assert len(take_out(bundle)) == number > 1
 
 
-def test_one_that_is_taken_up_where_there_is_no_room(bundle: FdBundle) -> None:
+def test_unpack_without_free_descriptors_is_an_error(bundle: FdBundle) -> None:
     assert bundle.put([0] * 20)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
@@ -100,7 +100,7 @@ def test_one_that_is_taken_up_where_there_is_no_room(bundle: FdBundle) -> None:
     assert [len(descriptors) for descriptors in take_out(bundle)] == [20]
 
 
-def test_what_cannot_be_put_in_is_no_matter(bundle: FdBundle) -> None:
+def test_bad_descriptor_is_refused(bundle: FdBundle) -> None:
     assert not bundle.put([1000001])
     assert not bundle.put([0] * 300)
     assert take_out(bundle) == []

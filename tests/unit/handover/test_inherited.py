@@ -1,4 +1,4 @@
-"""What the last process has left, with descriptors as the service manager passes them on."""
+"""What a process inherits, from descriptors as the service manager passes them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from graced.loop.client import Client
 from graced.loop.phase import GONE
 
 FROZEN = 12.5
+COUNTS = (70, 700)
 UNKNOWN = "graced-of-another-version"
 KINDS = ["127.0.0.1", "::1", "unix"]
 
 
-class Left:
-    """What a process leaves, and who is on the other side of it."""
+class LastProcess:
+    """Puts listeners and clients into the store; has the clients' ends too."""
 
     def __init__(self, stack: ExitStack, directory: Path) -> None:
         self._stack = stack
@@ -37,7 +38,7 @@ class Left:
         self.passed.append((os.dup(sock.fileno()), LISTENERS))
 
     def client(self, kind: str = "127.0.0.1") -> tuple[Client, socket.socket]:
-        """A client of the process, and its own end."""
+        """A client of the process, and the client's own end."""
         if kind == "unix":
             server = socket.socket(socket.AF_UNIX)
             server.bind(self._path)
@@ -60,14 +61,14 @@ class Left:
         bundle.close()
 
     def clients(self, clients: list[Client], state: bytes) -> None:
-        """As `FdStore.leave` does it."""
+        """Hand clients over, as `FdStore.hand_over` does."""
         fd = os.memfd_create("state")
         os.write(fd, state)
         self.bundle(CLIENTS, [fd], [client.sock.fileno() for client in clients])
         os.close(fd)
 
-    def kept(self, clients: list[Client]) -> None:
-        """As `Mirror` does it."""
+    def mirrored(self, clients: list[Client]) -> None:
+        """Mirror clients, as `Mirror` does."""
         self.bundle(MIRRORED, *([client.sock.fileno()] for client in clients))
 
 
@@ -78,102 +79,100 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def left(stack: ExitStack, tmp_path: Path) -> Left:
-    return Left(stack, tmp_path)
+def last(stack: ExitStack, tmp_path: Path) -> LastProcess:
+    return LastProcess(stack, tmp_path)
 
 
 @pytest.fixture
-def take_up(stack: ExitStack, left: Left) -> Callable[[], Inherited]:
-    """What is found of it."""
+def inherit(stack: ExitStack, last: LastProcess) -> Callable[[], Inherited]:
+    """What the next process finds."""
 
-    def take_up() -> Inherited:
-        legacy = Inherited(left.passed)
-        for sock in (*legacy.listeners, *(client.sock for client in legacy.clients)):
+    def inherit() -> Inherited:
+        found = Inherited(last.passed)
+        for sock in (*found.listeners.sockets, *(client.sock for client in found.clients)):
             stack.enter_context(sock)
             assert not sock.getblocking()
             assert not sock.get_inheritable()
-        return legacy
+        return found
 
-    return take_up
+    return inherit
 
 
-TakeUp = Callable[[], Inherited]
+Inherit = Callable[[], Inherited]
 
 
 def names(clients: list[Client]) -> list[str]:
     return [str(client) for client in clients]
 
 
-def test_nothing(take_up: TakeUp) -> None:
-    legacy = take_up()
-    assert [*legacy.names, *legacy.others, *legacy.listeners, *legacy.clients] == []
-    assert not legacy.frozen
+def test_no_descriptors_are_nothing(inherit: Inherit) -> None:
+    found = inherit()
+    assert [*found.names, *found.others, *found.listeners.sockets, *found.clients] == []
+    assert not found.frozen
 
 
-def test_what_is_not_ours_is_left_alone(take_up: TakeUp, left: Left) -> None:
-    # Not even looked at: the numbers are of nothing.
-    left.passed += [(1000001, "graced.socket"), (1000002, ""), (1000003, "connection")]
-    legacy = take_up()
-    assert legacy.others == [1000001, 1000002, 1000003]
-    assert not legacy.names
+def test_descriptors_of_others_are_not_touched(inherit: Inherit, last: LastProcess) -> None:
+    # Numbers of no open descriptor: looking at them would fail.
+    last.passed += [(1000001, "graced.socket"), (1000002, ""), (1000003, "connection")]
+    found = inherit()
+    assert found.others == [1000001, 1000002, 1000003]
+    assert not found.names
 
 
-def test_what_is_neither_a_listener_nor_a_parcel_is_closed(take_up: TakeUp, left: Left) -> None:
+def test_unknown_descriptor_is_closed(inherit: Inherit, last: LastProcess) -> None:
     read, write = os.pipe()
     os.close(read)
-    left.passed.append((write, UNKNOWN))
-    legacy = take_up()
-    assert not legacy.others
-    assert legacy.names == {UNKNOWN}
+    last.passed.append((write, UNKNOWN))
+    found = inherit()
+    assert not found.others
+    assert found.names == {UNKNOWN}
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(write)
 
 
-def test_listeners(take_up: TakeUp, left: Left) -> None:
+def test_listeners_are_inherited(inherit: Inherit, last: LastProcess) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
-        left.listener(one)
-        left.listener(two)
-        legacy = take_up()
-        addresses = [sock.getsockname() for sock in legacy.listeners]
+        last.listener(one)
+        last.listener(two)
+        found = inherit()
+        addresses = [sock.getsockname() for sock in found.listeners.sockets]
         assert addresses == [one.getsockname(), two.getsockname()]
-    assert legacy.names == {LISTENERS}
+    assert found.names == {LISTENERS}
 
 
-def test_clients_with_their_state(take_up: TakeUp, left: Left) -> None:
-    one, _ = left.client()
-    two, theirs = left.client("::1")
+def test_clients_are_inherited_with_their_state(inherit: Inherit, last: LastProcess) -> None:
+    one, _ = last.client()
+    two, theirs = last.client("::1")
     two.unsent, two.saved = b"something", b"of its handler"
-    left.clients([one, two], encode([two, one], FROZEN))
-    legacy = take_up()
-    assert legacy.frozen == FROZEN
-    assert legacy.names == {CLIENTS}
-    assert names(legacy.clients) == names([two, one])
-    assert (legacy.clients[0].unsent, legacy.clients[0].saved) == (b"something", b"of its handler")
-    assert all(client.counted for client in legacy.clients)
+    last.clients([one, two], encode([two, one], FROZEN, COUNTS))
+    found = inherit()
+    assert found.frozen == FROZEN
+    assert found.names == {CLIENTS}
+    assert names(found.clients) == names([two, one])
+    assert (found.clients[0].unsent, found.clients[0].saved) == (b"something", b"of its handler")
+    assert all(client.counted for client in found.clients)
     two.sock.close()
-    legacy.clients[0].sock.send(b"still the same")
+    found.clients[0].sock.send(b"still the same")
     assert theirs.recv(64) == b"still the same"
 
 
-def test_where_nobody_will_serve_them_they_are_told(take_up: TakeUp, left: Left) -> None:
-    one, theirs = left.client()
-    two, gone = left.client()
+def test_clients_that_are_turned_away_get_the_farewell(inherit: Inherit, last: LastProcess) -> None:
+    one, theirs = last.client()
+    two, gone = last.client()
     one.unsent = b"unsent"
-    left.clients([one, two], encode([one, two], FROZEN))
+    last.clients([one, two], encode([one, two], FROZEN, COUNTS))
     theirs.send(b"not read")
     gone.close()
-    legacy = take_up()
+    found = inherit()
     for client in (one, two):
         client.sock.close()
-    legacy.turn_away(b"SHUTDOWN")
+    found.turn_away(b"SHUTDOWN")
     assert theirs.recv(64) == b"unsentSHUTDOWN"
     assert theirs.recv(64) == b""
 
 
-def test_who_takes_nothing_loses_nothing_of_what_it_was_sent_before(
-    take_up: TakeUp, left: Left
-) -> None:
-    one, theirs = left.client("unix")
+def test_client_that_reads_late_gets_all_sent_bytes(inherit: Inherit, last: LastProcess) -> None:
+    one, theirs = last.client("unix")
     one.sock.setblocking(False)
     sent = 0
     with suppress(BlockingIOError):
@@ -181,29 +180,29 @@ def test_who_takes_nothing_loses_nothing_of_what_it_was_sent_before(
             sent += one.sock.send(bytes(1 << 16))
     one.unsent = bytes(1 << 20)
     theirs.send(bytes(1 << 16))
-    left.clients([one], encode([one], FROZEN))
-    legacy = take_up()
+    last.clients([one], encode([one], FROZEN, COUNTS))
+    found = inherit()
     one.sock.close()
-    legacy.turn_away(b"SHUTDOWN")
+    found.turn_away(b"SHUTDOWN")
     heard = 0
     while data := theirs.recv(1 << 16):
         heard += len(data)
     assert heard == sent
 
 
-def test_a_state_whose_socket_was_not_kept(take_up: TakeUp, left: Left) -> None:
-    one, _ = left.client()
-    two, _ = left.client()
-    left.clients([two], encode([one, two], FROZEN))
-    assert names(take_up().clients) == names([two])
+def test_state_without_its_socket_is_left_out(inherit: Inherit, last: LastProcess) -> None:
+    one, _ = last.client()
+    two, _ = last.client()
+    last.clients([two], encode([one, two], FROZEN, COUNTS))
+    assert names(inherit().clients) == names([two])
 
 
-def test_a_socket_without_a_state_is_closed(take_up: TakeUp, left: Left) -> None:
-    one, _ = left.client()
-    two, theirs = left.client()
-    left.clients([one, two], encode([one], FROZEN))
-    legacy = take_up()
-    assert names(legacy.clients) == names([one])
+def test_socket_without_a_state_is_closed(inherit: Inherit, last: LastProcess) -> None:
+    one, _ = last.client()
+    two, theirs = last.client()
+    last.clients([one, two], encode([one], FROZEN, COUNTS))
+    found = inherit()
+    assert names(found.clients) == names([one])
     two.sock.close()
     assert theirs.recv(1) == b""
 
@@ -214,48 +213,50 @@ def test_a_socket_without_a_state_is_closed(take_up: TakeUp, left: Left) -> None
     [lambda _data: b"", lambda data: data[:-1], lambda data: b"graced clients 0\n" + data],
     ids=["empty", "cut off", "older"],
 )
-def test_a_state_that_cannot_be_read_is_one_warning(
-    take_up: TakeUp, left: Left, caplog: pytest.LogCaptureFixture, damage: Any, kind: str
+def test_unreadable_state_is_one_warning(
+    inherit: Inherit, last: LastProcess, caplog: pytest.LogCaptureFixture, damage: Any, kind: str
 ) -> None:
-    client, _ = left.client(kind)
-    left.clients([client], damage(encode([client], FROZEN)))
-    legacy = take_up()
-    assert names(legacy.clients) == names([client])
-    assert not legacy.clients[0].counted
+    client, _ = last.client(kind)
+    last.clients([client], damage(encode([client], FROZEN, COUNTS)))
+    found = inherit()
+    assert names(found.clients) == names([client])
+    assert not found.clients[0].counted
     (record,) = caplog.records
     assert record.msg is events.NOT_INHERITED
 
 
-def test_a_parcel_that_is_empty_is_what_a_crash_leaves(
-    take_up: TakeUp, left: Left, caplog: pytest.LogCaptureFixture
+def test_empty_bundle_means_a_crash(
+    inherit: Inherit, last: LastProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client, _ = left.client()
-    left.kept([client])
-    left.bundle(CLIENTS)
-    legacy = take_up()
-    assert names(legacy.clients) == names([client])
-    assert not legacy.frozen
+    client, _ = last.client()
+    last.mirrored([client])
+    last.bundle(CLIENTS)
+    found = inherit()
+    assert names(found.clients) == names([client])
+    assert not found.frozen
     assert caplog.records == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_who_was_kept_when_the_process_crashed(take_up: TakeUp, left: Left, kind: str) -> None:
-    client, theirs = left.client(kind)
-    left.kept([client])
+def test_mirrored_client_is_inherited_after_a_crash(
+    inherit: Inherit, last: LastProcess, kind: str
+) -> None:
+    client, theirs = last.client(kind)
+    last.mirrored([client])
     theirs.send(b"not read")
-    legacy = take_up()
-    assert legacy.names == {MIRRORED}
-    assert not legacy.frozen
-    assert names(legacy.clients) == names([client])
-    assert legacy.clients[0].counted
-    assert legacy.clients[0].sock.recv(64) == b"not read"
+    found = inherit()
+    assert found.names == {MIRRORED}
+    assert not found.frozen
+    assert names(found.clients) == names([client])
+    assert found.clients[0].counted
+    assert found.clients[0].sock.recv(64) == b"not read"
 
 
 @pytest.mark.parametrize("how", ["it closed", "it was reset", "we had closed"])
-def test_who_has_gone_is_not_among_them(take_up: TakeUp, left: Left, how: str) -> None:
-    gone, theirs = left.client()
-    here, _ = left.client()
-    left.kept([gone, here])
+def test_departed_client_is_not_inherited(inherit: Inherit, last: LastProcess, how: str) -> None:
+    gone, theirs = last.client()
+    here, _ = last.client()
+    last.mirrored([gone, here])
     if how == "it was reset":
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if how == "we had closed":
@@ -263,15 +264,54 @@ def test_who_has_gone_is_not_among_them(take_up: TakeUp, left: Left, how: str) -
     else:
         theirs.close()
     gone.sock.close()
-    assert names(take_up().clients) == names([here])
+    assert names(inherit().clients) == names([here])
 
 
-def test_where_they_were_left_it_does_not_matter_who_was_kept(take_up: TakeUp, left: Left) -> None:
-    clients = [left.client()[0] for _ in range(3)]
-    left.kept(clients)
-    left.clients(clients[:2], encode(clients[:2], FROZEN))
-    left.passed.reverse()
-    legacy = take_up()
-    assert names(legacy.clients) == names(clients[:2])
-    assert legacy.names == {CLIENTS, MIRRORED}
-    assert legacy.frozen == FROZEN
+def test_handover_is_preferred_to_the_mirror(inherit: Inherit, last: LastProcess) -> None:
+    clients = [last.client()[0] for _ in range(3)]
+    last.mirrored(clients)
+    last.clients(clients[:2], encode(clients[:2], FROZEN, COUNTS))
+    last.passed.reverse()
+    found = inherit()
+    assert names(found.clients) == names(clients[:2])
+    assert found.names == {CLIENTS, MIRRORED}
+    assert found.frozen == FROZEN
+
+
+def test_counts_are_inherited(inherit: Inherit, last: LastProcess) -> None:
+    client, _ = last.client()
+    last.clients([client], encode([client], FROZEN, COUNTS))
+    assert inherit().counts == COUNTS
+
+
+def test_counts_after_a_crash_are_those_of_the_clients(inherit: Inherit, last: LastProcess) -> None:
+    last.mirrored([last.client()[0], last.client()[0]])
+    assert inherit().counts == (2, 0)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_clients_in_a_queue_are_turned_away_with_the_others(
+    inherit: Inherit, last: LastProcess, finished: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        last.listener(server)
+        with socket.create_connection(server.getsockname()) as queued:
+            if finished:
+                queued.shutdown(socket.SHUT_WR)
+            inherit().turn_away(b"SHUTDOWN")
+            assert queued.recv(64) == b"SHUTDOWN"
+            assert queued.recv(64) == b""
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(server.getsockname())
+
+
+def test_clients_of_a_retired_listener_are_not_counted(inherit: Inherit, last: LastProcess) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        last.listener(server)
+        with socket.create_connection(server.getsockname()) as queued:
+            (client,) = inherit().retire_listeners()
+            with client.sock:
+                assert not client.counted
+                assert not client.sock.getblocking()
+                host, port = queued.getsockname()
+                assert str(client) == f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""Clients kept from the accept on, with a service manager that has but one place."""
+"""The mirror of clients, with a service manager that has a single place."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from graced.handover.fd_bundle import unpack
-from graced.handover.mirror import MESSAGES, Mirror
+from graced.handover.fd_bundle import FdBundle, unpack
+from graced.handover.mirror import MAX_MESSAGES, Mirror
+from graced.log import events
 from graced.loop.client import Client
 from graced.loop.phase import ACTIVE
 
@@ -18,21 +19,25 @@ MANY = 1000
 
 
 class Manager:
-    """Keeps the last descriptor that it was given."""
+    """Stores the last descriptor that the mirror has sent."""
 
     def __init__(self) -> None:
         self.held = -1
         self.replaced = -1
-        """How often it was given another one."""
+        """How often a descriptor was replaced by another."""
+        self.reads = True
 
-    def take(self, descriptor: int) -> None:
+    def take(self, descriptor: int) -> bool:
+        if not self.reads:
+            return False
         if self.held >= 0:
             os.close(self.held)
         self.held = os.dup(descriptor)
         self.replaced += 1
+        return True
 
-    def kept(self) -> set[int]:
-        """The inodes of what it has."""
+    def mirrored(self) -> set[int]:
+        """The inodes of the sockets in the bundle."""
         found = set()
         with socket.socket(fileno=os.dup(self.held)) as receiver:
             for descriptors in unpack(receiver):
@@ -48,24 +53,24 @@ class Crowd:
     def __init__(self, stack: ExitStack, mirror: Mirror) -> None:
         self._stack = stack
         self.mirror = mirror
-        self.here: list[Client] = []
+        self.present: list[Client] = []
 
     def come(self, number: int) -> None:
         for _ in range(number):
             ours, theirs = socket.socketpair()
             self._stack.enter_context(ours)
             self._stack.enter_context(theirs)
-            self.here.append(Client(ours, "192.0.2.1", len(self.here), ACTIVE, 1.0))
-            self.mirror.add(self.here[-1])
+            self.present.append(Client(ours, "192.0.2.1", len(self.present), ACTIVE, 1.0))
+            self.mirror.add(self.present[-1])
 
     def go(self, number: int) -> None:
         for _ in range(number):
-            client = self.here.pop(0)
+            client = self.present.pop(0)
             self.mirror.discard(client)
             client.sock.close()
 
     def inodes(self) -> set[int]:
-        return {os.fstat(client.sock.fileno()).st_ino for client in self.here}
+        return {os.fstat(client.sock.fileno()).st_ino for client in self.present}
 
 
 @pytest.fixture
@@ -84,41 +89,78 @@ def manager() -> Iterator[Manager]:
 @pytest.fixture
 def crowd(stack: ExitStack, manager: Manager) -> Iterator[Crowd]:
     mirror = Mirror(manager.take)
+    mirror.start()
     yield Crowd(stack, mirror)
     mirror.close()
 
 
-@pytest.mark.parametrize("number", [0, 1, MESSAGES, MESSAGES + 1, MANY])
-def test_who_is_here_is_kept(crowd: Crowd, manager: Manager, number: int) -> None:
+@pytest.mark.parametrize("number", [0, 1, MAX_MESSAGES, MAX_MESSAGES + 1, MANY])
+def test_present_clients_are_mirrored(crowd: Crowd, manager: Manager, number: int) -> None:
     crowd.come(number)
-    assert manager.kept() == crowd.inodes()
+    assert manager.mirrored() == crowd.inodes()
 
 
-def test_who_has_left_does_not_pile_up(crowd: Crowd, manager: Manager) -> None:
+def test_departed_clients_do_not_pile_up(crowd: Crowd, manager: Manager) -> None:
     crowd.come(10)
     for _ in range(MANY):
         crowd.come(1)
         crowd.go(1)
-    kept = manager.kept()
-    assert crowd.inodes() <= kept
-    assert len(kept) <= 10 + MESSAGES
-    assert 0 < manager.replaced <= MANY // (MESSAGES // 2)
+    mirrored = manager.mirrored()
+    assert crowd.inodes() <= mirrored
+    assert len(mirrored) <= 10 + MAX_MESSAGES
+    assert 0 < manager.replaced <= MANY // (MAX_MESSAGES // 2)
 
 
-def test_many_take_but_a_few_messages(crowd: Crowd, manager: Manager) -> None:
+def test_many_clients_take_few_messages(crowd: Crowd, manager: Manager) -> None:
     crowd.come(MANY)
     before = manager.replaced
-    assert before <= 2 * MANY // MESSAGES
-    # There is room for as many as fit beside those.
-    crowd.come(MESSAGES // 2)
+    assert before <= 2 * MANY // MAX_MESSAGES
+    # The new bundle has room for so many more.
+    crowd.come(MAX_MESSAGES // 2)
     assert manager.replaced <= before + 1
-    assert crowd.inodes() <= manager.kept()
+    assert crowd.inodes() <= manager.mirrored()
 
 
-def test_after_the_end_nobody_is_kept(crowd: Crowd, manager: Manager) -> None:
-    """As far as the process is concerned: the service manager has been told before."""
+def test_no_client_is_mirrored_after_close(crowd: Crowd, manager: Manager) -> None:
+    """The store is not changed: the service manager has been told before."""
     crowd.come(3)
     crowd.mirror.close()
-    crowd.come(MESSAGES // 2)
+    crowd.come(MAX_MESSAGES // 2)
     assert not manager.replaced
-    assert len(manager.kept()) == 3
+    assert len(manager.mirrored()) == 3
+
+
+def test_store_is_not_changed_before_the_start(stack: ExitStack, manager: Manager) -> None:
+    """A start that fails has taken nothing out of the store."""
+    crowd = Crowd(stack, Mirror(manager.take))
+    crowd.come(3)
+    assert manager.replaced == -1
+    crowd.mirror.start()
+    assert manager.replaced == 0
+    assert manager.mirrored() == crowd.inodes()
+    crowd.mirror.close()
+
+
+def test_next_client_is_another_chance(crowd: Crowd, manager: Manager) -> None:
+    """A service manager that does not read for a while gets all clients afterwards."""
+    manager.reads = False
+    crowd.come(MANY)
+    assert manager.mirrored() != crowd.inodes()
+    manager.reads = True
+    crowd.come(1)
+    assert manager.mirrored() == crowd.inodes()
+
+
+def test_lack_of_room_is_one_warning(
+    crowd: Crowd,
+    manager: Manager,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(FdBundle, "put", lambda _bundle, _descriptors: False)
+    crowd.come(10)
+    (record,) = caplog.records
+    assert record.msg is events.CANNOT_MIRROR
+    monkeypatch.undo()
+    crowd.come(1)
+    assert manager.mirrored() == crowd.inodes()

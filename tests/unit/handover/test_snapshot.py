@@ -1,4 +1,4 @@
-"""The state of clients as bytes."""
+"""Snapshots: the state of clients as bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graced.handover.snapshot import SnapshotError, cookie, decode, encode
+from graced.handover.snapshot import _COUNTS, SnapshotError, cookie, decode, encode
 from graced.loop.client import Client
 from graced.loop.phase import GONE, NOT_TOLD
 
@@ -20,13 +20,13 @@ NUMBERS = st.integers(0, 2**64 - 1)
 TIMES = st.floats(0, allow_infinity=False)
 HOSTS = st.one_of(
     st.ip_addresses().map(str),
-    # A path is bytes, and what is no UTF-8 in it has to survive as well.
+    # A path is bytes, and bytes that are no UTF-8 have to survive as well.
     st.binary(max_size=107).map(lambda path: "unix:/" + os.fsdecode(path)),
 )
 
 
 class Known(NamedTuple):
-    """What is remembered of a client."""
+    """The state of a client."""
 
     host: str
     port: int
@@ -48,7 +48,8 @@ KNOWN = st.builds(
     st.none() | st.binary(max_size=300),
 )
 SOMEBODY = Known("192.0.2.1", 50000, 1.0, 2.0, 3, b"unsent", None)
-NOTHING_OWED = SOMEBODY._replace(unsent=b"")
+NOTHING_UNSENT = SOMEBODY._replace(unsent=b"")
+COUNTS = (70, 700)
 
 
 class Crowd:
@@ -90,34 +91,36 @@ def known(clients: list[Client]) -> list[Known]:
 
 @pytest.fixture
 def crowd() -> Iterator[Crowd]:
-    """Three clients, the last of whom is unsent nothing."""
+    """Three clients, the last of them without unsent bytes."""
     other = SOMEBODY._replace(port=50001, unsent=b"x" * 99, saved=b"state")
-    with Crowd(SOMEBODY, other, NOTHING_OWED) as crowd:
+    with Crowd(SOMEBODY, other, NOTHING_UNSENT) as crowd:
         yield crowd
 
 
 @given(
     everybody=st.lists(KNOWN, max_size=5),
     frozen=TIMES,
+    counts=st.tuples(NUMBERS, NUMBERS),
     family=st.sampled_from([socket.AF_UNIX, socket.AF_INET, socket.AF_INET6]),
     seed=st.randoms(use_true_random=False),
 )
-def test_all_that_is_known_comes_back(
-    everybody: list[Known], frozen: float, family: int, seed: Any
+def test_state_comes_back(
+    everybody: list[Known], frozen: float, counts: tuple[int, int], family: int, seed: Any
 ) -> None:
     with Crowd(*everybody, family=family) as crowd:
-        data = encode(crowd.clients, frozen)
+        data = encode(crowd.clients, frozen, counts)
         # The service manager passes them on in an order of its own.
         shuffled = list(crowd.sockets)
         seed.shuffle(shuffled)
-        when, found = decode(data, shuffled, GONE)
-        assert when == frozen
-        assert known(found) == everybody
-        assert [client.sock for client in found] == crowd.sockets
+        found = decode(data, shuffled, GONE)
+        assert found.frozen == frozen
+        assert found.counts == counts
+        assert known(found.clients) == everybody
+        assert [client.sock for client in found.clients] == crowd.sockets
 
 
-def test_a_client_that_comes_back_is_one_that_has_been_admitted_and_not_told(crowd: Crowd) -> None:
-    _, found = decode(encode(crowd.clients, 1.0), crowd.sockets, GONE)
+def test_client_comes_back_admitted_and_not_told(crowd: Crowd) -> None:
+    found = decode(encode(crowd.clients, 1.0, COUNTS), crowd.sockets, GONE).clients
     for client in found:
         assert client.counted
         assert client.told == NOT_TOLD
@@ -126,38 +129,43 @@ def test_a_client_that_comes_back_is_one_that_has_been_admitted_and_not_told(cro
 
 
 @pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6])
-def test_a_socket_is_known_by_its_cookie_whatever_its_number(family: int) -> None:
+def test_socket_is_known_by_its_cookie(family: int) -> None:
     with Crowd(SOMEBODY, SOMEBODY._replace(port=1), family=family) as crowd:
         one, two = crowd.sockets
         with one.dup() as copy:
             assert cookie(copy) == cookie(one) != cookie(two)
-            _, (found,) = decode(encode(crowd.clients, 1.0), [copy], GONE)
+            (found,) = decode(encode(crowd.clients, 1.0, COUNTS), [copy], GONE).clients
             assert found.sock is copy
             assert found.port == SOMEBODY.port
 
 
-def test_a_state_without_its_socket_is_left_out(crowd: Crowd) -> None:
-    data = encode(crowd.clients, 1.0)
-    _, found = decode(data, crowd.sockets[1:], GONE)
+def test_state_without_its_socket_is_left_out(crowd: Crowd) -> None:
+    data = encode(crowd.clients, 1.0, COUNTS)
+    found = decode(data, crowd.sockets[1:], GONE).clients
     assert [client.sock for client in found] == crowd.sockets[1:]
-    assert decode(data, [], GONE) == (1.0, [])
+    assert decode(data, [], GONE).clients == []
 
 
-def test_a_socket_without_a_state_is_left_out(crowd: Crowd) -> None:
-    data = encode(crowd.clients[:1], 1.0)
-    _, found = decode(data, crowd.sockets, GONE)
+def test_socket_without_a_state_is_left_out(crowd: Crowd) -> None:
+    data = encode(crowd.clients[:1], 1.0, COUNTS)
+    found = decode(data, crowd.sockets, GONE).clients
     assert [client.sock for client in found] == crowd.sockets[:1]
 
 
 @pytest.mark.parametrize(
     "last",
-    [SOMEBODY, NOTHING_OWED, NOTHING_OWED._replace(saved=b""), SOMEBODY._replace(saved=b"state")],
+    [
+        SOMEBODY,
+        NOTHING_UNSENT,
+        NOTHING_UNSENT._replace(saved=b""),
+        SOMEBODY._replace(saved=b"state"),
+    ],
     ids=["unsent", "nothing", "nothing saved", "unsent and saved"],
 )
-def test_cut_off_anywhere_it_is_refused(last: Known) -> None:
+def test_snapshot_that_is_cut_off_is_refused(last: Known) -> None:
     with Crowd(SOMEBODY, last) as crowd:
-        data = encode(crowd.clients, 1.0)
-        for length in range(len(data)):
+        data = encode(crowd.clients, 1.0, COUNTS)
+        for length in set(range(len(data))) - {len(data) - _COUNTS.size}:
             with pytest.raises(SnapshotError):
                 decode(data[:length], crowd.sockets, GONE)
 
@@ -172,17 +180,32 @@ def test_cut_off_anywhere_it_is_refused(last: Known) -> None:
     ],
     ids=["nothing", "newer", "ten", "shifted"],
 )
-def test_what_another_version_wrote_is_refused(crowd: Crowd, change: Any) -> None:
+def test_other_version_is_refused(crowd: Crowd, change: Any) -> None:
     with pytest.raises(SnapshotError):
-        decode(change(encode(crowd.clients, 1.0)), crowd.sockets, GONE)
+        decode(change(encode(crowd.clients, 1.0, COUNTS)), crowd.sockets, GONE)
 
 
 @given(st.binary(max_size=200), st.integers(0, 200))
-def test_what_is_damaged_is_refused_or_read_and_never_more(damage: bytes, at: int) -> None:
-    with Crowd(SOMEBODY, NOTHING_OWED) as crowd:
-        data = encode(crowd.clients, 1.0)
+def test_damaged_snapshot_is_refused_or_read(damage: bytes, at: int) -> None:
+    with Crowd(SOMEBODY, NOTHING_UNSENT) as crowd:
+        data = encode(crowd.clients, 1.0, COUNTS)
         try:
-            _, found = decode(data[:at] + damage + data[at + len(damage) :], crowd.sockets, GONE)
+            found = decode(data[:at] + damage + data[at + len(damage) :], crowd.sockets, GONE)
         except SnapshotError:
             return
-        assert {client.sock for client in found} <= set(crowd.sockets)
+        assert {client.sock for client in found.clients} <= set(crowd.sockets)
+
+
+def test_snapshot_of_release_0_1_has_the_counts_of_its_clients(crowd: Crowd) -> None:
+    """It ends after the clients."""
+    data = encode(crowd.clients, 1.0, COUNTS)[: -_COUNTS.size]
+    found = decode(data, crowd.sockets, GONE)
+    assert found.counts == (3, 3 * SOMEBODY.echoed)
+    assert known(found.clients) == known(crowd.clients)
+
+
+def test_bytes_of_a_later_release_are_ignored(crowd: Crowd) -> None:
+    data = encode(crowd.clients, 1.0, COUNTS) + b"of a later release"
+    found = decode(data, crowd.sockets, GONE)
+    assert found.counts == COUNTS
+    assert known(found.clients) == known(crowd.clients)

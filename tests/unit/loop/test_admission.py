@@ -64,3 +64,11 @@ def test_any_order_of_enter_and_leave(most: int, share: int, moves: list[tuple[b
             inside[host] -= 1
             admission.leave(host)
         assert (admission.clients, admission.admitted) == (inside.total(), admitted)
+
+
+def test_adopted_client_is_counted_once() -> None:
+    admission = Admission(10, 0)
+    admission.enter("host")
+    admission.leave("host")
+    assert admission.enter("host", adopted=True) == ""
+    assert (admission.clients, admission.admitted) == (1, 1)

@@ -1,16 +1,20 @@
-"""The words of sd_notify(3)."""
+"""Messages to the service manager."""
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from graced.log import events
 from graced.systemd import notify
 from graced.systemd.notify import Notifier
-from support import NotifySocket
+from support import PATIENCE, NotifySocket
 
 
 @pytest.fixture
@@ -19,7 +23,7 @@ def notifier(notify_socket: NotifySocket, monkeypatch: pytest.MonkeyPatch) -> No
     return Notifier()
 
 
-def test_the_words(notifier: Notifier, notify_socket: NotifySocket) -> None:
+def test_each_message_is_sent(notifier: Notifier, notify_socket: NotifySocket) -> None:
     assert notifier
     notifier.ready("serving")
     notifier.status("still serving")
@@ -39,21 +43,26 @@ def test_the_words(notifier: Notifier, notify_socket: NotifySocket) -> None:
     ]
 
 
-def test_a_barrier_returns_when_it_is_passed_and_not_before(
-    notifier: Notifier, notify_socket: NotifySocket, monkeypatch: pytest.MonkeyPatch
+def test_barrier_returns_when_the_messages_are_read(
+    notifier: Notifier,
+    notify_socket: NotifySocket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(notify, "BARRIER_TIMEOUT", 0.2)
     notify_socket.hold_barriers = True
     began = time.monotonic()
     notifier.barrier()
     assert time.monotonic() - began >= 0.2
+    (record,) = caplog.records
+    assert record.msg is events.BARRIER_LATE
     notify_socket.release()
     monkeypatch.setattr(notify, "BARRIER_TIMEOUT", 3600.0)
     notifier.barrier()
     notifier.close()
 
 
-def test_without_a_socket_it_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_socket_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier({"WATCHDOG_USEC": "1000000"})
     assert not notifier
     assert notifier.watchdog == 0
@@ -66,7 +75,7 @@ def test_without_a_socket_it_is_silent(caplog: pytest.LogCaptureFixture) -> None
 # sdnotify leaves a socket that it could not connect to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("name", ["/no/such/socket", "relative", "/" + "x" * 200])
-def test_a_socket_that_cannot_be_used_is_one_warning(
+def test_unusable_socket_is_one_warning(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", name)
@@ -81,7 +90,7 @@ def test_a_socket_that_cannot_be_used_is_one_warning(
 
 
 @pytest.mark.parametrize("first", ["_send", "barrier"])
-def test_a_socket_that_goes_is_one_warning(
+def test_lost_socket_is_one_warning(
     first: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with NotifySocket() as gone:
@@ -106,7 +115,7 @@ def test_a_socket_that_goes_is_one_warning(
         ({"WATCHDOG_USEC": "0"}, 0.0),
     ],
 )
-def test_the_watchdog(
+def test_watchdog_interval_is_read(
     environ: dict[str, str],
     seconds: float,
     notify_socket: NotifySocket,
@@ -121,7 +130,7 @@ def test_the_watchdog(
 
 
 @pytest.mark.parametrize("usec", ["often", "-1", "\u0663", "9" * 30, "1.5"])
-def test_a_watchdog_that_makes_no_sense_is_one_warning(
+def test_bad_watchdog_interval_is_one_warning(
     usec: str,
     notify_socket: NotifySocket,
     monkeypatch: pytest.MonkeyPatch,
@@ -133,3 +142,62 @@ def test_a_watchdog_that_makes_no_sense_is_one_warning(
     assert notifier
     assert len(caplog.records) == 1
     notifier.close()
+
+
+def test_service_manager_that_does_not_read_is_one_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The descriptor is sent when the service manager reads again."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notifier = Notifier()
+        replace = notifier.replacer("graced-kept")
+        for _ in range(1000):
+            if not replace(manager.fileno()):
+                break
+        assert not replace(manager.fileno())
+        (record,) = caplog.records
+        assert record.msg is events.CANNOT_MIRROR
+        for _ in range(2):
+            _, descriptors, _, _ = socket.recv_fds(manager, 1000, 1)
+            for fd in descriptors:
+                os.close(fd)
+        notifier.close()
+        assert replace(manager.fileno()), "the function has a line of its own"
+        assert len(caplog.records) == 1
+        replace.close()
+
+
+def test_lost_message_is_one_warning_and_the_next_is_sent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """systemd does not read for a while; the service is not deaf and dumb ever after."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setattr(notify, "IMPORTANT_TIMEOUT", 0.01)
+        notifier = Notifier()
+        for _ in range(1000):
+            notifier.main_pid(1)
+            if caplog.records:
+                break
+        notifier.main_pid(2)
+        notifier.store("graced-listeners", [manager.fileno()])
+        notifier.barrier()
+        (record,) = caplog.records
+        assert record.msg is events.NOTIFY_LOST
+        assert notifier
+        manager.setblocking(False)
+        with suppress(BlockingIOError):
+            for _ in range(1000):
+                assert manager.recv(1000) == b"MAINPID=1"
+        notifier.main_pid(3)
+        assert manager.recv(1000) == b"MAINPID=3"
+        notifier.close()
+    assert len(caplog.records) == 1
+
+
+def test_nothing_is_replaced_without_a_service_manager() -> None:
+    assert not Notifier({}).replacer("graced-kept")(0)
