@@ -1,10 +1,76 @@
 """What a device does to a daemon: kills it, freezes it, starves it, restarts under it."""
 
 import contextlib
+from collections.abc import Iterator
+
+import pytest
 
 from device.packages import Packages
-from device.service import FAREWELL, PID_FILE, STOPPED, UNIT, Service, rest
-from rigging import Machine
+from device.service import (
+    FAREWELL,
+    PID_FILE,
+    STARTED,
+    STOPPED,
+    UNIT,
+    Service,
+    is_message,
+    receive,
+    rest,
+)
+from rigging import CommandError, Machine
+
+LISTENERS = 2
+"""127.0.0.1 and ::1"""
+FLAG = "/run/graced-fails"
+MODULE = "/usr/lib/python3/dist-packages/graced_faulty.py"
+FAULTY = f"""
+import os
+from socketserver import BaseRequestHandler
+
+from graced.loop.io_thread import IOThread
+
+
+class Echo(BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(65536):
+            self.request.sendall(data)
+
+
+def fail(self):
+    raise RuntimeError("can't start new thread")
+
+
+def after_fork():
+    if os.path.exists("{FLAG}"):
+        IOThread.start = fail
+
+
+os.register_at_fork(after_in_child=after_fork)
+"""
+
+
+@pytest.fixture
+def faulty(graced: Service) -> Iterator[Service]:
+    """A service that is stopped, and fails after the fork of its start while `FLAG` exists."""
+    graced.stop()
+    graced.device.write(MODULE, FAULTY)
+    graced.configure('[server]\nhandler = "graced_faulty:Echo"\n')
+    graced.drop_in("[Service]\nRestartSec=500ms\n")
+    graced.mark()
+    try:
+        yield graced
+    finally:
+        graced.device.run("rm", "-f", MODULE, FLAG)
+
+
+def break_start(graced: Service) -> None:
+    """Let each start fail from now on."""
+    graced.device.write(FLAG, "")
+
+
+def stored(graced: Service) -> int:
+    """Descriptors in the store."""
+    return int(graced.show("NFileDescriptorStore")["NFileDescriptorStore"])
 
 
 def await_restart(graced: Service, pid: int) -> None:
@@ -22,6 +88,44 @@ def test_a_killed_daemon_comes_back(graced: Service) -> None:
     pid = graced.pid
     graced.device.systemctl("kill", "--signal=SIGKILL", UNIT)
     await_restart(graced, pid)
+
+
+def test_failed_start_changes_nothing_in_the_store(faulty: Service) -> None:
+    """A client that connects meanwhile waits for the start that succeeds."""
+    faulty.start()
+    (client,) = faulty.connect()
+    with faulty.follow() as journal:
+        journal.until(is_message(STARTED))
+    before = stored(faulty)
+    assert before == LISTENERS + 1
+    break_start(faulty)
+    faulty.device.systemctl("kill", "--signal=SIGKILL", UNIT)
+    with faulty.watch() as watch:
+        watch.until(lambda unit: int(unit["NRestarts"]) >= 3)
+    assert stored(faulty) == before
+    (queued,) = faulty.knock(1)
+    faulty.device.run("rm", FLAG)
+    queued.sendall(b"at last")
+    assert receive(queued, 7) == b"at last"
+    with faulty.watch() as watch:
+        watch.until(lambda unit: unit["ActiveState"] == "active")
+    assert rest(client) == b""
+
+
+def test_failed_first_start_leaves_nothing_in_the_store(faulty: Service) -> None:
+    break_start(faulty)
+    assert stored(faulty) == 0
+    with pytest.raises(CommandError):
+        faulty.start()
+    with faulty.watch() as watch:
+        watch.until(lambda unit: int(unit["NRestarts"]) >= 3)
+    assert stored(faulty) == 0
+    with pytest.raises(ConnectionRefusedError):
+        faulty.knock(1)
+    faulty.device.run("rm", FLAG)
+    with faulty.watch() as watch:
+        watch.until(lambda unit: unit["ActiveState"] == "active")
+    assert faulty.echoes()
 
 
 def test_a_stale_pid_file_does_not_matter(graced: Service) -> None:

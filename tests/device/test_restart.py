@@ -309,6 +309,20 @@ def settle_restart(graced: Service, restarts: int = 1) -> None:
         journal.until(is_message(STARTED))
 
 
+def test_counts_survive_restarts(graced: Service) -> None:
+    """Clients and bytes so far are counted for the service, not for a process."""
+    graced.restart()
+    stays, goes = graced.connect(2)
+    goes.close()
+    for number in range(1, 3):
+        assert answers(stays)
+        graced.restart()
+        settle(graced)
+        status = graced.show("StatusText")["StatusText"]
+        assert status.startswith("serving: 1 client now, 2 so far, "), status
+        assert f", {2 + 12 * number} bytes echoed" in status
+
+
 # The end after it
 
 

@@ -23,7 +23,7 @@ from graced.log import event, events, sinks
 from graced.log.event import INFO
 from graced.log.writer import Log
 from graced.process import limits
-from graced.sockets import listener
+from graced.systemd import activation
 from support import FAREWELL, PATIENCE
 
 
@@ -79,7 +79,7 @@ def pass_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def pass_on(fd: int, name: str) -> None:
         given.append((os.dup(fd), name))
 
-    monkeypatch.setattr(listener, "passed", take)
+    monkeypatch.setattr(activation, "passed", take)
     yield pass_on
     for fd, _ in given:
         os.close(fd)
