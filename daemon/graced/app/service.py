@@ -217,7 +217,11 @@ class Service:
         with SignalInbox() as inbox:
             self._log.start()
             mirror = self._mirror()
-            server = build(self._settings, self._handler, self._listeners, mirror)
+            try:
+                server = build(self._settings, self._handler, self._listeners, mirror)
+            except OSError as error:
+                reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
+                raise StartError(reason) from None
             grace = self._settings.grace_period
             supervisor = Supervisor(server, inbox, self._notifier, grace=grace)
             if self._lock:

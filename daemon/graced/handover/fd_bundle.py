@@ -52,16 +52,19 @@ class FdBundle:
 def unpack(receiver: socket.socket) -> Iterator[list[int]]:
     """Yield copies of the descriptors, message by message; the bundle keeps its own.
 
+    Where the system has no SO_PEEK_OFF (gVisor, a seccomp filter) the bundle keeps nothing.
     No copy is inheritable.  Raises `OSError` where this process may not have so many descriptors.
     """
     receiver.setblocking(False)
-    receiver.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+    peek: int = socket.MSG_PEEK
+    try:
+        receiver.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+    except OSError:
+        peek = 0
     space = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT.size)
     while True:
         try:
-            byte, messages, flags, _ = receiver.recvmsg(
-                1, space, socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
-            )
+            byte, messages, flags, _ = receiver.recvmsg(1, space, peek | socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         if not byte:

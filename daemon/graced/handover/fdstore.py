@@ -41,6 +41,8 @@ class FdStore:
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
         self._bundle: FdBundle | None = None
+        self._reason = ""
+        """Why there is no bundle."""
 
     def close(self) -> None:
         """Close our end; the store is not changed."""
@@ -58,7 +60,11 @@ class FdStore:
 
     def reserve(self) -> None:
         """Take the place for clients, if the store has one."""
-        self._bundle = FdBundle()
+        try:
+            self._bundle = FdBundle()
+        except OSError as error:
+            self._reason = error.strerror or str(error)
+            return
         self._notifier.store(CLIENTS, [self._bundle.receiver.fileno()])
         self._bundle.receiver.close()
 
@@ -71,6 +77,8 @@ class FdStore:
         admitted and bytes echoed so far, which the next process adds to.
         """
         stored: Sequence[Client] | None = None
+        if self._reason:
+            events.CANNOT_HAND_OVER(reason=self._reason)
         if self._bundle:
             try:
                 with open(os.memfd_create(CLIENTS, os.MFD_CLOEXEC), "wb") as state:

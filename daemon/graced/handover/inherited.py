@@ -107,7 +107,7 @@ class Inherited:
         connections = _sockets(messages)
         try:
             snapshot = decode(_read(state), connections, GONE)
-        except SnapshotError as error:
+        except (SnapshotError, OSError) as error:
             events.NOT_INHERITED(reason=error)
             self.frozen = monotonic()
             self.clients = [client for client in map(_recognise, connections) if client]

@@ -41,6 +41,7 @@ class Mirror:
         self._bundle: FdBundle | None = None
         self._messages = 0
         self._full = False
+        self._started = False
         self._closed = False
 
     def start(self) -> None:
@@ -50,6 +51,7 @@ class Mirror:
         """
         with self._lock:
             if not self._closed:
+                self._started = True
                 self._renew()
 
     def add(self, client: Client) -> None:
@@ -58,9 +60,9 @@ class Mirror:
             if self._closed:
                 return
             self._present.add(client)
-            if self._bundle is None:
+            if not self._started:
                 return
-            if self._messages < MAX_MESSAGES:
+            if self._bundle and self._messages < MAX_MESSAGES:
                 self._put([client.sock.fileno()])
             else:
                 self._renew()
@@ -71,10 +73,17 @@ class Mirror:
             self._present.discard(client)
 
     def _renew(self) -> None:
+        try:
+            bundle = FdBundle()
+        except OSError as error:
+            if not self._full:
+                events.CANNOT_MIRROR(reason=error.strerror)
+            self._full = True
+            return
         if self._bundle:
             self._bundle.close()
-        self._bundle = FdBundle()
-        if not self._replace(self._bundle.receiver.fileno()):
+        self._bundle = bundle
+        if not self._replace(bundle.receiver.fileno()):
             self._messages = MAX_MESSAGES
             return
         self._messages = 0

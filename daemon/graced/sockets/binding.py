@@ -158,6 +158,7 @@ def _bind_path(path: str, backlog: int, inherited: InheritedListeners) -> Listen
         return Listener(sock, inherited=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        sock.setblocking(False)
         _remove_stale(path)
         sock.bind(path)
         try:
@@ -168,7 +169,6 @@ def _bind_path(path: str, backlog: int, inherited: InheritedListeners) -> Listen
     except OSError:
         sock.close()
         raise
-    sock.setblocking(False)
     return Listener(sock)
 
 
