@@ -138,21 +138,41 @@ def test_start_is_refused_and_leaves_nothing_behind(refusal: Refusal, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+SO_BINDTOIFINDEX = 62
+
+
+def test_listener_that_cannot_refuse() -> None:
+    """It is said once for the listener; those who are there are told as always."""
+    before = Forbidden("setsockopt", "EPERM", OPTION, SO_BINDTOIFINDEX).code
+    with Graced(before=before) as graced, graced.served() as client:
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        client.close()
+        assert graced.wait() == 0
+        assert graced.log.count("^<4>.*Operation not permitted") == 1
+
+
 # What the handover needs.
 
+
+def _brief(value: object) -> str:
+    """For the name of a test."""
+    return str(getattr(value, "__name__", value)).strip("_")[:30]
+
+
 NO_HANDOVER = [
-    (Forbidden("memfd_create", "EPERM"), "cannot be handed over to the next start: Operation not"),
-    (Forbidden("memfd_create", "ENOSYS"), "cannot be handed over to the next start: Function not"),
-    (Forbidden("getsockopt", "ENOPROTOOPT", OPTION, SO_COOKIE), "handed over .*: Protocol not"),
-    (Forbidden("sendmsg", "EPERM"), "cannot store descriptors: Operation not permitted"),
-    (Forbidden("sendmsg", "ETOOMANYREFS"), "cannot store descriptors: Too many references"),
+    (Forbidden("memfd_create", "EPERM"), 0, "its check cannot be started: Operation not"),
+    (Forbidden("memfd_create", "ENOSYS"), 0, "its check cannot be started: Function not"),
+    (Forbidden("getsockopt", "ENOPROTOOPT", OPTION, SO_COOKIE), 79, "handed over: Protocol not"),
+    (Forbidden("sendmsg", "EPERM"), 79, "to the service manager is lost.*: Operation not"),
+    (Forbidden("sendmsg", "ETOOMANYREFS"), 79, "to the service manager is lost.*: Too many ref"),
 ]
 
 
-@pytest.mark.parametrize(("forbidden", "reason"), NO_HANDOVER, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("forbidden", "status", "reason"), NO_HANDOVER, ids=_brief)
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
 def test_clients_that_cannot_be_handed_over_are_told(
-    forbidden: Forbidden, reason: str, handler: str
+    forbidden: Forbidden, status: int, reason: str, handler: str
 ) -> None:
     """A line says why, once; the service manager hears the rest as before."""
     store = FdStore()
@@ -165,7 +185,7 @@ def test_clients_that_cannot_be_handed_over_are_told(
         graced.signal(SIGUSR2)
         client.expect_farewell_alone()
         client.close()
-        assert graced.wait() == 79
+        assert graced.wait() == status
         assert graced.log.count(f"^<4>.*{reason}") == 1, str(graced.log)
         store.wait_for("STOPPING=1")
 
@@ -182,10 +202,10 @@ def test_service_without_room_for_a_bundle(handler: str) -> None:
         graced.served() as client,
     ):
         client.echo(b"hello")
-        assert graced.log.count("^<4>clients would not outlive a crash: Too many open") == 1
-        assert graced.log.count("^<4>clients cannot be handed over .*: Too many open") == 1
+        assert graced.log.count("^<4>a crash would end clients now, .*: Too many open") == 1
         graced.signal(SIGUSR2)
         client.expect_farewell_alone()
+        assert graced.log.count("^<4>.* cannot be handed over: Too many open") == 1
         client.close()
         assert graced.wait() == 79
 
@@ -230,7 +250,7 @@ NOT_INHERITED: list[tuple[Forbidden, Callable[[Client], None]]] = [
 ]
 
 
-@pytest.mark.parametrize(("forbidden", "expect"), NOT_INHERITED, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("forbidden", "expect"), NOT_INHERITED, ids=_brief)
 def test_clients_that_cannot_be_inherited(
     forbidden: Forbidden, expect: Callable[[Client], None]
 ) -> None:
@@ -246,7 +266,7 @@ def test_clients_that_cannot_be_inherited(
         ) as second,
     ):
         expect(client)
-        second.log.wait_for("^<4>cannot go on with clients of the last process")
+        second.log.wait_for("^<4>clients cannot be inherited and are turned away: ")
         with second.connect() as new:
             new.echo(b"hello")
         assert second.stop() == 0
