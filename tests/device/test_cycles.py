@@ -2,11 +2,16 @@
 
 import time
 
+import pytest
+
 from device.service import STARTED, STOPPED, Service
-from rigging import Machine
+from rigging import Machine, VirtualMachine
 from rigging.streams import LineStream
+from robustness.scale import scaled
 
 CYCLES = 100
+EMULATED_CYCLES = scaled(20, 200)
+"""On a virtual machine, where a start takes seconds."""
 SLOW_CYCLES = 20
 
 # Lines of systemd that tell of a lost race for the main process.
@@ -32,8 +37,10 @@ def cycle(graced: Service, times: int) -> None:
     assert kinds.count(STOPPED) == times
 
 
+@pytest.mark.every_kernel
 def test_many_cycles(graced: Service) -> None:
-    cycle(graced, CYCLES)
+    virtual = isinstance(graced.device, VirtualMachine)
+    cycle(graced, EMULATED_CYCLES if virtual else CYCLES)
 
 
 def test_cycles_with_a_slow_pid_1(graced: Service, booted: Machine) -> None:

@@ -84,6 +84,7 @@ def await_restart(graced: Service, pid: int) -> None:
     assert graced.echoes()
 
 
+@pytest.mark.every_kernel
 def test_a_killed_daemon_comes_back(graced: Service) -> None:
     pid = graced.pid
     graced.device.systemctl("kill", "--signal=SIGKILL", UNIT)
@@ -186,14 +187,13 @@ def test_out_of_memory_restarts_it(graced: Service, booted: Machine) -> None:
         await_restart(graced, pid)
 
 
-def test_a_reboot_says_goodbye_and_brings_it_back(machine: Machine, debs: Packages) -> None:
-    machine.install(*debs)
-    graced = Service(machine)
+@pytest.mark.every_kernel
+def test_a_reboot_says_goodbye_and_brings_it_back(graced: Service, booted: Machine) -> None:
     (client,) = graced.connect()
-    machine.reboot()
+    booted.reboot()
     with client:
         assert rest(client) == FAREWELL
     assert graced.show("ActiveState")["ActiveState"] == "active"
     assert graced.echoes()
-    (stopped,) = machine.journal(f"MESSAGE_ID={STOPPED}", "--boot=-1", unit=UNIT)
+    *_, stopped = booted.journal(f"MESSAGE_ID={STOPPED}", "--boot=-1", unit=UNIT)
     assert stopped["GRACED_CLIENTS_CLOSED"] == "1"

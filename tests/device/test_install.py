@@ -1,5 +1,7 @@
 """What apt leaves behind: a service that runs, as whom and how, and on how little."""
 
+import pytest
+
 from device.packages import Packages
 from device.service import PID_FILE, UNIT, Service, clients_now
 from rigging import Device, Machine
@@ -49,6 +51,7 @@ def test_apt_installs_enables_and_starts(machine: Machine, debs: Packages) -> No
     assert "3 received" in ping.stdout
 
 
+@pytest.mark.every_kernel
 def test_the_daemon_is_orphaned_in_its_own_session(graced: Service) -> None:
     facts = graced.device.python(PROCESS, str(graced.pid)).split()
     parent, terminal, sharing, user = facts

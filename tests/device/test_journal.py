@@ -2,6 +2,8 @@
 
 import socket
 
+import pytest
+
 from device.service import (
     CLOSED,
     CONNECTED,
@@ -35,6 +37,7 @@ def leave(graced: Service, clients: list[socket.socket]) -> None:
             left.discard(record["GRACED_CLIENT"])
 
 
+@pytest.mark.every_kernel
 def test_every_record_is_complete(graced: Service) -> None:
     graced.restart()
     graced.mark()

@@ -153,6 +153,7 @@ class Footprint:
         return f"{self.descriptors} descriptors, {self.memory} kB, {self.stored} in the store"
 
 
+@pytest.mark.every_kernel
 def test_restarts_under_load_are_noticed_by_nobody(
     graced: Service, record_property: Callable[[str, object], None]
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from device import CHECKOUT
-from rigging import Container, cache, machine, rootfs
+from rigging import Container, RigError, cache, machine, rootfs
 from rigging.streams import LineStream
 
 RIG = str(CHECKOUT / "packaging" / "rig.py")
@@ -115,3 +115,34 @@ def test_device_tests_that_cannot_run_are_told_in_one_line() -> None:
         "device tests not run: systemd-nspawn is not installed (package systemd-container)"
     ]
     assert "skipped" not in result.stdout
+
+
+def test_cache_has_no_entry_that_could_not_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRACED_RIG_CACHE", str(tmp_path))
+
+    def fail(unfinished: Path) -> None:
+        unfinished.write_text("half")
+        raise RigError("no space")
+
+    with pytest.raises(RigError):
+        cache.entry("images", "one", ["recipe"], fail)
+    assert cache.entries() == []
+    made = [cache.entry("images", "one", [text], Path.touch) for text in ("recipe", "other")]
+    assert cache.entries() == sorted(made)
+    cache.clear()
+    assert cache.entries() == []
+
+
+@pytest.mark.parametrize("missing", ["qemu-system-arm", "mke2fs"])
+def test_virtual_machine_without_its_tools_is_refused(tmp_path: Path, missing: str) -> None:
+    """As on a host that has what containers take, and not all that virtual machines take."""
+    path = os.environ["PATH"].split(":")
+    for directory in map(Path, path):
+        for tool in directory.iterdir() if directory.is_dir() else ():
+            if tool.name != missing and not (tmp_path / tool.name).exists():
+                (tmp_path / tool.name).symlink_to(tool)
+    said = refusal([sys.executable, RIG, "build", "bookworm-armhf"], {"PATH": str(tmp_path)})
+    package = {"mke2fs": "e2fsprogs"}.get(missing, missing)
+    assert said == f"rig: cannot run here: bookworm-armhf needs the package {package}\n"

@@ -59,6 +59,7 @@ def assert_stopped(graced: Service, clients: int, signal: str) -> None:
     assert [r["MESSAGE"] for r in graced.journal() if int(r["PRIORITY"]) <= 4] == []
 
 
+@pytest.mark.every_kernel
 def test_stop_tells_everybody(graced: Service) -> None:
     crowd = Crowd(graced, IDLE, BUSY)
     stop = Stop(graced)
