@@ -85,6 +85,9 @@ def _targets(metafunc: pytest.Metafunc) -> list[str]:
             names += KERNELS
     if CONTAINED.intersection(metafunc.fixturenames):
         names = [name for name in names if name in CONTAINERS]
+    reason = unavailable(*names)
+    if reason is not None:
+        raise pytest.UsageError(reason)
     return names
 
 
