@@ -21,7 +21,7 @@ from support import Client, Daemon, Graced, NotifySocket
 
 HANDED_OVER = 79
 STOPPED = 0
-TOLD = "^<4>the clients are told to go, because the next start would fail: "
+TOLD = "^<4>stopping instead of handing over, because the next start would fail: "
 
 # A handler whose import does something else in the check of the next start.
 HANDLER = """
