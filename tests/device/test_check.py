@@ -116,6 +116,16 @@ def test_ordinary_user_reads_what_is_not_checked(graced: Service) -> None:
     assert "graced, the user of graced.service" in notes[0]
 
 
+def test_user_of_the_service_may_check_too(graced: Service) -> None:
+    """As an upgrade does.  The sandbox hides the sockets of the service from its own user."""
+    as_graced = ("setpriv", "--reuid=graced", "--regid=graced", "--init-groups")
+    done = graced.device.run(*as_graced, "graced", "--check-config", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *notes = done.stdout.splitlines()
+    assert first == f"{VALID}localhost:9999"
+    assert [note.split(": ")[2] for note in notes] == ["localhost:9999"]
+
+
 def test_options_of_the_unit_are_named(graced: Service) -> None:
     graced.drop_in("[Service]\nExecStart=\nExecStart=/usr/sbin/graced --daemon --grace 7\n")
     done = graced.device.run("graced", "--check-config")

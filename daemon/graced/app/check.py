@@ -199,7 +199,10 @@ class Check:
             return
         if self._subject.knows_service:
             raise binding.refusal(address, _error(errno.EADDRINUSE))
-        self.notes.append(f"{address}: it is in use at present, maybe by the service itself")
+        note = f"{address}: it is in use at present, maybe by the service itself"
+        if note not in self.notes:
+            # A host name stands for several addresses.
+            self.notes.append(note)
 
     def _check_path(self, address: Address) -> None:
         self._check_directory(

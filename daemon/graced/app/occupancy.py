@@ -35,14 +35,16 @@ def sockets_of(pid: int) -> frozenset[int] | None:
     directory = f"/proc/{pid}/fd"
     found = set()
     try:
-        names = os.listdir(directory)
+        for name in os.listdir(directory):
+            # A descriptor may be closed since.
+            with suppress(FileNotFoundError):
+                target = os.readlink(f"{directory}/{name}")
+                if match := re.fullmatch(r"socket:\[(\d+)\]", target):
+                    found.add(int(match[1]))
     except OSError:
+        # The user of the process may list the descriptors, but not read them where the process
+        # is in a user namespace of its own (PrivateUsers=).
         return None
-    for name in names:
-        with suppress(OSError):
-            target = os.readlink(f"{directory}/{name}")
-            if match := re.fullmatch(r"socket:\[(\d+)\]", target):
-                found.add(int(match[1]))
     return frozenset(found)
 
 

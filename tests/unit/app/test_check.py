@@ -117,6 +117,17 @@ def test_address_in_use_is_a_note_where_the_service_is_not_known(taken: str) -> 
     assert note.startswith(f"{taken}: it is in use at present")
 
 
+def test_name_in_use_in_both_families_is_one_note() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("::1", one.getsockname()[1]), family=socket.AF_INET6),
+    ):
+        assert (
+            len(notes(Subject(descriptors=MANY), settings(f"localhost:{one.getsockname()[1]}")))
+            == 1
+        )
+
+
 def test_address_of_another_machine_is_refused() -> None:
     with pytest.raises(ListenError, match=r"^cannot listen on 192\.0\.2\.1:0: Cannot assign"):
         notes(Subject(descriptors=MANY), settings("192.0.2.1:0"))

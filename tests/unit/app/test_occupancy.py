@@ -73,6 +73,14 @@ def test_process_that_cannot_be_seen_is_unknown() -> None:
     assert occupancy.sockets_of(2**22 + 1) is None
 
 
+def test_process_in_another_user_namespace_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: str) -> str:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "readlink", deny)
+    assert occupancy.sockets_of(os.getpid()) is None
+
+
 @pytest.mark.parametrize(
     "listen",
     [
