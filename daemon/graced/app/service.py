@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack, suppress
 from time import monotonic
 
-from graced.app import handler_path, occupancy, preflight
+from graced.app import handler_path, preflight
 from graced.app.preflight import Launch, Preflight
 from graced.app.settings import PID_FILE, Settings
 from graced.errors import HANDED_OVER, FailedError, GracedError, PidFileError, StartError
@@ -155,6 +155,8 @@ class Service:
         if inherited.others:
             return activation.adopt(inherited.others)
         if len(settings.listen) > 1:
+            from graced.app import occupancy  # noqa: PLC0415
+
             occupancy.refuse_overlaps(settings.listen)
         return binding.bind(settings.listen, settings.backlog, inherited.listeners)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +16,7 @@ from graced.app.options import Given, parse, parser
 from graced.app.settings import BY_KEY, CONFIG_FILE, LOG_LEVELS, PID_FILE
 from graced.errors import UsageError
 from graced.signals import WATCHED
+from support import CHECKOUT
 
 ACTIONS = [action for action in parser()._actions if action.dest not in {"help", "version"}]
 
@@ -166,3 +169,20 @@ def test_help_and_version_end_the_reading(
         parse(["-d", option, "--foo"])
     assert not caught.value.code
     assert capsys.readouterr().out.startswith(said or "usage: graced ")
+
+
+def test_command_line_is_read_without_shutil() -> None:
+    """It would take as long as `argparse` itself."""
+    code = (
+        "import sys; before = set(sys.modules); from graced.app import options;"
+        "options.parse(['-d']); print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": str(CHECKOUT / "daemon")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "argparse" in done.stdout.split()
+    assert not {"shutil", "typing", "dataclasses", "bz2"} & set(done.stdout.split())
