@@ -18,7 +18,7 @@ __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:
-    """Import the library when it is used (PEP 562): the programs start without it."""
+    """Import the library at its first use (PEP 562): the programs start without the library."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from graced import tcpserver  # noqa: PLC0415

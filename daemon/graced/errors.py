@@ -9,7 +9,7 @@ HANDED_OVER = 79
 
 
 class GracedError(Exception):
-    """A failure that is explained by one line on stderr; `status` is its exit status."""
+    """A failure, explained by one line on stderr; `status` is the exit status."""
 
     status = 1
 
@@ -27,7 +27,7 @@ class ListenError(GracedError):
 
 
 class PidFileError(GracedError):
-    """The pidfile cannot be written, or its path names a file that must not be overwritten."""
+    """The pidfile cannot be written, or its path names a file not to be overwritten."""
 
     status = os.EX_CANTCREAT
 
@@ -45,7 +45,7 @@ class ConfigError(GracedError):
 
 
 class FailedError(GracedError):
-    """An unexpected failure, which has been logged with its traceback."""
+    """An unexpected failure, already logged with its traceback."""
 
 
 class StuckError(Exception):

@@ -118,9 +118,9 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
     def serve_until_stopped(self, poll_interval: float = 0.5) -> None:
         """Serve until SIGTERM, SIGHUP, SIGINT or SIGQUIT, or until `shutdown`, and say goodbye.
 
-        The signal begins the drain: clients receive the farewell, and are served until the last
-        client has left, or until the grace period is over.  In the drain SIGINT and SIGQUIT end the
-        grace period, SIGTERM and SIGHUP change nothing.  Each signal is logged.
+        The signal begins the drain: clients receive the farewell, and are served until no client
+        remains, or until the grace period is over.  In the drain SIGINT and SIGQUIT end the grace
+        period, SIGTERM and SIGHUP change nothing.  Each signal is logged.
 
         Main thread only; `ValueError` is raised in another thread.  The signal handlers of the
         program are restored on return.  `poll_interval`: see `serve_forever`.

@@ -1,4 +1,4 @@
-"""Threads that graced cannot be without."""
+"""The start of necessary threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def start_thread(thread: Thread) -> None:
-    """Start a thread.  Raises `StartError` where the system has no thread for us."""
+    """Start a thread.  Raises `StartError` where the system refuses a thread."""
     try:
         thread.start()
     except RuntimeError as error:

@@ -61,10 +61,6 @@ ALLOWED = (
 
 PENDING = frozenset(
     {
-        ("daemon/graced/handlers/handler_socket.py", "conversation"),
-        ("daemon/graced/handlers/pool.py", "conversation"),
-        ("daemon/graced/handlers/pool.py", "left"),
-        ("daemon/graced/handlers/pool.py", "visit"),
         ("daemon/graced/handover/fdstore.py", "leave"),
         ("daemon/graced/handover/fdstore.py", "left"),
         ("daemon/graced/handover/mirror.py", "keep"),
@@ -76,7 +72,6 @@ PENDING = frozenset(
         ("daemon/graced/loop/io_thread.py", "left"),
         ("daemon/graced/server.py", "left"),
         ("daemon/graced/systemd/notify.py", "passed"),
-        ("daemon/graced/tcpserver.py", "left"),
     }
 )
 """Files with words that are still to be replaced."""

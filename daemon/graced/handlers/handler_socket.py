@@ -211,7 +211,7 @@ class HandlerSocket(socket.socket):
     # For the handler.
 
     def send_farewell_at_end(self) -> None:
-        """Send the farewell after the handler has returned, unless the client has it or has left.
+        """Send the farewell when the handler has returned, unless sent already or useless.
 
         Sleeps until the connection has been quiet for the gap.
         """

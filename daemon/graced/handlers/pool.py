@@ -300,7 +300,7 @@ class HandlerPool:
                 request.send_farewell_at_end()
             linger(request)
         else:
-            # As in `socketserver`: a copy of the descriptor would keep the client waiting.
+            # As in `socketserver`: a copy of the descriptor would delay the end of file.
             end_one_way(request)
         self._close(session, reason)
 

@@ -2,7 +2,7 @@
 
 The built-in ``echo`` is a stream handler: ``echo`` runs on the I/O threads and has no code here,
 the hot loop *is* the echo.  Every other handler is a `socketserver.BaseRequestHandler` class, whose
-``handle`` blocks and gets a thread for each client.  The class may have these attributes:
+``handle`` blocks and gets a thread for each client.  The class may have two attributes:
 
 ``farewell``
     `bytes` or `str` to be sent instead of the configured farewell.  None: no farewell is sent, and
@@ -12,7 +12,7 @@ the hot loop *is* the echo.  Every other handler is a `socketserver.BaseRequestH
     True where the server speaks first: the handler starts when its client is accepted, not when the
     first byte of the client has come.
 
-A handler with the following two methods takes part in a restart, and its client notices nothing.
+A handler with the following two methods takes part in a restart, unnoticed by its client.
 The clients of other handlers receive the farewell at a restart, and have the grace period:
 
 ``save()``

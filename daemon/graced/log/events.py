@@ -1,4 +1,4 @@
-"""The catalogue of events: each record that graced logs, with its level, text and identity.
+"""The catalogue of events: each kind of record, with its level, text and identity.
 
 The message id of an event stands for what happened, whatever the wording; it is the key into the
 message catalog (systemd/graced.catalog) and is never given to another event.  The fields of a text

@@ -1,4 +1,4 @@
-"""The watchdog: feeds the service manager as long as every I/O thread answers."""
+"""The watchdog: WATCHDOG=1 to the service manager while every I/O thread answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graced.server import Server
 from graced.systemd.notify import Notifier
 
 FEEDS_PER_INTERVAL = 3
-"""Messages within WatchdogSec=, so that one late answer of an I/O thread does no harm."""
+"""Messages within WatchdogSec=: one late answer of an I/O thread does no harm."""
 
 
 class Watchdog:
@@ -23,7 +23,7 @@ class Watchdog:
         self._notifier = notifier
         self._interval = notifier.watchdog / FEEDS_PER_INTERVAL
         self._probed_at = 0.0
-        """Monotonic time of the probe that is not answered yet; 0: there is none."""
+        """Monotonic time of the unanswered probe; 0: no probe is unanswered."""
         self._warned = False
 
     def start(self) -> None:
