@@ -27,7 +27,7 @@ check: $(STAMP) ## ruff, mypy, and the words of docs/glossary.md
 coverage: $(STAMP) ## which lines the unit and functional tests execute, child processes included
 	rm -rf dist/coverage && mkdir -p dist/coverage
 	-$(BIN)/python -m coverage run -m pytest $(or $(ARGS),tests/unit tests/functional)
-	$(BIN)/python -m coverage combine --quiet
+	-$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --sort=cover
 
 deb: ## build the Debian packages into dist/
