@@ -32,9 +32,10 @@ WRONG = {
     "left": rf"\b{_GONE} left\b"
     r"|\bleft (by themselves|by the last|to the next|to us|to you|a drain)\b",
     "hand on": r"\bhand(s|ed|ing)? on\b",
-    "leave": rf"\bleav(e|es|ing) {_MANY}{_WHAT}|\bleav(e|es|ing) (to|for) the next\b",
+    "leave": rf"\bleav(e|es|ing) {_MANY}{_WHAT}(?! alone)"
+    r"|\bleav(e|es|ing) (to|for) the next\b",
     "carry": r"\bcarr(y|ies|ied|ying)\b(?! out\b)",
-    "keep": rf"\bke(ep|eps|pt|eping) {_MANY}{_WHAT}",
+    "keep": rf"\bke(ep|eps|pt|eping) {_MANY}{_WHAT}(?! waiting)",
     "parcel": r"\bparcels?\b",
     "keeper": r"\bkeepers?\b",
     "legacy": r"\blegacy\b",
@@ -61,16 +62,10 @@ ALLOWED = (
 
 PENDING = frozenset(
     {
-        ("daemon/graced/handover/fdstore.py", "leave"),
         ("daemon/graced/handover/fdstore.py", "left"),
-        ("daemon/graced/handover/mirror.py", "keep"),
+        ("daemon/graced/handover/fdstore.py", "leave"),
         ("daemon/graced/handover/mirror.py", "left"),
-        ("daemon/graced/loop/acceptor.py", "leave"),
-        ("daemon/graced/loop/acceptor.py", "left"),
-        ("daemon/graced/loop/clients.py", "left"),
-        ("daemon/graced/loop/farewell.py", "left"),
-        ("daemon/graced/loop/io_thread.py", "left"),
-        ("daemon/graced/server.py", "left"),
+        ("daemon/graced/handover/mirror.py", "keep"),
         ("daemon/graced/systemd/notify.py", "passed"),
     }
 )
