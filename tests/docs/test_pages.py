@@ -171,3 +171,16 @@ def test_help_names_each_target() -> None:
     phony = re.findall(r"^\.PHONY: (.*)$", (CHECKOUT / "Makefile").read_text(), re.M)
     listed = re.findall(r"^  (\w+) ", done.stdout, re.M)
     assert listed == " ".join(phony).split()
+
+
+def test_architecture_names_what_exists() -> None:
+    text = (CHECKOUT / "docs" / "architecture.md").read_text()
+    package = CHECKOUT / "daemon" / "graced"
+    for cell in re.findall(r"[^|]+", text):
+        source = ""
+        for code in re.findall(r"`([^`]+)`", cell):
+            if re.fullmatch(r"[\w/]+\.py", code) and not code.startswith("tests/"):
+                source = (package / code).read_text()
+            elif re.fullmatch(r"_?[A-Z]\w+(\.\w+)?|_\w+", code) and source:
+                for name in code.split("."):
+                    assert re.search(rf"^\s*(class|def) {name}\b", source, re.M), code

@@ -35,7 +35,7 @@ WRONG = {
     "leave": rf"\bleav(e|es|ing) {_MANY}{_WHAT}(?! alone)"
     r"|\bleav(e|es|ing) (to|for) the next\b",
     "carry": r"\bcarr(y|ies|ied|ying)\b(?! out\b)",
-    "keep": rf"\bke(ep|eps|pt|eping) {_MANY}{_WHAT}(?! waiting)",
+    "keep": rf"\bke(ep|eps|pt|eping) {_MANY}{_WHAT}(?! (waiting|in their queues))",
     "parcel": r"\bparcels?\b",
     "keeper": r"\bkeepers?\b",
     "legacy": r"\blegacy\b",
