@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.packages import Packages
 from device.service import (
     FAREWELL,
     PID_FILE,
