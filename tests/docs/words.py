@@ -35,7 +35,7 @@ WRONG = {
     "leave": rf"\bleav(e|es|ing) {_MANY}{_WHAT}(?! alone)"
     r"|\bleav(e|es|ing) (to|for) the next\b",
     "carry": r"\bcarr(y|ies|ied|ying)\b(?! out\b)",
-    "keep": rf"\bke(ep|eps|pt|eping) {_MANY}{_WHAT}(?! (waiting|in their queues))",
+    "keep": rf"\bke(ep|eps|pt|eping) {_MANY}{_WHAT}(?! waiting)",
     "parcel": r"\bparcels?\b",
     "keeper": r"\bkeepers?\b",
     "legacy": r"\blegacy\b",
@@ -66,6 +66,7 @@ PENDING = frozenset(
         ("daemon/graced/handover/fdstore.py", "leave"),
         ("daemon/graced/handover/mirror.py", "left"),
         ("daemon/graced/handover/mirror.py", "keep"),
+        ("daemon/graced/sockets/binding.py", "keep"),
         ("daemon/graced/systemd/notify.py", "passed"),
     }
 )
