@@ -19,7 +19,7 @@ from graced.app.settings import PID_FILE, Settings
 from graced.errors import AlreadyRunningError, ConfigError, ListenError, PidFileError
 from graced.handover.fd_bundle import FdBundle
 from graced.handover.fdstore import LISTENERS, MIRRORED
-from graced.log import event, events, sinks
+from graced.log import bridge, event, events, sinks
 from graced.log.event import INFO
 from graced.log.writer import Log
 from graced.process import limits
@@ -179,6 +179,8 @@ def test_own_farewell_of_the_handler_is_told(
 ) -> None:
     handler = SimpleNamespace(farewell=b"221 Bye\r\n")
     monkeypatch.setattr(handler_path, "find", lambda *_: handler)
+    # `logging` is left as the other tests expect it.
+    monkeypatch.setattr(bridge, "install", lambda _log: None)
     started = make(settings("192.0.2.1:0", handler="some:Thing"), log, belongings)
     with pytest.raises(ListenError):
         started.claim()
