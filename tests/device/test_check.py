@@ -1,4 +1,4 @@
-"""``graced --check-config && systemctl restart graced``: what is valid starts, and serves on."""
+"""``graced --check-config && systemctl restart graced``: a valid configuration starts."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_higher_limit_of_the_unit_counts_at_once(graced: Service) -> None:
 
 
 def test_stopped_service_is_checked_too(graced: Service) -> None:
-    """Its runtime directory does not exist: systemd makes it at the start."""
+    """The runtime directory does not exist: systemd makes it at the start."""
     graced.configure("[server]\nlisten = 'unix:/run/graced/socket'\n")
     graced.stop()
     assert not graced.device.exists("/run/graced")

@@ -1,7 +1,7 @@
 """SIGUSR2: the next start is checked in a process of its own before any client is let go.
 
-The service manager of these tests keeps no descriptor: of a restart that may go on the clients are
-told too, and the exit status is 79.
+The service manager of these tests keeps no descriptor: clients are told at every restart, and the
+exit status tells a handover (79) from a stop (0).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Echo(BaseRequestHandler):
 
 
 def end(graced: Graced | Daemon, client: Client) -> int:
-    """Ask for a restart, as a client that leaves when it is told; return the exit status."""
+    """Ask for a restart, with a client that leaves at the farewell; return the exit status."""
     graced.signal(SIGUSR2)
     client.expect_farewell_alone()
     client.close()
@@ -62,12 +62,12 @@ def modules(tmp_path: Path) -> dict[str, str]:
 def test_sound_configuration_is_handed_over(notify_socket: NotifySocket) -> None:
     with Graced(env=notify_socket.environment) as graced, graced.served() as client:
         assert end(graced, client) == HANDED_OVER
-        assert not graced.log.count("<4>the clients are told")
+        assert not graced.log.count("<4>stopping instead")
     assert notify_socket.count("STATUS=checking whether the next start would serve") == 1
 
 
 def test_daemon_is_handed_over(notify_socket: NotifySocket, tmp_path: Path) -> None:
-    """Its directory is / by now, its hard limit of descriptors is lower, it holds its pidfile."""
+    """A daemon is in /, with a lower hard limit of descriptors, and holds the pidfile."""
     (tmp_path / "relative.toml").write_text("[limits]\nmax_clients = 100\n")
     before = f"import os\nos.chdir({str(tmp_path)!r})"
     options = ("--config", "relative.toml")
@@ -146,7 +146,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def configured(notify_socket: NotifySocket, tmp_path: Path) -> Iterator[Graced]:
-    """A server on the addresses of its configuration: 127.0.0.1 and a path."""
+    """A server on configured addresses: 127.0.0.1 and a path."""
     config = f'[server]\nlisten = ["127.0.0.1:{free_port()}", "unix:{tmp_path}/own"]\n'
     with Graced(config=config, listen=(), env=notify_socket.environment) as graced:
         yield graced
@@ -179,7 +179,7 @@ def test_overlapping_addresses_make_restart_a_stop(configured: Graced) -> None:
 
 
 def test_own_address_is_free_for_the_next_start(configured: Graced, tmp_path: Path) -> None:
-    """Also where the next start has to give up the listener of this one: 127.0.0.1 becomes *."""
+    """Also if the next start has to close an inherited listener: 127.0.0.1 becomes *."""
     with configured.served() as client:
         port = configured.addresses[0].rpartition(":")[2]
         listen(configured, f"*:{port}", f"unix:{tmp_path}/own", f"unix:{tmp_path}/new")
@@ -234,7 +234,7 @@ WAITS = "open({fifo!r}).read()"
 def waiting(
     notify_socket: NotifySocket, modules: dict[str, str], tmp_path: Path
 ) -> Iterator[tuple[Graced, FileIO]]:
-    """A server whose check has begun, and the fifo at whose end the check goes on."""
+    """A server with a running check, and the fifo: the check goes on at its end."""
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
     (tmp_path / "own_handler.py").write_text(HANDLER.format(action=WAITS.format(fifo=fifo)))

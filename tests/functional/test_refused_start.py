@@ -1,6 +1,6 @@
-"""A start that is refused tells the clients that the last process has left to it.
+"""A start that is refused tells the inherited clients.
 
-systemd does not try again after these exit statuses, and closes what it keeps.
+systemd does not try again after these exit statuses, and closes the stored descriptors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ os.execv(sys.executable, [sys.executable, "-m", "graced", *sys.argv[1:]])
 
 @pytest.fixture
 def client() -> Iterator[tuple[socket.socket, int]]:
-    """A client of the last process, and the descriptor of the bundle with the client in it."""
+    """A client of the last process, and the descriptor of a bundle with the client."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname(), PATIENCE) as theirs,
@@ -138,7 +138,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 def test_daemon_that_cannot_write_its_pidfile_tells(
     client: tuple[socket.socket, int], tmp_path: Path
 ) -> None:
-    """It is the daemon that is refused here, and not the command."""
+    """The daemon is refused here, and not the command."""
     theirs, passed = client
     (tmp_path / "limited.py").write_text(LIMITED)
     found = start(

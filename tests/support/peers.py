@@ -1,4 +1,4 @@
-"""Servers with one client, for tests of a client: scripts, and the sockets to run them on."""
+"""Servers with one client, for tests of a client: scripts, and sockets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mute(sock: socket.socket) -> None:
 
 @contextlib.contextmanager
 def serving(script: Callable[[socket.socket], None], listener: socket.socket) -> Iterator[str]:
-    """The address of a server that runs `script` with its one client, and what it raised."""
+    """The address of a server that runs `script` with one client; raises what the script raises."""
     raised: list[BaseException] = []
 
     def run() -> None:

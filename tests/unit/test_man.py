@@ -1,4 +1,4 @@
-"""The manual says what the program does, and is sound mdoc(7)."""
+"""The manual agrees with the program, and is sound mdoc(7)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGES = sorted(MAN.glob("*.[0-9]"))
 
 
 def entries(page: str) -> dict[str, str]:
-    """What graced.toml(5) says on each key: ``section.name`` and the mdoc(7) behind it."""
+    """The entry of each key in graced.toml(5): ``section.name`` and the mdoc(7) behind it."""
     found: dict[str, str] = {}
     for section, body in re.findall(
         r"^\.Sh \[(\w+)\]\\&\n(.*?)^\.El$(?=\n\.Sh)", page, re.S | re.M
@@ -49,7 +49,7 @@ def test_every_key_is_described_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
-def test_the_default_of_a_key_is_described(setting: Setting) -> None:
+def test_default_of_a_key_is_described(setting: Setting) -> None:
     (default,) = re.findall(r"^The default is\n\.Li (.*?)(?: [.,])?$", ENTRIES[setting.key], re.M)
     assert tomllib.loads("it = " + default.replace(r"\(dq", '"')) == {"it": setting.default}
 
@@ -59,7 +59,7 @@ def test_the_default_of_a_key_is_described(setting: Setting) -> None:
     [setting for setting in SETTINGS if isinstance(setting.default, int | float)],
     ids=lambda setting: setting.key,
 )
-def test_the_range_of_a_number_is_described(setting: Setting) -> None:
+def test_range_of_a_number_is_described(setting: Setting) -> None:
     text = " ".join(ENTRIES[setting.key].split())
     if isinstance(setting.default, bool):
         assert "true or false" in text
@@ -145,7 +145,7 @@ def test_every_value_of_keep_is_described() -> None:
         ),
     ],
 )
-def test_a_page_is_sound(command: list[str], page: Path) -> None:
+def test_page_is_sound(command: list[str], page: Path) -> None:
     done = subprocess.run(
         [*command, str(page)],
         env={**os.environ, "LC_ALL": "C.UTF-8", "MANROFFSEQ": "", "MANWIDTH": "80"},

@@ -1,19 +1,19 @@
-"""What a start would refuse, found out without a start.
+"""A check of everything that can refuse a start, without a start.
 
 Two callers: ``graced --check-config`` for a person, and `graced.app.preflight` for a daemon that
 is about to hand its clients over to the next start.
 
-A start is judged for the process that will do it, as far as this process can be like it:
+A start is judged for the process that will start, as far as this process can be like that process:
 
 =====================  ==============================  =====================================
                        --check-config                  preflight
 =====================  ==============================  =====================================
-user                   that of graced.service, if      that of the daemon
+user                   the user of graced.service, if  the user of the daemon
                        root checks; else the caller
-descriptors, tasks     those of graced.service, if     those of the daemon at its start, or
-                       systemd knows it                of its unit if the unit has more
+descriptors, tasks     limits of graced.service, if    limits at the start of the daemon, or
+                       systemd knows the unit          of the unit, if those are higher
 addresses in use       by graced.service: no matter    by the daemon: no matter
-sandbox of the unit    not checked                     that of the daemon
+sandbox of the unit    not checked                     the sandbox of the daemon
 =====================  ==============================  =====================================
 
 Nothing is left behind: addresses are bound and closed at once, no path and no file is made, no
@@ -47,26 +47,26 @@ if TYPE_CHECKING:
 
 
 class Subject(SimpleNamespace):
-    """The process whose start is judged."""
+    """The process of the start that is judged."""
 
     unit: Unit | None = None
-    """Its unit, if systemd knows one."""
+    """The unit, if systemd knows a unit."""
     is_like_us: bool = True
-    """Whether this process has its user: what this process may do the subject may do."""
+    """Whether this process has the same user, and so the same permissions."""
     ours: frozenset[int] | None = frozenset()
-    """Inodes of sockets that are no obstacle: the running service has them.  None: not known."""
+    """Inodes of the sockets of the running service, which are no obstacle.  None: not known."""
     knows_service: bool = False
     """Whether `ours` is complete, so that any other socket at an address is an obstacle."""
     descriptors: int
     """The limit of descriptors."""
     gets_listeners: str = ""
-    """Who passes the listening sockets, so that no address is bound; empty: nobody."""
+    """The unit that passes the listening sockets, so that no address is bound; empty: none."""
 
 
 def subject() -> Subject:
-    """The subject of ``--check-config``: the service if there is one, else this command.
+    """The subject of ``--check-config``: the service if it exists, else this command.
 
-    For the service, root becomes its user, for good.
+    As root, this process becomes the user of the service, for good.
     """
     service = unit.find()
     if service is None:
@@ -83,7 +83,7 @@ def subject() -> Subject:
 
 
 def _become(service: Unit) -> bool:
-    """Take on the user and the groups of a service; return whether this process has them now."""
+    """Take on the user and the groups of a service; return whether that succeeded."""
     from grp import getgrnam  # noqa: PLC0415
     from pwd import getpwnam, getpwuid  # noqa: PLC0415
 
@@ -102,7 +102,7 @@ def _become(service: Unit) -> bool:
 
 
 class Check:
-    """A check of one start.  `notes` says what could not be checked."""
+    """A check of one start.  `notes` lists everything that could not be checked."""
 
     def __init__(self, subject: Subject, environ: Mapping[str, str]) -> None:
         self.notes: list[str] = []
@@ -114,7 +114,7 @@ class Check:
     ) -> Settings:
         """Return the settings, or raise the `GracedError` with which the start would be refused.
 
-        `load` reads the configuration; `pid_file` names the pidfile, if there would be one.
+        `load` reads the configuration; `pid_file` names the pidfile, if any.
         """
         service = self._subject.unit
         if service:
@@ -143,7 +143,7 @@ class Check:
     def _limit(self, settings: Settings) -> int:
         """The limit of descriptors.
 
-        A daemon whose unit has been given a higher limit meanwhile still runs under the old one.
+        A daemon still runs under the old limit when its unit has been given a higher limit.
         """
         need = settings.max_clients + MAX_LINGERING + limits.OWN_DESCRIPTORS
         limit: int = self._subject.descriptors
@@ -263,7 +263,7 @@ def _may(path: str, mode: int) -> bool:
 
 
 def _is_locked(status: os.stat_result) -> bool:
-    """Whether anybody holds a lock on the file.  Taking one to see could refuse a real start."""
+    """Whether a process holds a lock on the file.  To try the lock could refuse a real start."""
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         with open("/proc/locks", encoding="ascii") as file:
@@ -273,7 +273,7 @@ def _is_locked(status: os.stat_result) -> bool:
 
 
 def import_everything() -> None:
-    """Import every module of graced, and what a start or a drain imports late.
+    """Import every module of graced, and every module that a start or a drain imports late.
 
     Raises `ConfigError`: an upgrade may be half done, or a file damaged.
     """

@@ -1,10 +1,10 @@
 """Where handlers are looked for.
 
-A handler runs with all rights of the server, so its module must come from a directory that
-nobody else can write to.  The current directory counts only for a person at work in it: never
+A handler runs with all rights of the server, so the module must come from a directory that
+no other user can write to.  The current directory counts only for a person at work in it: never
 under a service manager, never for a Python that is isolated (``python3 -I``, as /usr/sbin/graced
-runs), and only if its owner alone can write to it.  It comes last, so that a file in it cannot
-stand in for an installed module.
+runs), and only if its owner alone can write to it.  The current directory comes last, so that
+no file there can stand in for an installed module.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def find(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
 
 
 def _distrust(environ: Mapping[str, str]) -> str:
-    """The reason why handlers in the current directory do not count; empty: they do."""
+    """The reason why handlers in the current directory do not count; empty: no reason."""
     if any(name in environ for name in _MANAGED):
         return "a service manager starts graced"
     if sys.flags.isolated:
@@ -60,7 +60,7 @@ def _distrust(environ: Mapping[str, str]) -> str:
 
 
 def _is_ours_alone(status: os.stat_result) -> bool:
-    """Whether nobody but this user and root can put a file into the directory.
+    """Whether only this user and root can put a file into the directory.
 
     A group that has the number of the user is the user's own (as Debian makes them).
     """

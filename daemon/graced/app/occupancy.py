@@ -1,8 +1,9 @@
-"""Listening sockets at an address, and whether they may stay: for a check before a start.
+"""Listening sockets that keep a start from an address: for a check before the start.
 
-The address of a running service is in use, by that service, and the next start inherits it or
-finds it free.  Any other listening socket would refuse the start.  The kernel names listening
-sockets by inode (proc(5): net/tcp, net/tcp6, net/unix), and so does a process its descriptors.
+The address of a running service is in use, by that service, and the next start inherits the
+socket or finds the address free.  Any other listening socket would refuse the start.  The kernel
+lists listening sockets by inode (proc(5): net/tcp, net/tcp6, net/unix), and the descriptors of a
+process too (/proc/PID/fd).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104
 
 
 def sockets_of(pid: int) -> frozenset[int] | None:
-    """The inodes of the sockets of a process; None if this process may not see them."""
+    """The inodes of the sockets of a process; None if this process may not read that."""
     directory = f"/proc/{pid}/fd"
     found = set()
     try:
@@ -119,7 +120,7 @@ def _table(name: str, columns: int) -> Iterator[list[str]]:
 
 
 def try_to_bind(address: Address, family: int, place: tuple[Any, ...]) -> None:
-    """Bind a socket there and close it.  It never listens: it is in the way of no other socket.
+    """Bind a socket there and close it.  Without listen(2) no other socket is hindered.
 
     Raises `OSError`.
     """

@@ -1,15 +1,15 @@
-"""The next start, tried out before this process lets go of its clients.
+"""The next start, tried out before the clients are let go.
 
 A restart that is refused would lose every client: this process is gone by then.  So the daemon
 first runs the installed program once more, as a child: the same command with ``--check-config``
-before its other arguments, and so the same user, sandbox, interpreter and handler path as those
-of the next start.  The child finds what an upgrade or an edit has broken: in the configuration,
+before its other arguments, and so the same user, sandbox, interpreter and handler path as at the
+next start.  The child finds faults that an upgrade or an edit has brought: in the configuration,
 the modules, the handler, the limits and the addresses (`graced.app.check`).  Clients are served
 meanwhile.
 
 The child learns from `VARIABLE` in its environment that it is a preflight.  Name and format are
 an interface between two versions of graced: words of the form ``name=value``, of which the child
-ignores the ones that it does not know.
+ignores unknown names.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ _OURS = "graced: "
 _LONGEST_OUTPUT = 65536
 _LONGEST_REASON = 500
 _IN_DIRECTORY = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
-"""posix_spawn(3) in Python cannot change the directory, and ours is the root by now."""
+"""posix_spawn(3) in Python cannot change the directory, and a daemon is in / by now."""
 
 
 _AS_MODULE = ["-m", "graced"]
 
 
 class Launch(SimpleNamespace):
-    """The way this process was started, and the next one will be."""
+    """The way in which this process was started, and the next process will be."""
 
     program: list[str]
-    """The interpreter and what it runs."""
+    """The interpreter, with the program to run."""
     arguments: list[str]
     environment: dict[str, str]
     directory: str
@@ -87,7 +87,7 @@ class Launch(SimpleNamespace):
 
 
 class Preflight:
-    """A running child.  A context manager that kills and reaps it.  Main thread only."""
+    """A running child, killed and reaped at the end of the context.  Main thread only."""
 
     def __init__(self, launch: Launch, *, gets_listeners: bool) -> None:
         """Start the child.  `gets_listeners`: the service manager passes listening sockets.
@@ -166,7 +166,7 @@ class Preflight:
 
     @property
     def reason(self) -> str:
-        """Why the next start would be refused; empty: it would serve.
+        """The reason to refuse the next start; empty: none.
 
         Only of a child that has ended.
         """
@@ -185,7 +185,7 @@ class Preflight:
 
 
 def subject(environ: Mapping[str, str]) -> Subject | None:
-    """What a preflight judges; None if this process is none.  The child's side of `Preflight`."""
+    """The child's side of `Preflight`: the subject; None if this process is no preflight."""
     words = dict(word.partition("=")[::2] for word in environ.get(VARIABLE, "").split())
     if words.get("pid") != str(os.getppid()):
         return None

@@ -1,4 +1,4 @@
-"""The composition root: settings become a running service here; no other wing knows them."""
+"""The composition root: settings become a running service here; no other wing imports settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LOOK_AGAIN = 0.05
-"""Seconds between two looks at a preflight whose end the kernel does not report."""
+"""Seconds between two looks at a preflight without a pidfd."""
 _EXTRA_TIME = 10.0
 """Seconds that the service manager is asked to wait beyond the timeout of a preflight."""
 
@@ -75,8 +75,8 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launc
 def refuse(settings: Settings) -> None:
     """Tell the inherited clients of a start that is refused before there is a `Service`.
 
-    systemd does not try again after such a refusal: nobody else would ever tell these clients.
-    `settings`: what is left of the configuration, for the words of the farewell.
+    systemd does not try again after such a refusal, and closes these clients.
+    `settings`: the valid part of the configuration, for the words of the farewell.
     """
     with suppress(GracedError):
         passed = activation.passed(os.environ, os.getpid())
@@ -89,7 +89,7 @@ def refuse(settings: Settings) -> None:
 def _last_words(settings: Settings, environ: Mapping[str, str]) -> bytes:
     """The farewell that the clients understand; empty: none is known.
 
-    Text from us could mean anything in the protocol of a handler that cannot be imported.
+    Any text could be wrong in the protocol of a handler that cannot be imported.
     """
     try:
         handler = handler_path.find(settings, environ)
@@ -109,7 +109,7 @@ class Service:
         belongings: ExitStack,
         launch: Launch,
     ) -> None:
-        """`belongings` closes at the end what the service opens."""
+        """`belongings` closes everything at the end that the service opens."""
         self._settings = settings
         self._pid_file = pid_file
         self._log = log
@@ -118,7 +118,7 @@ class Service:
         self._passed: set[int] = set()
         self._listeners: list[Listener] = []
         self._inherited: Inherited | None = None
-        """Clients and listeners of the last process, until they are taken over."""
+        """Clients and listeners of the last process, until the take-over."""
 
     def claim(self) -> None:
         """Claim everything that can be refused, before the fork: on the terminal of the command.
@@ -161,9 +161,9 @@ class Service:
         return binding.bind(settings.listen, settings.backlog, inherited.listeners)
 
     def turn_away(self) -> None:
-        """Tell the inherited clients that nobody will serve them, unless somebody does already.
+        """Tell the inherited clients that the server is going offline, unless clients are served.
 
-        For a start that is refused: systemd does not try again, and closes what it keeps.
+        For a start that is refused: systemd does not try again, and closes these clients.
         """
         if self._inherited:
             for each in self._listeners:
@@ -203,7 +203,7 @@ class Service:
         return [each.sock for each in self._listeners] + [client.sock for client in clients]
 
     def _tell_terminal(self, *, keep_stderr: bool) -> None:
-        """Tell the person who typed the command where to find the daemon and its log."""
+        """Print on the terminal where to find the daemon and the log."""
         if not (sys.stdout and os.isatty(sys.stdout.fileno())):
             return
         with suppress(OSError):

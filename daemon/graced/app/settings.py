@@ -97,13 +97,13 @@ class Setting(SimpleNamespace):
     key: str
     """``section.name``"""
     default: Any
-    """As it would be written in TOML."""
+    """The default, as written in TOML."""
     check: Check
     """Returns the value for `Settings` of a value in TOML or of an option.  Raises `ValueError`
     with the words that follow the key: "must be ..."."""
     unit: str
     reason: str
-    """Why the default is as it is."""
+    """The reason for the default."""
 
 
 SETTINGS = (

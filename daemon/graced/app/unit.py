@@ -1,4 +1,4 @@
-"""A unit of systemd, as far as it decides whether a start of the service is refused.
+"""A unit of systemd, as far as the unit decides whether a start is refused.
 
 Read by systemctl(1), once for a check: no start imports this module.
 """
@@ -40,7 +40,7 @@ class Unit(SimpleNamespace):
 
     name: str
     pid: int
-    """Of its main process; 0: it does not run."""
+    """Of the main process; 0: the service does not run."""
     user: str
     """Empty: root."""
     group: str
@@ -55,9 +55,9 @@ class Unit(SimpleNamespace):
     binds_low_ports: bool
     private_network: bool
     sockets: str
-    """The socket unit whose listening sockets the service gets; empty: none."""
+    """The socket unit that passes listening sockets to the service; empty: none."""
     options: list[str]
-    """Those in ``ExecStart=``."""
+    """Options in ``ExecStart=``."""
 
 
 def find(name: str = SERVICE) -> Unit | None:

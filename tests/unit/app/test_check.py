@@ -1,4 +1,4 @@
-"""What a check refuses, for whom, and what it says that it could not check."""
+"""The refusals of a check, and the notes on things that could not be checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANY = 1_000_000
 
 
 def service(**changes: Any) -> Unit:
-    """A unit under our own user."""
+    """A unit under the user of the tests."""
     properties: dict[str, Any] = {
         "name": "graced.service",
         "pid": 0,

@@ -32,7 +32,7 @@ if declare -F _comp_load >/dev/null; then _comp_load -- "$1"; else __load_comple
 
 
 def complete(line: str, directory: Path) -> list[str]:
-    """What bash proposes when Tab is pressed behind `line`."""
+    """The proposals of bash when Tab is pressed behind `line`."""
     user = directory / "bash-completion"
     if not user.exists():
         user.mkdir()

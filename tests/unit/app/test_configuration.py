@@ -1,4 +1,4 @@
-"""Files and options: the order in which they count, and the configuration as TOML."""
+"""Files and options: their precedence, and the configuration as TOML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where handlers are looked for, and whom that trusts."""
+"""The directories in which handlers are looked for."""
 
 from __future__ import annotations
 

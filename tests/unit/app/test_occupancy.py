@@ -1,4 +1,4 @@
-"""Who listens where, by the tables of the kernel."""
+"""Listening sockets, by the tables of the kernel."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def test_help_and_version_end_the_reading(
 
 
 def test_command_line_is_read_without_shutil() -> None:
-    """It would take as long as `argparse` itself."""
+    """Its import takes about as long as that of `argparse`."""
     code = (
         "import sys; before = set(sys.modules); from graced.app import options;"
         "options.parse(['-d']); print(*sorted(set(sys.modules) - before))"

@@ -1,4 +1,4 @@
-"""The check of the next start, both sides of it."""
+"""The check of the next start: the daemon and the child."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def launch(code: str, **changes: Any) -> Launch:
 
 
 def outcome(of: Launch) -> str:
-    """The reason, after its end."""
+    """The reason, after the end of the child."""
     with Preflight(of, gets_listeners=False) as attempt:
         poll = select.poll()
         poll.register(attempt, select.POLLIN)
@@ -84,7 +84,7 @@ def test_child_gets_no_descriptor_of_ours() -> None:
 
 
 def test_signals_are_as_for_a_new_process() -> None:
-    """Our own mask and what we ignore are not for the child."""
+    """The child has neither the signal mask of its parent nor the ignored signals."""
     code = (
         "import signal, sys; SIG = signal.Signals;"
         "sys.exit(f'{signal.pthread_sigmask(0, [])} {signal.getsignal(SIG.SIGUSR2)!r}')"

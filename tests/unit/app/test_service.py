@@ -1,4 +1,4 @@
-"""What a start claims, and what becomes of it when the start is refused."""
+"""The claims of a start, also of a start that is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support import FAREWELL, PATIENCE
 
 
 class Silence:
-    """A log that keeps what it is given."""
+    """A log that keeps the records."""
 
     def __init__(self) -> None:
         self.records: list[Any] = []
@@ -68,7 +68,7 @@ def make(
 
 @pytest.fixture
 def pass_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A function that lets a service find descriptors, as a service manager passes them."""
+    """A function that passes descriptors to the service, as a service manager does."""
     given: list[tuple[int, str]] = []
 
     def take(environ: object, pid: int) -> list[tuple[int, str]]:

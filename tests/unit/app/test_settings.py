@@ -1,4 +1,4 @@
-"""Every tunable: what it may be."""
+"""The values that every tunable may have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def key(setting: Setting) -> str:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=key)
-def test_the_shipped_file_has_each_key_commented_with_its_default(setting: Setting) -> None:
+def test_shipped_file_has_each_key_commented_with_its_default(setting: Setting) -> None:
     section, name = setting.key.split(".")
     part = re.search(rf"^\[{section}\]\n(.*?)(?=^\[|\Z)", SHIPPED, re.M | re.S)
     assert part
@@ -31,12 +31,12 @@ def test_the_shipped_file_has_each_key_commented_with_its_default(setting: Setti
     assert tomllib.loads(line[1])[name] == setting.default
 
 
-def test_the_shipped_file_has_no_other_key() -> None:
+def test_shipped_file_has_no_other_key() -> None:
     assert len(re.findall(r"^#\w+ = ", SHIPPED, re.M)) == len(SETTINGS)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=key)
-def test_each_says_what_it_is_and_why(setting: Setting) -> None:
+def test_every_setting_has_a_unit_and_a_reason(setting: Setting) -> None:
     assert setting.unit
     assert setting.reason
     setting.check(setting.default)
@@ -56,7 +56,7 @@ def test_whole_numbers_are_whole(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize("setting", NUMBERS, ids=key)
-def test_the_ends_of_a_range_belong_to_it(setting: Setting) -> None:
+def test_ends_of_a_range_belong_to_it(setting: Setting) -> None:
     with pytest.raises(ValueError, match="from") as caught:
         setting.check(-1)
     ends = re.search(r"from (\S+) to (\S+)", str(caught.value))
@@ -83,7 +83,7 @@ def test_the_ends_of_a_range_belong_to_it(setting: Setting) -> None:
         *(("continuity.keep", keep, keep) for keep in settings.KEEP),
     ],
 )
-def test_what_becomes_of_a_value(name: str, value: Any, checked: Any) -> None:
+def test_value_is_converted(name: str, value: Any, checked: Any) -> None:
     (setting,) = [setting for setting in SETTINGS if setting.key == name]
     assert setting.check(value) == checked
 
@@ -110,7 +110,7 @@ def test_what_becomes_of_a_value(name: str, value: Any, checked: Any) -> None:
         ("daemon.pid_file", ""),
     ],
 )
-def test_what_is_refused(name: str, value: Any) -> None:
+def test_wrong_value_is_refused(name: str, value: Any) -> None:
     (setting,) = [setting for setting in SETTINGS if setting.key == name]
     with pytest.raises(ValueError, match=r"^must "):
         setting.check(value)

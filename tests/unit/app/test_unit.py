@@ -1,4 +1,4 @@
-"""What systemctl(1) says of a unit, from a script in its place."""
+"""The properties of a unit, from a script in place of systemctl(1)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ExecStart={ path=/usr/sbin/graced ; argv[]=/usr/sbin/graced --daemon -g 60 ; ign
 
 @pytest.fixture
 def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory whose files, named like units, are what systemctl shows."""
+    """A directory of files named like units, with the output of systemctl."""
     script = tmp_path / "systemctl"
     script.write_text(f'#!/bin/sh\nfor unit; do :; done\ncat "{tmp_path}/$unit"\n')
     script.chmod(0o755)

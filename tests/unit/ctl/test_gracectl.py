@@ -46,7 +46,7 @@ def objects(lines: str) -> list[dict[str, Any]]:
         ("unix:/run/graced/echo:7", Address("", 0, "/run/graced/echo:7")),
     ],
 )
-def test_an_address_is_read(text: str, address: Address) -> None:
+def test_address_is_read(text: str, address: Address) -> None:
     assert gracectl.parse_address(text) == address
 
 
@@ -54,7 +54,7 @@ def test_an_address_is_read(text: str, address: Address) -> None:
     "text",
     ["", ":7", "::1", "[::1", "[::1]7", "a:0", "a:65536", "a:-1", "a:b", "a:", "unix:", "unix:a"],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_malformed_address_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         gracectl.parse_address(text)
 
@@ -92,7 +92,7 @@ def test_ping_without_address_pings_the_configured_one(
 # A run, in this process.
 
 
-def test_a_run_reads_like_ping(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_reads_like_ping(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(echo, tcp()) as address:
         assert gracectl.main(["ping", "-c", "2", "-i", "0", address]) == gracectl.ALL_BACK
     out, err = capsys.readouterr()
@@ -108,7 +108,7 @@ def test_a_run_reads_like_ping(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
-def test_a_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(echo, tcp()) as address:
         argv = ["ping", address, "--count=2", "--interval=0", "--size=16", "--json"]
         assert gracectl.main(argv) == gracectl.ALL_BACK
@@ -132,7 +132,7 @@ def test_a_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_a_farewell(capsys: pytest.CaptureFixture[str]) -> None:
+def test_farewell(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(echo_and_farewell, tcp()) as address:
         assert gracectl.main(["ping", address]) == gracectl.GOING_OFFLINE
     out = capsys.readouterr().out
@@ -140,7 +140,7 @@ def test_a_farewell(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 sent, 1 received, 0% loss" in out
 
 
-def test_a_farewell_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_farewell_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(echo_and_farewell, tcp()) as address:
         assert gracectl.main(["ping", "--json", address]) == gracectl.GOING_OFFLINE
     events = objects(capsys.readouterr().out)
@@ -148,7 +148,7 @@ def test_a_farewell_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert events[-1]["exit_status"] == gracectl.GOING_OFFLINE
 
 
-def test_a_farewell_that_is_configured() -> None:
+def test_farewell_that_is_configured() -> None:
     def script(sock: socket.socket) -> None:
         sock.sendall(sock.recv(56, socket.MSG_WAITALL) + "1 Gruß\n".encode())
 
@@ -164,7 +164,7 @@ def test_a_farewell_that_is_configured() -> None:
         (twist, "seq=1 expected=0x2e got=0x2c", "1 sent, 0 received, 100% loss"),
     ],
 )
-def test_a_session_that_breaks(
+def test_session_that_breaks(
     script: Callable[[socket.socket], None],
     line: str,
     totals: str,
@@ -177,7 +177,7 @@ def test_a_session_that_breaks(
     assert totals in out
 
 
-def test_a_server_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(mute, tcp()) as address:
         argv = ["ping", "-c2", "-i0", "-W0.01", address]
         assert gracectl.main(argv) == gracectl.SOME_LOST
@@ -186,7 +186,7 @@ def test_a_server_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> No
     assert out.splitlines()[-1].startswith("2 sent, 0 received, 100% loss")
 
 
-def test_bytes_nobody_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bytes_without_a_ping_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     # They have to be there before the first ping is sent.
     def script(sock: socket.socket) -> None:
         sock.sendall(b"220 ready")
@@ -197,7 +197,7 @@ def test_bytes_nobody_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert "wrong byte" in capsys.readouterr().out
 
 
-def test_a_unix_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unix_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(echo, unix(tmp_path / "echo")) as address:
         assert gracectl.main(["ping", "-c1", address]) == gracectl.ALL_BACK
     assert f"56 bytes from unix:{tmp_path}/echo: seq=1" in capsys.readouterr().out
@@ -211,7 +211,7 @@ def test_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"56 bytes from {address}: seq=1" in capsys.readouterr().out
 
 
-def test_a_port_where_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
+def test_port_without_a_listener(capsys: pytest.CaptureFixture[str]) -> None:
     with tcp() as listener:
         address = str(Address(*listener.getsockname()))
     assert gracectl.main(["ping", address]) == gracectl.NO_CONNECTION
@@ -224,14 +224,14 @@ def test_a_port_where_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None
     ("address", "reason"),
     [("unix:/nonexistent/echo", "No such file or directory"), ("a..b", "not a host name")],
 )
-def test_an_address_that_leads_nowhere(
+def test_address_that_leads_nowhere(
     address: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gracectl.main(["ping", address]) == gracectl.NO_CONNECTION
     assert capsys.readouterr().err.endswith(f": {reason}\n")
 
 
-def test_a_socket_that_is_connected_to_itself_is_no_server(
+def test_socket_that_is_connected_to_itself_is_no_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What the kernel does by chance when the port that it picks is the one that is asked for.
@@ -270,7 +270,7 @@ def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> Non
     assert re.fullmatch(r"gracectl: .+ \(see --help\)\n", err)
 
 
-def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         gracectl.main(["--version"])
     assert capsys.readouterr().out == f"gracectl {__version__}\n"

@@ -107,7 +107,7 @@ def test_ctrl_c_while_connecting_ends_a_process_without_a_traceback() -> None:
     assert process.returncode == 128 + signal.SIGINT
 
 
-def test_a_reader_that_leaves_ends_a_process_quietly() -> None:
+def test_reader_that_leaves_ends_a_process_quietly() -> None:
     with serving(echo, tcp()) as address, running("ping", "-i0", address) as process:
         read_line(process)
         assert process.stdout is not None
@@ -117,7 +117,7 @@ def test_a_reader_that_leaves_ends_a_process_quietly() -> None:
         assert process.stderr.read() == ""
 
 
-def test_a_full_disk_is_one_line_on_stderr() -> None:
+def test_full_disk_is_one_line_on_stderr() -> None:
     with (
         Path("/dev/full").open("w") as full,
         serving(echo, tcp()) as address,
@@ -132,20 +132,20 @@ def test_a_full_disk_is_one_line_on_stderr() -> None:
     ("script", "status"),
     [(echo, 0), (twist, 1), (echo_and_hang_up, 1), (echo_and_farewell, 3)],
 )
-def test_the_exit_status_of_a_process(script: Callable[[socket.socket], None], status: int) -> None:
+def test_exit_status_of_a_process(script: Callable[[socket.socket], None], status: int) -> None:
     with serving(script, tcp()) as address, running("ping", "-c2", "-i.01", address) as process:
         process.communicate()
     assert process.returncode == status
 
 
-def test_the_exit_status_of_a_process_that_finds_nobody() -> None:
+def test_exit_status_without_a_connection() -> None:
     with running("ping", "unix:/nonexistent") as process:
         _, err = process.communicate()
     assert process.returncode == gracectl.NO_CONNECTION
     assert err.count("\n") == 1
 
 
-def test_the_exit_status_of_a_process_that_is_used_wrongly() -> None:
+def test_exit_status_of_wrong_usage() -> None:
     with running("ping", "::1") as process:
         process.communicate()
     assert process.returncode == WRONG_USAGE

@@ -32,7 +32,7 @@ sizes = st.integers(MIN_SIZE, 200)
 
 
 @given(sequences, sizes, farewells)
-def test_a_payload_has_its_size_and_no_first_byte_of_the_farewell(
+def test_payload_has_its_size_and_no_first_byte_of_the_farewell(
     seq: int, size: int, farewell: bytes
 ) -> None:
     data = payload(seq, size, farewell)
@@ -48,7 +48,7 @@ def test_no_two_payloads_are_equal(one: int, other: int, size: int, farewell: by
     assert payload(one, size, farewell) != payload(other, size, farewell)
 
 
-def test_a_payload_can_be_read_in_the_log_of_the_server() -> None:
+def test_payload_can_be_read_in_the_log_of_the_server() -> None:
     assert payload(41, 16) == b"41.41.41.41.41.4"
 
 
@@ -56,7 +56,7 @@ def test_a_payload_can_be_read_in_the_log_of_the_server() -> None:
 
 
 class Stream(NamedTuple):
-    """What a server might send to a client that has sent some pings, and how it arrives."""
+    """The bytes that a server might send to a client, and the cuts between reads."""
 
     pings: int
     size: int
@@ -98,7 +98,7 @@ def feed(matcher: Matcher, data: bytes, cuts: Iterable[int]) -> list[Reply | Far
 
 
 @given(streams())
-def test_the_farewell_is_heard_at_any_position_and_with_any_cut(stream: Stream) -> None:
+def test_farewell_is_heard_at_any_position_and_with_any_cut(stream: Stream) -> None:
     matcher, echoes = stream.matcher(), stream.echoes()
     data = echoes[: stream.at] + stream.farewell + echoes[stream.at :] + stream.noise
     expected = [*stream.replies_before(stream.at), Farewell(stream.at)]
@@ -116,7 +116,7 @@ def test_any_cut_of_any_stream_gives_the_same_events(stream: Stream) -> None:
 
 
 @given(streams(), st.integers(0, 255))
-def test_a_wrong_byte_is_named(stream: Stream, got: int) -> None:
+def test_wrong_byte_is_named(stream: Stream, got: int) -> None:
     echoes, at = stream.echoes(), stream.at
     assume(at < len(echoes))
     assume(got != echoes[at])
@@ -129,25 +129,25 @@ def test_a_wrong_byte_is_named(stream: Stream, got: int) -> None:
 
 
 @pytest.mark.parametrize("end", range(1, len(FAREWELL)))
-def test_the_beginning_of_a_farewell_is_none(end: int) -> None:
+def test_part_of_a_farewell_is_no_farewell(end: int) -> None:
     matcher, ping = Matcher(), payload(1, 56)
     matcher.expect(1, ping)
     assert matcher.feed(FAREWELL[:end]) == []
     assert matcher.feed(b"?") == [Mismatch(0, 1, expected=ping[0], got=FAREWELL[0])]
 
 
-def test_a_byte_nobody_asked_for_is_wrong() -> None:
+def test_byte_without_a_ping_is_wrong() -> None:
     assert Matcher().feed(b"220 ready") == [Mismatch(0, None, expected=None, got=ord("2"))]
 
 
-def test_a_server_may_have_no_farewell() -> None:
+def test_server_may_have_no_farewell() -> None:
     matcher, ping = Matcher(b""), payload(1, 56, b"")
     matcher.expect(1, ping)
     assert matcher.feed(ping) == [Reply(1)]
     assert matcher.feed(FAREWELL) == [Mismatch(56, None, expected=None, got=ord("S"))]
 
 
-def test_a_payload_that_could_be_a_farewell_is_refused() -> None:
+def test_payload_that_could_be_a_farewell_is_refused() -> None:
     with pytest.raises(ValueError, match="first byte"):
         Matcher().expect(1, b"SOS")
 

@@ -19,11 +19,11 @@ from graced.ctl.matcher import FAREWELL, MAX_SIZE, Farewell, Mismatch, payload
 from graced.ctl.session import Closed, Event, Lost, Plan, RoundTrip, RoundTripTimes, Session
 
 NEVER = 3600.0
-"""Seconds that no test lives to see: where one waits this long, something else ends the wait."""
+"""Seconds that no test takes: another event ends a wait of this length."""
 
 
 @given(st.lists(st.integers(0, 10**11), min_size=1))
-def test_the_figures_are_those_of_the_statistics_module(rtts: list[int]) -> None:
+def test_figures_are_those_of_the_statistics_module(rtts: list[int]) -> None:
     times = RoundTripTimes()
     for rtt in rtts:
         times.add(rtt)
@@ -35,7 +35,7 @@ def test_the_figures_are_those_of_the_statistics_module(rtts: list[int]) -> None
     assert math.isclose(figures["mdev"], statistics.pstdev(rtts) / 1e6, abs_tol=1e-6)
 
 
-def test_of_nothing_there_are_no_figures() -> None:
+def test_no_figures_without_a_reply() -> None:
     assert RoundTripTimes().figures_ms() is None
 
 
@@ -44,9 +44,9 @@ def test_of_nothing_there_are_no_figures() -> None:
 
 @contextlib.contextmanager
 def peer(script: Callable[[socket.socket], None], *, tcp: bool = False) -> Iterator[socket.socket]:
-    """A connected socket; what is at its other end runs `script` in a thread and hangs up.
+    """A connected socket; at the other end a thread runs `script` and closes.
 
-    The thread is joined, and what it raised is raised here.
+    The thread is joined, and an exception of the script is raised here.
     """
     raised: list[BaseException] = []
     if tcp:
@@ -103,7 +103,7 @@ def test_every_ping_comes_back() -> None:
     assert all(event.time_ms > 0 for event in events if isinstance(event, RoundTrip))
 
 
-def test_the_interval_is_kept_between_two_pings() -> None:
+def test_interval_is_kept_between_two_pings() -> None:
     with peer(echo) as sock:
         interval, started = 0.02, time.monotonic()
         assert seqs(list(Session(sock, Plan(pings=3, interval=interval)).run())) == [1, 2, 3]
@@ -111,14 +111,14 @@ def test_the_interval_is_kept_between_two_pings() -> None:
 
 
 @pytest.mark.parametrize("tcp", [False, True])
-def test_the_largest_payload_crosses_buffers_smaller_than_itself(tcp: bool) -> None:
+def test_largest_payload_crosses_buffers_smaller_than_itself(tcp: bool) -> None:
     with peer(echo, tcp=tcp) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         session = Session(sock, Plan(pings=2, interval=0, size=MAX_SIZE))
         assert seqs(list(session.run())) == [1, 2]
 
 
-def test_a_farewell_between_two_pings_is_heard_at_once() -> None:
+def test_farewell_between_two_pings_is_heard_at_once() -> None:
     def script(sock: socket.socket) -> None:
         sock.sendall(take(sock, 1))
         sock.sendall(FAREWELL)
@@ -131,7 +131,7 @@ def test_a_farewell_between_two_pings_is_heard_at_once() -> None:
 
 
 @pytest.mark.parametrize("behind", [b"", payload(2, 56), b"anything"])
-def test_a_farewell_glued_to_an_echo_is_heard(behind: bytes) -> None:
+def test_farewell_glued_to_an_echo_is_heard(behind: bytes) -> None:
     def script(sock: socket.socket) -> None:
         sock.sendall(take(sock, 1) + FAREWELL + behind)
 
@@ -143,7 +143,7 @@ def test_a_farewell_glued_to_an_echo_is_heard(behind: bytes) -> None:
     assert session.sent == session.times.count == 1
 
 
-def test_a_farewell_inside_an_echo_and_in_pieces_is_heard() -> None:
+def test_farewell_inside_an_echo_and_in_pieces_is_heard() -> None:
     def script(sock: socket.socket) -> None:
         data = take(sock, 1)
         sock.sendall(data[:30])
@@ -158,7 +158,7 @@ def test_a_farewell_inside_an_echo_and_in_pieces_is_heard() -> None:
     assert (session.sent, session.times.count, session.lost) == (1, 0, 0)
 
 
-def test_a_farewell_instead_of_the_echo_is_heard() -> None:
+def test_farewell_instead_of_the_echo_is_heard() -> None:
     def script(sock: socket.socket) -> None:
         take(sock, 1)
         sock.sendall(FAREWELL)
@@ -167,7 +167,7 @@ def test_a_farewell_instead_of_the_echo_is_heard() -> None:
         assert list(Session(sock, Plan(timeout=NEVER)).run()) == [Farewell(0)]
 
 
-def test_a_configured_farewell_is_heard() -> None:
+def test_configured_farewell_is_heard() -> None:
     def script(sock: socket.socket) -> None:
         data = sock.recv(56, socket.MSG_WAITALL)
         assert b"1" not in data
@@ -178,8 +178,8 @@ def test_a_configured_farewell_is_heard() -> None:
     assert events[-1] == Farewell(56)
 
 
-def test_a_farewell_is_heard_though_the_server_is_gone_already() -> None:
-    """It was sent before the connection was reset, and the client sends into the void."""
+def test_farewell_is_heard_though_the_server_is_gone_already() -> None:
+    """The farewell was sent before the reset, and the client sends to a socket that is gone."""
     reset = threading.Event()
 
     def script(sock: socket.socket) -> None:
@@ -193,7 +193,7 @@ def test_a_farewell_is_heard_though_the_server_is_gone_already() -> None:
         assert list(Session(sock, Plan(timeout=NEVER)).run()) == [Farewell(0)]
 
 
-def test_a_late_reply_is_reported_but_stays_lost() -> None:
+def test_late_reply_is_reported_but_stays_lost() -> None:
     given_up = threading.Event()
 
     def script(sock: socket.socket) -> None:
@@ -219,7 +219,7 @@ def test_a_late_reply_is_reported_but_stays_lost() -> None:
     assert (session.sent, session.times.count, session.lost) == (2, 1, 1)
 
 
-def test_a_server_that_reads_nothing_loses_every_ping() -> None:
+def test_server_that_reads_nothing_loses_every_ping() -> None:
     done = threading.Event()
 
     def script(_sock: socket.socket) -> None:
@@ -233,7 +233,7 @@ def test_a_server_that_reads_nothing_loses_every_ping() -> None:
     assert (session.sent, session.times.count, session.lost) == (3, 0, 3)
 
 
-def test_a_wrong_byte_ends_the_session() -> None:
+def test_wrong_byte_ends_the_session() -> None:
     def script(sock: socket.socket) -> None:
         sock.sendall(take(sock, 1).replace(b".", b",", 1))
 
@@ -244,7 +244,7 @@ def test_a_wrong_byte_ends_the_session() -> None:
     assert events == [Mismatch(1, 1, expected=ord("."), got=ord(","))]
 
 
-def test_a_server_that_hangs_up_without_a_word_is_reported() -> None:
+def test_close_without_a_farewell_is_reported() -> None:
     def script(sock: socket.socket) -> None:
         sock.sendall(take(sock, 1) + FAREWELL[:-1])
 
@@ -256,7 +256,7 @@ def test_a_server_that_hangs_up_without_a_word_is_reported() -> None:
     assert events[-1] == Closed("closed without a farewell")
 
 
-def test_a_reset_connection_is_reported() -> None:
+def test_reset_connection_is_reported() -> None:
     def script(sock: socket.socket) -> None:
         take(sock, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -274,13 +274,13 @@ def test_a_reset_connection_is_reported() -> None:
 def interrupted_session(
     sock: socket.socket, plan: Plan
 ) -> Iterator[tuple[Session, Callable[[], None]]]:
-    """A session, and what interrupts it."""
+    """A session, and the socket that interrupts the session."""
     readable, written = socket.socketpair()
     with readable, written:
         yield Session(sock, plan, readable), lambda: written.sendall(b"\2")
 
 
-def test_an_interrupt_between_two_pings_ends_the_session() -> None:
+def test_interrupt_between_two_pings_ends_the_session() -> None:
     with (
         peer(echo) as sock,
         interrupted_session(sock, Plan(interval=NEVER)) as (session, interrupt),
@@ -292,7 +292,7 @@ def test_an_interrupt_between_two_pings_ends_the_session() -> None:
     assert (session.sent, session.times.count) == (1, 1)
 
 
-def test_an_interrupt_does_not_wait_for_a_server_that_never_replied() -> None:
+def test_interrupt_does_not_wait_for_a_server_that_never_replied() -> None:
     asked = threading.Event()
 
     def script(sock: socket.socket) -> None:
@@ -307,7 +307,7 @@ def test_an_interrupt_does_not_wait_for_a_server_that_never_replied() -> None:
     assert isinstance(lost, Lost)
 
 
-def test_an_interrupt_waits_as_long_as_a_reply_may_take() -> None:
+def test_interrupt_waits_as_long_as_a_reply_may_take() -> None:
     def script(sock: socket.socket) -> None:
         data = take(sock, 1)
         interrupt()

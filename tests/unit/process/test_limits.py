@@ -1,4 +1,4 @@
-"""Limits of the system, against those of the configuration."""
+"""Limits of the system, against limits of the configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graced.process import limits
 
 @pytest.fixture
 def low_limit() -> Iterator[int]:
-    """A low soft limit of descriptors; yields the hard one."""
+    """A low soft limit of descriptors; yields the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
     try:
