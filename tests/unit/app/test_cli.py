@@ -81,10 +81,11 @@ def test_configuration_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
-def test_configuration_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("-t", "-c/dev/null", "-l127.0.0.1:0", "-l", "unix:/run/x") == 0
+def test_configuration_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    address = f"unix:{tmp_path}/socket"
+    assert run("-t", "-c/dev/null", "-l127.0.0.1:0", "-l", address) == 0
     out, err = capsys.readouterr()
-    assert out == "graced: configuration is valid, would serve 127.0.0.1:0, unix:/run/x\n"
+    assert out == f"graced: configuration is valid, would serve 127.0.0.1:0, {address}\n"
     assert err == ""
 
 
