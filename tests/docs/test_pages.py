@@ -13,7 +13,7 @@ from docs import CHECKOUT
 from docs.pages import CHECKOUT_PLACE, DEVICE_PLACE, PAGES, Block, blocks
 from docs.terminal import PROMPTS, pattern
 from docs.words import ALLOWED, GLOSSARY, WRONG, files, search
-from graced.app import options, settings
+from graced.app import parser, settings
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 NOT_A_COMMAND = {"", "text", "python", "toml"}
@@ -70,7 +70,7 @@ def test_configuration_has_keys_that_exist(block: Block) -> None:
 
 
 def test_options_and_targets_in_sentences_exist() -> None:
-    known = {word for action in options.parser()._actions for word in action.option_strings}
+    known = {word for action in parser.parser()._actions for word in action.option_strings}
     targets = set(re.findall(r"^(\w+):", (CHECKOUT / "Makefile").read_text(), re.M))
     for page in PAGES:
         text = page.read_text()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from graced import errors
-from graced.app.options import parser
+from graced.app.parser import parser
 from graced.app.settings import KEEP, SETTINGS, Setting
 from graced.ctl import gracectl
 from graced.signals import WATCHED

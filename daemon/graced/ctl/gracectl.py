@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from graced import __version__
 from graced.app import configuration
-from graced.app.options import Parser
+from graced.app.parser import Parser
 from graced.ctl.matcher import FAREWELL, MAX_COUNT, MAX_SIZE, MIN_SIZE, Farewell, Mismatch
 from graced.ctl.session import Closed, Event, Lost, Plan, RoundTrip, Session
 from graced.errors import ConfigError, UsageError

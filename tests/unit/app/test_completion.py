@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from graced.app import settings
-from graced.app.options import parser
+from graced.app.parser import parser
 from graced.ctl import gracectl
 
 COMPLETION = Path(__file__).parents[3] / "packaging" / "completion"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -12,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graced import __version__
-from graced.app.options import Given, parse, parser
+from graced.app.options import Given, parse
+from graced.app.parser import parser
 from graced.app.settings import BY_KEY, CONFIG_FILE, LOG_LEVELS, PID_FILE
 from graced.errors import UsageError
 from graced.signals import WATCHED
 from support import CHECKOUT
 
+UNIT = (CHECKOUT / "systemd" / "graced.service").read_text()
 ACTIONS = [action for action in parser()._actions if action.dest not in {"help", "version"}]
 
 
@@ -171,18 +174,34 @@ def test_help_and_version_end_the_reading(
     assert capsys.readouterr().out.startswith(said or "usage: graced ")
 
 
-def test_command_line_is_read_without_shutil() -> None:
-    """Its import takes about as long as that of `argparse`."""
+def modules_to_parse(arguments: list[str]) -> set[str]:
+    """The modules that reading a command line imports."""
     code = (
         "import sys; before = set(sys.modules); from graced.app import options;"
-        "options.parse(['-d']); print(*sorted(set(sys.modules) - before))"
+        "options.parse(sys.argv[1:]); print(*set(sys.modules) - before)"
     )
     done = subprocess.run(
-        [sys.executable, "-S", "-c", code],
+        [sys.executable, "-S", "-c", code, *arguments],
         env={"PYTHONPATH": str(CHECKOUT / "daemon")},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "argparse" in done.stdout.split()
-    assert not {"shutil", "typing", "dataclasses", "bz2"} & set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_command_line_is_read_without_shutil() -> None:
+    """Its import takes about as long as that of `argparse`."""
+    imported = modules_to_parse(["-d"])
+    assert "argparse" in imported
+    assert not {"shutil", "typing", "dataclasses", "bz2"} & imported
+
+
+def test_command_line_of_the_service_is_read_without_argparse() -> None:
+    assert not {"argparse", "gettext", "re"} & modules_to_parse(SERVICE)
+
+
+def test_command_line_of_the_service_means_the_same_to_the_parser() -> None:
+    (command,) = re.findall(r"^ExecStart=\S+ (.*)$", UNIT, re.M)
+    assert command.split() == SERVICE
+    assert parse(SERVICE) == parse([*SERVICE, *SERVICE])
