@@ -5,6 +5,7 @@ as the limit that only a failing test reaches.
 """
 
 from support.activity import Activity, settled
+from support.attempts import attempts
 from support.client import FAREWELL, Client
 from support.leaks import Leaks, own_orphans
 from support.log import PATIENCE, Log
@@ -37,6 +38,7 @@ __all__ = [
     "Log",
     "NotifySocket",
     "Stopped",
+    "attempts",
     "environment",
     "launch",
     "own_orphans",
