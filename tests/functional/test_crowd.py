@@ -111,7 +111,7 @@ def drain(client: Client) -> bytes:
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_all_that_leave_when_told_are_gone_long_before_the_deadline(handler: str) -> None:
+def test_crowd_that_leaves_when_told_ends_the_drain(handler: str) -> None:
     config = "[limits]\nmax_handler_threads = 300"
     options = ("--handler", handler, "--grace", "600")
     with Graced(*options, config=config) as graced, ExitStack() as stack:

@@ -84,7 +84,7 @@ def test_it_says_goodbye_as_in_the_foreground(handler: str, address: str) -> Non
         assert not graced.pid_file.exists()
 
 
-def test_it_has_nothing_of_who_started_it_but_what_it_needs(tmp_path: Path) -> None:
+def test_daemon_inherits_only_the_umask(tmp_path: Path) -> None:
     before = "import os\nos.umask(0o002)\nos.chdir('/tmp')"
     with in_background(tmp_path, before=before) as (_, pid, address):
         with Client.connect(address) as client:
@@ -187,7 +187,7 @@ def test_terminal_reads_pid_and_log_and_can_be_closed(tmp_path: Path) -> None:
         assert wait_for_end(pid) == 0
 
 
-def test_who_reads_the_output_of_the_command_finds_its_end(tmp_path: Path) -> None:
+def test_output_of_the_command_ends(tmp_path: Path) -> None:
     """As in ``output=$(graced -d)``."""
     with in_background(tmp_path) as (found, _, _):
         assert (found.stdout, found.stderr) == ("", "")
@@ -304,7 +304,9 @@ def test_a_missing_directory_for_the_pidfile_is_73(tmp_path: Path) -> None:
     assert found.stderr.startswith(f"graced: cannot write pidfile {tmp_path}/missing/pid: ")
 
 
-def test_who_stops_the_start_stops_the_daemon(tmp_path: Path, notify_socket: NotifySocket) -> None:
+def test_signal_to_the_command_stops_the_daemon(
+    tmp_path: Path, notify_socket: NotifySocket
+) -> None:
     notify_socket.hold_barriers = True
     command = subprocess.Popen(
         [
@@ -323,7 +325,7 @@ def test_who_stops_the_start_stops_the_daemon(tmp_path: Path, notify_socket: Not
     assert not (tmp_path / "pid").exists()
 
 
-def test_a_daemon_whose_command_was_killed_does_not_go_on_alone(
+def test_daemon_ends_when_its_command_is_killed(
     tmp_path: Path, notify_socket: NotifySocket
 ) -> None:
     """Nobody would know of it: the handover has not taken place."""

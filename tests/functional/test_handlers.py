@@ -236,7 +236,7 @@ def test_a_handler_of_an_entry_point(tmp_path: Path) -> None:
     assert "known are echo, echo-threaded, shouting and" in found.stderr
 
 
-def test_a_busy_handler_is_told_although_it_is_never_quiet() -> None:
+def test_busy_handler_is_told() -> None:
     """Reading and writing without a pause: between two calls there is room all the same."""
     options = ("--handler", "echo-threaded", "--grace", "30")
     with Graced(*options) as graced, graced.connect() as client:

@@ -76,7 +76,7 @@ def test_clients_of_a_unix_socket_are_no_host(tmp_path: object) -> None:
             client.echo(b"hello")
 
 
-def test_who_is_idle_is_closed_and_who_is_not_is_not() -> None:
+def test_only_idle_clients_are_closed() -> None:
     with (
         Graced(config="[limits]\nidle_timeout = 1") as graced,
         graced.connect() as idle,
@@ -108,7 +108,7 @@ def test_an_idle_client_is_closed_before_its_handler_begins() -> None:
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_who_takes_nothing_is_closed(handler: str, address: str) -> None:
+def test_client_that_does_not_read_is_closed(handler: str, address: str) -> None:
     options = ("--handler", handler)
     with (
         Graced(*options, listen=address, config="[limits]\nstall_timeout = 0.5") as graced,
@@ -142,7 +142,7 @@ def test_handlers_beyond_the_limit_wait_their_turn() -> None:
             assert client.recv_exactly(8) == b"my turn?"
 
 
-def test_who_waits_for_a_handler_is_told_and_served_in_the_drain() -> None:
+def test_client_that_waits_for_a_handler_is_told_and_served_in_the_drain() -> None:
     config = "[limits]\nmax_handler_threads = 1"
     options = ("--handler", "echo-threaded", "--grace", "30")
     with (
@@ -235,7 +235,7 @@ def test_more_clients_than_descriptors_are_a_contradiction_at_the_start() -> Non
     )
 
 
-def test_the_limit_of_descriptors_is_raised_to_what_the_clients_need() -> None:
+def test_limit_of_descriptors_is_raised_for_the_clients() -> None:
     before = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (100, 2000))"
     with (
         Graced(before=before, config="[limits]\nmax_clients = 300") as graced,

@@ -59,7 +59,7 @@ def test_a_name_stands_for_all_its_addresses() -> None:
                 client.echo(b"hello")
 
 
-def test_who_says_no_more_still_gets_everything(handler: str, address: str) -> None:
+def test_half_closed_client_gets_everything(handler: str, address: str) -> None:
     with (
         Graced("--handler", handler, listen=address) as graced,
         graced.connect() as client,

@@ -82,7 +82,7 @@ def test_one_bad_address_among_good_ones_leaves_nothing_behind(tmp_path: Path) -
 # The pidfile.
 
 
-def test_a_pidfile_says_who_runs_and_goes_at_the_end(tmp_path: Path) -> None:
+def test_pidfile_has_the_pid_and_is_removed(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     with Graced("--pid-file", str(file)) as graced:
         assert file.read_text() == f"{graced.pid}\n"
@@ -118,7 +118,7 @@ def test_a_pidfile_of_a_killed_server_is_no_obstacle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "999999999\n", "-1\n", "garbage\n", "1" * 5000, "0\n"])
-def test_what_a_pidfile_says_is_no_obstacle(text: str, tmp_path: Path) -> None:
+def test_content_of_a_pidfile_is_no_obstacle(text: str, tmp_path: Path) -> None:
     file = tmp_path / "pid"
     file.write_text(text)
     with Graced("--pid-file", str(file)) as graced:

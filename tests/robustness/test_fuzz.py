@@ -397,7 +397,7 @@ def test_pidfiles_that_somebody_left(forge: Forge, place: Path, content: bytes, 
 @example(b"\xd9\xa3\n")
 @example(b"12\x1b[2J")
 @example(b"1\n2\n")
-def test_pidfiles_of_somebody_who_runs(forge: Forge, place: Path, content: bytes) -> None:
+def test_pidfile_of_a_running_daemon(forge: Forge, place: Path, content: bytes) -> None:
     import fcntl
 
     path = place / "running.pid"
@@ -472,7 +472,7 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("daemon", [False, True], ids=["foreground", "daemon"])
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=list(ATTACKS))
-def test_what_stands_in_the_place_of_a_pidfile(
+def test_other_files_in_the_place_of_a_pidfile(
     tmp_path: Path, attack: Callable[[Path], None], daemon: bool
 ) -> None:
     path = tmp_path / "run" / "graced.pid"

@@ -35,7 +35,7 @@ THREADS = 4
 
 
 @pytest.mark.parametrize("deed", DEEDS)
-def test_whatever_a_handler_does(deed: str) -> None:
+def test_handler_that_misbehaves_harms_one_client(deed: str) -> None:
     options = ("--handler", f"{HERE}:Misbehaving", "--grace", "1")
     with Graced(*options) as graced, ExitStack() as stack:
         graced.tracebacks = True
@@ -92,7 +92,7 @@ def test_handlers_that_fail_leave_their_threads_to_others() -> None:
         assert graced.wait() == 0
 
 
-def test_what_clients_send_cannot_pass_for_a_log_record() -> None:
+def test_input_cannot_pass_for_a_log_record() -> None:
     with Graced("-v") as graced, graced.connect() as client:
         client.echo(b"\n<2>forged\r<2>forged\x1b[2J\x00<2>forged\xc2\x85<2>forged")
         graced.signal(SIGTERM)

@@ -147,7 +147,7 @@ def test_an_impatient_stop_is_as_fast_as_ever(full: FullPipe) -> None:
         assert time.monotonic() - began <= MOMENT
 
 
-def test_what_was_lost_is_counted(tmp_path: Path, notify_socket: NotifySocket) -> None:
+def test_lost_records_are_counted(tmp_path: Path, notify_socket: NotifySocket) -> None:
     handler = ("--handler", f"{HERE}:Chatty")
     with FullPipe(tmp_path, notify_socket, *handler) as full, full.connect() as client:
         client.echo(b"here")

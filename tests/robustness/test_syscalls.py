@@ -404,7 +404,7 @@ def test_a_client_that_is_gone_when_it_is_turned_away() -> None:
 
 
 @pytest.mark.parametrize("fault", FATAL, ids=str)
-def test_what_cannot_happen(fault: Fault, draining: bool, tmp_path: Path) -> None:
+def test_impossible_error_ends_the_daemon(fault: Fault, draining: bool, tmp_path: Path) -> None:
     """It ends the server at once, with status 1 and a traceback in the log."""
     pid_file = tmp_path / "graced.pid"
     with ExitStack() as entered:
