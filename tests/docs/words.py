@@ -60,16 +60,7 @@ ALLOWED = (
     Allowed("*", r"GRACED_CLIENTS_LEFT|clients_left|clients_gone", "a field of the journal"),
 )
 
-PENDING = frozenset(
-    {
-        ("daemon/graced/handover/fdstore.py", "left"),
-        ("daemon/graced/handover/fdstore.py", "leave"),
-        ("daemon/graced/handover/mirror.py", "left"),
-        ("daemon/graced/handover/mirror.py", "keep"),
-        ("daemon/graced/sockets/binding.py", "keep"),
-        ("daemon/graced/systemd/notify.py", "passed"),
-    }
-)
+PENDING: frozenset[tuple[str, str]] = frozenset()
 """Files with words that are still to be replaced."""
 
 FILES = (

@@ -4,7 +4,7 @@ A crash of the server does not end clients that are mirrored.  A copy of each cl
 into a bundle (`graced.handover.fd_bundle`) that the service manager has.  Nothing can be taken out
 of a bundle, so the copies of departed clients stay until the bundle is full; then the clients that
 remain go into a new bundle, 253 in a message.  A connection that is closed must be shut down, or
-the copy would keep the client waiting for the end.
+the client would wait for the end as long as there is a copy.
 
 A mirrored client costs 3 KiB of the kernel's memory, and a connection with one echo takes 72 us of
 processor time instead of 31 (measured); so the mirror is not the default.

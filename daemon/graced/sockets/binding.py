@@ -31,8 +31,8 @@ NOT_ON_THIS_MACHINE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 class InheritedListeners:
     """Listening sockets of the last process.  For one thread at a time.
 
-    `bind` takes the sockets that an address asks for.  The others stay open, and keep the clients
-    in their queues, until `retire` or until a new socket cannot be bound beside them.
+    `bind` takes the sockets that an address asks for.  The others stay open, with the clients in
+    their queues, until `retire` or until a new socket cannot be bound beside them.
     """
 
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
@@ -104,7 +104,7 @@ def bind(
 def _retire(sock: socket.socket) -> list[socket.socket]:
     """Close a listening socket of every process that has it; return the connections in its queue.
 
-    The service manager closes its copy when it likes, and must not keep clients waiting till then.
+    The service manager closes its copy later, and clients must not wait in the queue until then.
     """
     name = sock.getsockname()
     connections = []

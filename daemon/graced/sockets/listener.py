@@ -10,9 +10,9 @@ without privileges:
   same, since the kernel finds it by its addresses and not by the listening socket.
 * Unix: after shutdown(SHUT_RD) connect(2) fails, and accept(2) goes on to the end of the queue.
 
-Measured by an ordinary user on Linux 6.18, with 3 clients that connect all the time: no client of
-150,000 was reset in 400 stops, also with 4 busy processes on the 2 processors.  A filter that drops
-SYNs (SO_ATTACH_FILTER) did the same for root, and was not permitted to an ordinary user.
+Seen on Debian's 6.1 and on 6.18, by an ordinary user; a filter that drops SYNs (SO_ATTACH_FILTER)
+was not permitted on either.  In 600 stops with 3 clients that connect all the time, none of 700,000
+clients was reset (tests/robustness/test_last_clients.py, in the large form).
 """
 
 from __future__ import annotations
