@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graced import __version__
-from graced.app.options import Given, parse
+from graced.app.options import SERVICE, Given, parse
 from graced.app.parser import parser
 from graced.app.settings import BY_KEY, CONFIG_FILE, LOG_LEVELS, PID_FILE
 from graced.errors import UsageError
