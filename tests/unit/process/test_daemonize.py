@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -185,8 +185,11 @@ def notifier(notify_socket: NotifySocket, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """A process in the place of the daemon, which waits for a signal."""
-    code = "import signal; print(flush=True); signal.pause()"
+    """A process in the place of the daemon, which dies of a signal, also where we ignore it."""
+    code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+        "print(flush=True); signal.pause()"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
@@ -249,7 +252,8 @@ def test_signal_to_command_is_passed_on(
         daemon.send(b"pid %d" % sleeper.pid)
         assert daemon.recv(100) == b"go"
         os.kill(os.getpid(), signal.SIGTERM)
-        sleeper.wait(PATIENCE)
+        with suppress(subprocess.TimeoutExpired):
+            sleeper.wait(PATIENCE)
         daemon.shutdown(socket.SHUT_WR)
 
     following = threading.Thread(target=follow)
@@ -267,7 +271,8 @@ def test_early_signal_is_passed_on_when_pid_is_known(
 
     def follow() -> None:
         daemon.send(b"pid %d" % sleeper.pid)
-        sleeper.wait(PATIENCE)
+        with suppress(subprocess.TimeoutExpired):
+            sleeper.wait(PATIENCE)
         daemon.send(b"ok")
 
     following = threading.Thread(target=follow)
