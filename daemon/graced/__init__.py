@@ -6,7 +6,7 @@ drop-in replacements for `ThreadingTCPServer` and `ThreadingUnixStreamServer` of
 
 from __future__ import annotations
 
-# `typing.TYPE_CHECKING` by another way: importing `typing` takes 3.6 ms, a start 23 ms without.
+# `typing.TYPE_CHECKING` by another way: importing `typing` takes 3.5 ms or more, a start 23 ms.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:

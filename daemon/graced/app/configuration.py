@@ -138,7 +138,7 @@ def _document(path: str) -> dict[str, Any]:
 def _has_no_value(text: str) -> bool:
     """Whether a file has comments and empty sections only, as the shipped file has.
 
-    Importing the parser (tomllib) would take 8.9 ms, a third of the start.
+    Importing the parser (tomllib) would take 7.7 ms, a third of the start.
     """
     headers = []
     for line in text.split("\n"):

@@ -1,4 +1,4 @@
-"""The options of one command line of graced(8)."""
+"""The options of a command line of graced(8)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Given(SimpleNamespace):
-    """The options of one command line."""
+    """The options of a command line."""
 
     config: str | None = None
     daemon: bool = False
@@ -24,8 +24,8 @@ class Given(SimpleNamespace):
 
 
 SERVICE = ["--daemon"]
-"""The command line of graced.service.  A device starts with it, and must not wait for `argparse`:
-with the modules that it imports and the making of the parser it takes a sixth of a start."""
+"""The command line of graced.service: the start of a device must not wait for `argparse`.  With the
+modules that `argparse` imports and the making of the parser, that takes a sixth of a start."""
 
 
 def parse(arguments: Sequence[str]) -> Given:

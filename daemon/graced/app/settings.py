@@ -2,11 +2,8 @@
 
 `graced.app.configuration` reads the values from files and options; `Settings` holds the result.
 
-Value classes, here and in everything that a start imports, are subclasses of
-`types.SimpleNamespace` with annotated fields: made by keyword, compared by value, printed with
-their fields.  `typing.NamedTuple` would take 4 to 5 ms and `dataclasses` 8.7 ms of a start of
-25 ms.  A class of which there is an instance per client or per log record has ``__slots__``
-instead.  Modules that no start imports (gracectl, the tests) use `typing.NamedTuple`.
+The classes of values are subclasses of `types.SimpleNamespace` with annotated fields;
+CONTRIBUTING.md, "Conventions", says why.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ The events of graced are listed in `graced.log.events`.  Calling an event logs a
 goes to `destination`, the log of the program, or, in a program that uses graced as a library, to
 the logger "graced" of the standard `logging`.
 
-The program imports neither `logging` (5.4 ms) nor, at run time, `typing` (3.6 ms), because a start
-takes 23 ms without them, from exec(2) to ``READY=1`` (Debian 12, Python 3.11; medians of 40 starts
-in turns, on the machine that graced is developed on).
+The program imports neither `logging` (5.3 to 5.6 ms) nor, at run time, `typing` (3.5 to 3.9 ms),
+because a start takes 23 ms at best without them, and 26 ms in the median: from exec(2) to
+``READY=1``, 40 starts in turns on the developers' machine (Debian 12, Python 3.11).
+docs/benchmarks.md, "What a start consists of", has all such figures.
 """
 
 from __future__ import annotations

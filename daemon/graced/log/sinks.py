@@ -8,7 +8,7 @@ socket of graced's own, and not through libsystemd, for three measured reasons:
 * journald looks up the unit of a sender after the datagram has arrived.  The last record of a
   process loses its unit if the process has gone by then.  Only the owner of the socket can see that
   journald has read the record (`Journal.flush`).
-* importing the binding (python3-systemd) takes 10 ms; a start takes 23 ms without that.
+* importing the binding (python3-systemd) takes 10 ms; a start takes 23 ms at best without that.
 """
 
 from __future__ import annotations
