@@ -1,9 +1,10 @@
 """Drop-in replacements for the threading servers of `socketserver`, with graced's goodbye.
 
-Each method that a subclass of a `socketserver` class may override is called at the same moment and
-with the same arguments as there.  Only the loop of `serve_forever` and the work of `shutdown` are
-different.  `serve_until_stopped` is new: `serve_forever` for the main thread of a program, which
-ends gracefully on a signal.
+Each method that a subclass of a `socketserver` class may override is called in the same order and
+with the same arguments as there.  `get_request` and `verify_request` run in the I/O thread, and
+must not wait; `process_request` and all that it calls run in the handler's thread.  Only the loop
+of `serve_forever` and the work of `shutdown` are different.  `serve_until_stopped` is new:
+`serve_forever` for the main thread of a program, which ends gracefully on a signal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The start of necessary threads."""
+"""The start of a thread without which the program cannot serve.
+
+Nothing else is here: I/O threads are in `graced.loop.io_thread`, threads of handlers in
+`graced.handlers.pool`, the thread of the log in `graced.log.writer`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The composition root: settings become a running service here; no other wing imports settings."""
+"""The composition root: settings become a running service.
+
+Only the package `graced.app` imports settings; this module passes plain values to the wings below.
+"""
 
 from __future__ import annotations
 

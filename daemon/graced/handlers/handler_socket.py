@@ -4,9 +4,8 @@ A handler reads and writes whenever it likes, in its own thread.  So the server 
 farewell; but handler and server can take turns.  Each write of the handler holds a lock, and the
 farewell is sent by the first thread that finds the lock free: a thread of the server while the
 handler waits for its client, or the handler's thread between two of its calls.  The farewell is
-never inside a write of the handler.  Around the farewell is the same gap as for any client (see
-`graced.loop.io_thread`): reads of the handler wait before the farewell, writes wait after it.  The
-stages are those of the I/O thread, with one more for a handler that never pauses::
+never inside a write of the handler.  Reads of the handler wait for the gap before the farewell,
+writes wait for the gap after it (`graced.loop.io_thread` says why).  The stages are::
 
     ACTIVE ──drain──▶ FAREWELL_PENDING ──gap──▶ FAREWELL_SENT ──write──▶ ANSWERED
                              └──▶ FAREWELL_OVERDUE ──write──▲
@@ -72,7 +71,11 @@ def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
 
 
 class FreezeInterrupt(BaseException):
-    """Raised by a read of a frozen handler, which is to save its state instead of reading."""
+    """Raised by a new read of a frozen handler, which is to save its state instead of reading.
+
+    A `BaseException`, so that an ``except Exception`` of the handler lets it pass.  A read that was
+    waiting already raises `BlockingIOError`, which an ``except OSError`` would swallow.
+    """
 
 
 class HandlerSocket(socket.socket):
@@ -114,14 +117,14 @@ class HandlerSocket(socket.socket):
         self._stage = Stage.ANSWERED if told else Stage.ACTIVE
         self._last_activity = monotonic()
         self._may_write_unlocked = False
-        """Whether a write may be under way that began without the lock, in a `DirectSocket`."""
+        """Whether a write may not have ended yet that began without the lock (`DirectSocket`)."""
         self._write_lock = threading.RLock()
         if info and not told:
             self.__class__ = DirectSocket
 
     @property
     def silence(self) -> float:
-        """Seconds since a byte was sent or received."""
+        """Seconds since a byte was sent or received.  Any thread may read."""
         info = tcp_info(self)
         return info.silence if info else monotonic() - self._last_activity
 
@@ -138,15 +141,15 @@ class HandlerSocket(socket.socket):
     # For the server.
 
     def freeze(self) -> None:
-        """Let the handler's next read raise `FreezeInterrupt`, a present one `BlockingIOError`.
+        """Let the handler's next read raise `FreezeInterrupt`, a present read `BlockingIOError`.
 
-        The present read ends when a signal interrupts the thread.
+        Any thread may call.  The present read ends when a signal interrupts the thread.
         """
         self.__class__ = FreezingSocket
         self._limit_reads(microseconds=1)
 
     def thaw(self) -> None:
-        """Let the handler go on in this process."""
+        """Let the handler go on in this process.  Any thread may call."""
         self._may_write_unlocked = True
         self.__class__ = HandlerSocket
         self._limit_reads(microseconds=0)
@@ -162,10 +165,10 @@ class HandlerSocket(socket.socket):
         return type(self) is FreezingSocket
 
     def send_farewell(self, *, insist: bool, timeout: float = 0.0) -> None:
-        """Send the farewell once: now, or as soon as possible.
+        """Send the farewell once: now, or as soon as possible.  Any thread may call.
 
         `insist`: send even if the handler has written a moment ago.  `timeout`: seconds to wait for
-        the end of a write that is under way; 0: do not wait.
+        the end of a write that has begun; 0: do not wait.
         """
         if self._stage >= Stage.FAREWELL_SENT or not self._farewell:
             return

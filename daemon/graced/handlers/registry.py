@@ -12,13 +12,14 @@ the hot loop *is* the echo.  Every other handler is a `socketserver.BaseRequestH
     True where the server speaks first: the handler starts when its client is accepted, not when the
     first byte of the client has come.
 
-A handler with the following two methods takes part in a restart, unnoticed by its client.
+Clients of a handler with the following two methods stay connected at a restart.
 The clients of other handlers receive the farewell at a restart, and have the grace period:
 
 ``save()``
-    returns the state of the handler as `bytes`.  ``save`` is called after an exception
-    (`FreezeInterrupt`) has ended ``handle`` at a read: ``handle`` must let the exception pass.  Not
-    for a `socketserver.StreamRequestHandler`, whose ``rfile`` reads ahead.
+    returns the state of the handler as `bytes`.  ``save`` is called after an exception has ended
+    ``handle`` at a read: `BlockingIOError` at a read that is waiting, `FreezeInterrupt`, a
+    `BaseException`, at a new read.  ``handle`` must let the exception pass, so beware of ``except
+    OSError``.  Not for a `socketserver.StreamRequestHandler`, whose ``rfile`` reads ahead.
 ``restore(state)``
     takes that state in the next process, after ``setup`` and before ``handle``.
 """

@@ -1,1 +1,1 @@
-"""Clients and listeners pass from one process to the next."""
+"""The handover of clients and listeners to the next process of the service."""

@@ -3,7 +3,7 @@
 The kernel keeps the descriptors as long as a process has the receiving end open.  So any number of
 descriptors takes one place in the service manager's store; and the service manager need not compare
 each descriptor with all others, which takes half a second for a thousand.  RLIMIT_NOFILE limits how
-many descriptors may be under way.
+many descriptors may be in flight (sent and not received).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FdBundle:
     def put(self, descriptors: Sequence[int]) -> bool:
         """Add up to `MAX_DESCRIPTORS` descriptors; return whether there was room.
 
-        There is no room where a buffer is full, where too many descriptors are under way, and where
+        There is no room where a buffer is full, where too many descriptors are in flight, and where
         every copy of the receiving end is closed.
         """
         try:

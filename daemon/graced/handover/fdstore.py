@@ -1,12 +1,12 @@
-"""What the service manager stores for the next process: the file descriptor store of sd_notify(3).
+"""The file descriptor store of the service manager, sd_notify(3): descriptors for the next process.
 
-Our own listening sockets are in the store as long as we serve: a client that connects between two
+While the daemon serves, its listening sockets are in the store: a client that connects between two
 processes waits in the queue of the socket.  A bundle (`graced.handover.fd_bundle`) for clients and
 a snapshot of their state (`graced.handover.snapshot`) is in the store too, empty until a handover.
 
-A store that is full closes a descriptor that does not fit, at a time of its own, and does not say
-so.  So a bundle takes its place long before it is needed: if the store had no room, the other end
-of the bundle is closed by then.
+systemd closes a descriptor for which the store has no place, some time later and without an answer.
+So the empty bundle is stored at the start of the service: at a handover the daemon can see whether
+systemd has closed the other end of the bundle, which means that the store had no place for clients.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLIENTS = PREFIX + "clients"
 MIRRORED = PREFIX + "kept"
 """A bundle of clients without a snapshot (`graced.handover.mirror`)."""
 _MAX_STATE = 32 * 1024 * 1024
-"""Bytes of unsent and saved state: memory of the service until the next process has read it."""
+"""Bytes of unsent and saved state, which are memory of the service until the next start."""
 
 
 class FdStore:
@@ -50,7 +50,7 @@ class FdStore:
             self._bundle.close()
 
     def release(self, name: str) -> None:
-        """Remove all descriptors of a name, and return when the service manager has closed them."""
+        """Remove all descriptors of a name; return when the service manager has closed all."""
         self._notifier.forget(name)
         self._notifier.barrier()
 
@@ -95,7 +95,7 @@ class FdStore:
         return list(clients[len(stored) :])
 
     def forget(self, names: Iterable[str]) -> None:
-        """Remove all descriptors of these names, so that a client that we close is closed."""
+        """Remove all descriptors of these names; no copy then holds a closed client open."""
         for name in names:
             self._notifier.forget(name)
 

@@ -29,16 +29,16 @@ class Inherited:
     """Listening sockets and clients of the last process.  Main thread only."""
 
     def __init__(self, passed: Sequence[tuple[int, str]]) -> None:
-        """`passed`: descriptors with their names, as the service manager passes them."""
+        """`passed`: descriptors with names, in the order of the service manager."""
         self.names: set[str] = set()
-        """The names of our descriptors in the store."""
+        """The names of the descriptors that graced has in the store."""
         self.others: list[int] = []
         """The descriptors that graced has not stored: listeners of a socket unit."""
         self.clients: list[Client] = []
         """The clients; a client that has to be turned away is not `counted`."""
         self.frozen = 0.0
         """Monotonic time from which on no process has served the clients; 0: the last process has
-        handed over nothing, it may have crashed."""
+        handed over nothing, because of a crash for example."""
         self.counts = (0, 0)
         """Clients admitted and bytes echoed by the processes before."""
         listeners: list[socket] = []

@@ -1,10 +1,11 @@
 """A mirror of the clients in the service manager's store, from the accept on.
 
-A crash of the server does not end clients that are mirrored.  A copy of each client's socket goes
-into a bundle (`graced.handover.fd_bundle`) that the service manager has.  Nothing can be taken out
-of a bundle, so the copies of departed clients stay until the bundle is full; then the clients that
-remain go into a new bundle, 253 in a message.  A connection that is closed must be shut down, or
-the client would wait for the end as long as there is a copy.
+A crash of the server ends no connection of a mirrored client; a client of a blocking handler, whose
+state is lost, is told by the next process and closed.  A copy of each client's socket goes into a
+bundle (`graced.handover.fd_bundle`) that the service manager has.  No single descriptor can be
+taken out of a bundle, so the copies of departed clients stay until the bundle is full; then copies
+of the present clients go into a new bundle, 253 in a message.  A connection that the server closes
+must be shut down first: as long as there is a copy, close(2) alone sends no end of file.
 
 A mirrored client costs 3 KiB of the kernel's memory, and a connection with one echo takes 72 us of
 processor time instead of 31 (measured); so the mirror is not the default.
@@ -97,7 +98,7 @@ class Mirror:
             self._messages += 1
             self._full = False
             return
-        # The last bundle may still be under way; the next client gives another chance.
+        # The last bundle may still be in flight; the next client gives another chance.
         self._messages = MAX_MESSAGES
         if not self._full:
             events.CANNOT_MIRROR(reason="too many descriptors are under way")

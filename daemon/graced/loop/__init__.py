@@ -1,1 +1,1 @@
-"""The loop of an I/O thread: acceptors, clients, timers and the farewell."""
+"""The event loop: acceptors, clients, timers and the farewell."""

@@ -1,6 +1,11 @@
 """The farewell: how the clients of an I/O thread learn that the server is going offline.
 
 The farewell stands alone: `graced.loop.io_thread` says why, and shows the phases.
+
+The farewell is sent in four other places too: to clients of blocking handlers
+(`graced.handlers.handler_socket`), to clients that cannot be served (`Acceptors.turn_away`), to
+clients without the farewell at the deadline (`Clients.close_at_deadline`), and to inherited clients
+of a start that is refused (`graced.handover.inherited.Inherited.turn_away`).
 """
 
 from __future__ import annotations

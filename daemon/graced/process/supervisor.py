@@ -4,10 +4,10 @@ The life of a server is this table::
 
     STARTING      listeners are bound; no client is accepted yet
     SERVING       clients are accepted and served; systemd has READY=1
-    HANDING_OVER  no client is served; clients and listeners go to the descriptor store
-    DRAINING      clients have the farewell, and are served until the deadline; STOPPING=1
+    HANDING_OVER  movable clients are frozen; their sockets and state go to the descriptor store
+    DRAINING      clients are being sent the farewell, and are served until the deadline; STOPPING=1
     CLOSING       the remaining clients are closed; handlers have a moment to return
-    STOPPED       no client and no I/O thread is left
+    STOPPED       no client and no I/O thread remains
 
     STARTING ──▶ SERVING ─────────────────────▶ DRAINING ──▶ CLOSING ──▶ STOPPED
                     └──▶ HANDING_OVER ─────────────▲

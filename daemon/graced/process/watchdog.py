@@ -1,4 +1,8 @@
-"""The watchdog: WATCHDOG=1 to the service manager while every I/O thread answers."""
+"""The watchdog: WATCHDOG=1 to the service manager while every I/O thread answers.
+
+The service manager kills a service without such a message for WatchdogSec=, and starts the service
+again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from graced.server import Server
 from graced.systemd.notify import Notifier
 
 FEEDS_PER_INTERVAL = 3
-"""Messages within WatchdogSec=: one late answer of an I/O thread does no harm."""
+"""Messages within WatchdogSec=: a single late answer of an I/O thread does no harm."""
 
 
 class Watchdog:
@@ -27,7 +31,7 @@ class Watchdog:
         self._warned = False
 
     def start(self) -> None:
-        """Begin to feed, if the service manager has a watchdog for this service."""
+        """Begin to feed, if the service manager has a watchdog for the service."""
         if self._interval:
             self.due = time.monotonic()
 

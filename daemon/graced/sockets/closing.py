@@ -1,4 +1,4 @@
-"""How a connection comes to its end."""
+"""The end of a connection, without a reset where possible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINGER_TIMEOUT = 1.0
 def is_at_its_end(request: socket.socket) -> bool:
     """Whether the client has sent end of file and all bytes before it have been read.
 
-    A connection that is broken, or was closed by its handler, is at its end too.
+    A connection that is broken, or was closed by the handler, is at the end too.
     """
     poll = select.poll()
     try:

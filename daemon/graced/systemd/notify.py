@@ -1,8 +1,9 @@
 """Messages to the service manager: sd_notify(3), over sdnotify.
 
-Without ``NOTIFY_SOCKET`` nothing is sent.  Where nobody has the other end of the socket, the log
-has one warning and nothing is sent any more.  A service manager that does not read for a while
-loses single messages, and the first in a row is a warning: its queue has 512 messages, and a slow
+Without ``NOTIFY_SOCKET`` nothing is sent.  If the socket has no reader (the service manager is
+gone, or the path is wrong), the log has one warning and no further message is sent.  If the queue
+of the service manager is full, a message waits for `SEND_TIMEOUT` and is lost then; the first loss
+in a row is a warning, and later messages are tried again.  The queue has 512 messages, and a slow
 generator stops systemd for seconds.
 """
 
