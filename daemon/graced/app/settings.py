@@ -193,7 +193,7 @@ SETTINGS = (
         default="restart",
         check=_one_of(KEEP),
         unit=", ".join(KEEP),
-        reason="a restart or an upgrade is noticed by nobody, at no cost while clients are served",
+        reason="clients stay connected at a restart, at no cost while clients are served",
     ),
     Setting(
         key="log.level",
