@@ -128,15 +128,27 @@ class Server:
     def freeze(self) -> list[Client]:
         """Stop accepting and serving; return the clients, for `adopt` here or in another process.
 
-        A client stays where its blocking handler cannot be moved.  Raises `StuckError`.
+        A client stays where its blocking handler cannot be moved.  Raises `StuckError` where an
+        I/O thread does not answer in time; all clients then stay, and no listener is accepted from.
         """
-        answers: SimpleQueue[list[Client]] = SimpleQueue()
-        for thread in self.io_threads:
-            thread.freeze(answers.put)
+        answers: SimpleQueue[None] = SimpleQueue()
+        frozen_by: list[list[Client]] = [[] for _ in self.io_threads]
+
+        def take(into: list[Client], clients: list[Client]) -> None:
+            into += clients
+            answers.put(None)
+
+        for thread, clients in zip(self.io_threads, frozen_by, strict=True):
+            thread.freeze(partial(take, clients))
         try:
-            frozen = [c for _ in self.io_threads for c in answers.get(timeout=IO_REPLY_TIMEOUT)]
+            for _ in self.io_threads:
+                answers.get(timeout=IO_REPLY_TIMEOUT)
         except Empty:
-            raise StuckError("an I/O thread does not turn") from None
+            # A thread that is late freezes its clients yet, and then finds this request.
+            for thread, clients in zip(self.io_threads, frozen_by, strict=True):
+                thread.adopt(clients, lambda: None)
+            raise StuckError("an I/O thread does not answer") from None
+        frozen = [client for clients in frozen_by for client in clients]
         if self.pool:
             moved = self.pool.freeze(HANDLER_FREEZE_TIMEOUT)
             for client in moved:

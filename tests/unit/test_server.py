@@ -240,3 +240,32 @@ def test_freeze_fails_when_a_thread_does_not_answer(
             server.freeze()
     finally:
         gate.set()
+
+
+def test_clients_stay_when_a_thread_does_not_answer(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "IO_REPLY_TIMEOUT", 0.1)
+    server = make(io_threads=3)
+    clients = [connect(server) for _ in range(10)]
+    for client in clients:
+        client.echo(b"hello")
+    gate = threading.Event()
+
+    def hang() -> None:
+        gate.wait(PATIENCE)
+
+    server.io_threads[0].post(hang)
+    try:
+        with pytest.raises(StuckError):
+            server.freeze()
+    finally:
+        gate.set()
+    for client in clients:
+        client.echo(b"served again")
+    assert (server.clients, server.admitted) == (10, 10)
+    server.drain(time.monotonic() + 3600)
+    for client in clients:
+        client.expect_farewell_alone()
+        client.close()
+    wait_for(server, lambda: server.drained)

@@ -30,6 +30,7 @@ from collections import deque
 from enum import Enum
 
 from graced import signals
+from graced.errors import StuckError
 from graced.log import events
 from graced.log.event import plural
 from graced.loop.poller import MAX_POLL_TIMEOUT
@@ -163,14 +164,22 @@ class Supervisor:
                 self._poll.unregister(ended)
 
     def hand_over_clients(self, store: FdStore) -> None:
-        """Hand clients over to the next start; clients without room in `store` remain."""
+        """Hand clients over to the next start; clients without room in `store` remain.
+
+        All clients remain where an I/O thread does not answer.
+        """
         self.lifecycle.to(State.HANDING_OVER)
         frozen_at = time.monotonic()
-        frozen = self._server.freeze()
+        try:
+            frozen = self._server.freeze()
+        except StuckError as error:
+            events.CANNOT_HAND_OVER(reason=error)
+            frozen = []
         remaining = store.hand_over(frozen, frozen_at, self._server.counts)
         for client in frozen[: len(frozen) - len(remaining)]:
             client.sock.close()
-        self._server.adopt(remaining)
+        if remaining:
+            self._server.adopt(remaining)
         events.HANDED_OVER(clients=len(frozen) - len(remaining), clients_left=self._server.clients)
 
     def drain(self, first: signal.Signals) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from graced import server as server_module
 from graced.handover.fdstore import FdStore
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
@@ -352,6 +353,43 @@ def test_clients_are_handed_over(
     assert first == "SIGUSR2 received, handing over 1 client to the next start, 0 remaining"
     assert "stopped after" in last
     client.send(b"for the next process")
+
+
+def test_clients_are_told_when_an_io_thread_does_not_answer(
+    managed: NotifySocket,
+    make: Make,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "IO_REPLY_TIMEOUT", 0.1)
+    managed.hold_barriers = True
+    scene = make()
+    store = FdStore(scene.notifier)
+    store.reserve()
+    managed.wait_for("FDSTORE=1")
+    scene.supervisor.start()
+    client = scene.connect()
+    gate = threading.Event()
+
+    def hang() -> None:
+        gate.wait(PATIENCE)
+
+    scene.server.io_threads[0].post(hang)
+    scene.supervisor.hand_over_clients(store)
+    gate.set()
+
+    def depart() -> None:
+        client.expect_farewell_alone()
+        client.close()
+
+    departing = threading.Thread(target=depart)
+    departing.start()
+    scene.supervisor.drain(SIGUSR2)
+    departing.join()
+    scene.supervisor.stop()
+    store.close()
+    assert "an I/O thread does not answer" in messages(caplog)[0]
+    assert messages(caplog)[-1].endswith(": 1 client departed, 0 closed at the deadline")
 
 
 def test_client_without_room_in_store_remains(
