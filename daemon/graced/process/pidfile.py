@@ -45,9 +45,7 @@ class PidFile:
                 who = f" with pid {owner}" if owner.isdigit() else ""
                 raise AlreadyRunningError(f"already running{who}: {self.path} is locked") from None
             except OSError as error:
-                if not os.fstat(fd).st_size:
-                    # Created by `_open` a moment ago, or of no use.
-                    os.unlink(self.path)
+                self._remove_if_empty(fd)
                 os.close(fd)
                 raise self._cannot(error) from None
             # The last owner has removed the file between `_open` and flock(2).
@@ -67,6 +65,15 @@ class PidFile:
             return fd
         os.close(fd)
         raise PidFileError(f"cannot write pidfile {self.path}: it is no plain file")
+
+    def _remove_if_empty(self, fd: int) -> None:
+        """Remove the file that `_open` has created a moment ago, or that is of no use."""
+        try:
+            if self._is_at_path(fd) and not os.fstat(fd).st_size:
+                os.unlink(self.path)
+        except OSError:
+            # The error of flock(2) is the one to report.
+            return
 
     def _check_owner(self, fd: int) -> None:
         owner = os.fstat(fd).st_uid

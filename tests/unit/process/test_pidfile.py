@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,47 @@ def test_pidfile_removed_between_open_and_lock_is_created_again(
     lock.write()
     assert path.read_text() == f"{os.getpid()}\n"
     lock.remove()
+
+
+def refuse_to_lock(monkeypatch: pytest.MonkeyPatch, first: Callable[[], object]) -> None:
+    """Let flock(2) fail, after `first`."""
+    import fcntl
+
+    def fail(_fd: int, _how: int) -> None:
+        first()
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+
+
+def test_created_file_that_cannot_be_locked_is_removed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_to_lock(monkeypatch, lambda: None)
+    with pytest.raises(PidFileError, match="No locks available"):
+        PidFile(str(path))
+    assert not path.exists()
+
+
+def test_file_of_another_process_stays_where_the_lock_fails(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace() -> None:
+        path.unlink()
+        path.write_text("4711\n")
+
+    refuse_to_lock(monkeypatch, replace)
+    with pytest.raises(PidFileError, match="No locks available"):
+        PidFile(str(path))
+    assert path.read_text() == "4711\n"
+
+
+def test_removed_file_that_cannot_be_locked_is_a_pidfile_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_to_lock(monkeypatch, path.unlink)
+    with pytest.raises(PidFileError, match="No locks available"):
+        PidFile(str(path))
 
 
 def test_hard_link_is_refused(path: Path) -> None:
