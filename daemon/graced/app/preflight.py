@@ -112,6 +112,9 @@ class Preflight:
         self._status: int | None = None
         self._ended = -1
         self._output = os.memfd_create("graced-preflight", os.MFD_CLOEXEC)
+        # Where SIGCHLD is ignored, by our caller or by a handler, the kernel reaps the child and
+        # nobody learns its status.
+        self._on_child_end = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
             self._pid = os.posix_spawn(
                 command[0],
@@ -128,7 +131,7 @@ class Preflight:
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
         except BaseException:
-            os.close(self._output)
+            self._restore()
             raise
         with suppress(OSError):
             # A container may forbid it; the caller then looks from time to time.
@@ -146,10 +149,16 @@ class Preflight:
         # Before it is reaped: its number is its own until then.
         with suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        # A handler that waits for any child may have reaped it.
+        with suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        self._restore()
+
+    def _restore(self) -> None:
         if self._ended >= 0:
             os.close(self._ended)
         os.close(self._output)
+        signal.signal(signal.SIGCHLD, self._on_child_end)
 
     def fileno(self) -> int:
         """The descriptor that is readable when the child has ended; -1: there is none."""

@@ -58,6 +58,17 @@ def test_reason_is_the_last_line(code: str, reason: str) -> None:
     assert outcome(launch(code)) == reason
 
 
+@pytest.mark.parametrize(("code", "reason"), [("pass", ""), ("import sys; sys.exit('no')", "no")])
+def test_ignored_sigchld_hides_no_outcome(code: str, reason: str) -> None:
+    """Ignored by the caller of graced, or by a handler that starts programs."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert outcome(launch(code)) == reason
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_command_is_the_same_with_one_option_more(tmp_path: Path) -> None:
     code = (
         f"import os, sys; open({str(tmp_path / 'seen')!r}, 'w').write("
