@@ -277,7 +277,12 @@ def import_everything() -> None:
 
     Raises `ConfigError`: an upgrade may be half done, or a file damaged.
     """
-    found = [each.name for each in pkgutil.walk_packages(graced.__path__, "graced.")]
+
+    def is_reported_below(_package: str) -> None:
+        """Ignore the failure of a package, whose name is in the list all the same."""
+
+    walk = pkgutil.walk_packages(graced.__path__, "graced.", onerror=is_reported_below)
+    found = [each.name for each in walk]
     # The program itself blocks signals, and imports nothing that is not imported here.
     names = [name for name in found if not name.endswith(".__main__")]
     for name in ("daemon", "logging", "socketserver", "tomllib", "traceback", *names):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import graced
 from graced.app import check, configuration, occupancy, unit
 from graced.app.check import Check, Subject
 from graced.app.settings import Settings
@@ -89,6 +90,17 @@ def test_lack_of_tasks_is_a_note() -> None:
     values = settings(handler="echo-threaded", max_handler_threads=1000)
     (note,) = notes(Subject(unit=service(tasks=320), descriptors=MANY), values)
     assert "max_handler_threads = 1000, but the limit of tasks (TasksMax=) is 320" in note
+
+
+@pytest.mark.parametrize("source", ["x = (", "raise ValueError('cut off')", "import no_such_thing"])
+def test_package_that_cannot_be_imported_is_named(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "__init__.py").write_text(source)
+    monkeypatch.setattr(graced, "__path__", [*graced.__path__, str(tmp_path)])
+    with pytest.raises(ConfigError, match=r"^graced\.damaged cannot be imported: "):
+        check.import_everything()
 
 
 def test_module_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
