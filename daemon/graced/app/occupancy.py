@@ -77,19 +77,23 @@ def listening_at_path(path: str) -> set[int]:
 
 def refuse_overlaps(addresses: Sequence[Address]) -> None:
     """Raise `ConfigError` if two addresses cannot be listened on together."""
-    taken: list[tuple[Address, int, str]] = []
+    taken: list[tuple[Address, int, str, int]] = []
     for address in addresses:
         found = binding.socket_addresses(address)
-        mine: list[tuple[Address, int, str]] = []
-        for family, (place, *_) in found:
+        mine: list[tuple[Address, int, str, int]] = []
+        for family, (place, *rest) in found:
             host = str(place)
-            for other, its_family, its_host in taken:
+            # A link-local address may be that of several interfaces (RFC 4007).
+            scope = int(str(rest[2])) if family == socket.AF_INET6 else 0
+            for other, its_family, its_host, its_scope in taken:
                 same_port = address.path or (address.port and address.port == other.port)
-                if family == its_family and same_port and _overlap(family, host, its_host):
+                same_scope = scope == its_scope or not (scope and its_scope)
+                same_place = family == its_family and same_scope and same_port
+                if same_place and _overlap(family, host, its_host):
                     raise ConfigError(
                         f"server.listen: {address} and {other} overlap, only one can be listened on"
                     )
-            mine.append((address, family, host))
+            mine.append((address, family, host, scope))
         taken += mine
 
 

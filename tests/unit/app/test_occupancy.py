@@ -90,6 +90,8 @@ def test_process_in_another_user_namespace_is_unknown(monkeypatch: pytest.Monkey
         "localhost:7 localhost:7",
         "localhost:7 127.0.0.1:7",
         "[::]:7 [::1]:7",
+        "[fe80::1%1]:7 [fe80::1%1]:7",
+        "[::]:7 [fe80::1%1]:7",
         "unix:/a unix:/a",
     ],
 )
@@ -108,6 +110,7 @@ def test_overlap_is_refused(listen: str) -> None:
         "127.0.0.1:7 [::1]:7",
         "*:0 *:0",
         "127.0.0.1:0 *:0 localhost:0",
+        "[fe80::1%1]:7 [fe80::1%2]:7",
         "unix:/a unix:/b",
     ],
 )
