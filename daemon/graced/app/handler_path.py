@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from graced.app.settings import Settings
     from graced.handlers.registry import Handler
 
-_MANAGED = ("NOTIFY_SOCKET", "INVOCATION_ID", "LISTEN_FDS")
-"""Variables that a service manager sets (systemd.exec(5))."""
+_MANAGED = ("NOTIFY_SOCKET", "LISTEN_FDS", "GRACED_PREFLIGHT")
+"""Variables of a process that a service manager starts (systemd.exec(5)), and of its preflight
+(`graced.app.preflight.VARIABLE`)."""
+_STARTED_PID = "SYSTEMD_EXEC_PID"
+"""The process that systemd has started.  Other variables of systemd, such as INVOCATION_ID, come
+down to every shell in a terminal that the user's own service manager has started."""
 
 
 def find(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
@@ -48,7 +52,8 @@ def find(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
 
 def _distrust(environ: Mapping[str, str]) -> str:
     """The reason why handlers in the current directory do not count; empty: no reason."""
-    if any(name in environ for name in _MANAGED):
+    is_started = environ.get(_STARTED_PID) == str(os.getpid())
+    if is_started or any(name in environ for name in _MANAGED):
         return "a service manager starts graced"
     if sys.flags.isolated:
         return "this Python is isolated (-I)"

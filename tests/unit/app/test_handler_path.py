@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from graced.app import configuration, handler_path
+from graced.app import configuration, handler_path, preflight
 from graced.app.settings import Settings
 from graced.errors import ConfigError
 
@@ -43,11 +43,20 @@ def test_handler_in_the_current_directory_is_found(here: Path) -> None:
     assert sys.path[-1] == str(here)
 
 
-@pytest.mark.parametrize("variable", ["NOTIFY_SOCKET", "INVOCATION_ID", "LISTEN_FDS"])
+@pytest.mark.parametrize(
+    "variable", ["NOTIFY_SOCKET", "LISTEN_FDS", "SYSTEMD_EXEC_PID", preflight.VARIABLE]
+)
 def test_service_manager_never_starts_it(variable: str, here: Path) -> None:
     with pytest.raises(ConfigError, match=r"\(a service manager starts graced\)"):
-        handler_path.find(settings(), {variable: "1"})
+        handler_path.find(settings(), {variable: str(os.getpid())})
     assert str(here) not in sys.path
+
+
+def test_terminal_below_a_service_manager_is_for_a_person(here: Path) -> None:
+    """As in a terminal of GNOME, which is a service of the user's systemd."""
+    environ = {"INVOCATION_ID": "1" * 32, "SYSTEMD_EXEC_PID": str(os.getppid())}
+    assert handler_path.find(settings(), environ)
+    assert sys.path[-1] == str(here)
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
