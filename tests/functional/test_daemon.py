@@ -26,6 +26,7 @@ from support import (
     run_graced,
     settled,
     wait_for_end,
+    without_a_log,
 )
 
 LOGS = ("/run/systemd/journal/socket", "/dev/log")
@@ -190,7 +191,7 @@ def test_terminal_reads_pid_and_log_and_can_be_closed(tmp_path: Path) -> None:
 def test_output_of_the_command_ends(tmp_path: Path) -> None:
     """As in ``output=$(graced -d)``."""
     with in_background(tmp_path) as (found, _, _):
-        assert (found.stdout, found.stderr) == ("", "")
+        assert (found.stdout, found.stderr) == ("", without_a_log())
 
 
 def test_its_log_goes_to_stderr_where_that_is_a_file(handler: str) -> None:

@@ -20,6 +20,7 @@ from support.process import (
     launch,
     run_graced,
     wait_for_end,
+    without_a_log,
 )
 from support.store import PASS, FdStore
 
@@ -45,4 +46,5 @@ __all__ = [
     "run_graced",
     "settled",
     "wait_for_end",
+    "without_a_log",
 ]

@@ -15,6 +15,7 @@ from signal import SIGKILL, SIGTERM, Signals
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from graced.log import sinks
 from support.client import Client
 from support.log import PATIENCE, Log
 
@@ -225,6 +226,13 @@ class Graced(_Running):
         status = self.process.wait(within)
         self.log.close()
         return status
+
+
+def without_a_log() -> str:
+    """The words of ``--daemon`` on a stderr that the daemon does not keep, on this machine."""
+    if any(map(os.path.exists, (sinks.JOURNAL_SOCKET, sinks.SYSLOG_SOCKET))):
+        return ""
+    return "graced: log: none (no journal, no syslog); 2>FILE writes one\n"
 
 
 class Daemon(_Running):

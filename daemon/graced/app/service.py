@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN = 0.05
 """Seconds between two looks at a preflight without a pidfd."""
+_NO_LOG = "none (no journal, no syslog)"
 _EXTRA_TIME = 10.0
 """Seconds that the service manager is asked to wait beyond the timeout of a preflight."""
 
@@ -206,10 +207,15 @@ class Service:
         return [each.sock for each in self._listeners] + [client.sock for client in clients]
 
     def _tell_terminal(self, *, keep_stderr: bool) -> None:
-        """Print on the terminal where to find the daemon and the log."""
-        if not (sys.stdout and os.isatty(sys.stdout.fileno())):
-            return
+        """Print on the terminal where to find the daemon and the log.
+
+        Without a terminal say on stderr only that there is no log: the daemon itself cannot.
+        """
         with suppress(OSError):
+            if not (sys.stdout and os.isatty(sys.stdout.fileno())):
+                if _place_of_log(keep_stderr) == _NO_LOG:
+                    print(f"graced: log: {_NO_LOG}; 2>FILE writes one", file=sys.stderr)
+                return
             pid = ""
             if self._lock:
                 with open(self._lock.path, encoding="ascii") as file:
@@ -352,7 +358,7 @@ def _place_of_log(keep_stderr: bool) -> str:
     sink = sinks.sink_for(detached=True)
     if isinstance(sink, sinks.Journal):
         return "journalctl -t graced"
-    return "syslog" if isinstance(sink, sinks.Syslog) else "none (no journal, no syslog)"
+    return "syslog" if isinstance(sink, sinks.Syslog) else _NO_LOG
 
 
 def build(
