@@ -67,6 +67,7 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launc
             return service.serve_detached(foreign) if daemon else service.serve()
         except StartError:
             # The system was short of something: the next try may find it, and the clients.
+            service.turn_away_unstored()
             raise
         except GracedError:
             service.turn_away()
@@ -173,6 +174,11 @@ class Service:
             for each in self._listeners:
                 self._inherited.listeners.give_back_or_close(each)
             self._inherited.turn_away(_last_words(self._settings, self._launch.environment))
+
+    def turn_away_unstored(self) -> None:
+        """Tell the inherited clients that the next try to start would not find."""
+        if self._inherited and not self._inherited.in_store:
+            self._inherited.turn_away_clients(_last_words(self._settings, self._launch.environment))
 
     def serve_detached(self, foreign: frozenset[int]) -> int:
         """Serve in the background; in the parent, return when the daemon serves.

@@ -49,6 +49,15 @@ class FdBundle:
         self.receiver.close()
 
 
+def keeps_descriptors(receiver: socket.socket) -> bool:
+    """Whether `unpack` leaves the descriptors in the bundle.  To be asked before `unpack`."""
+    try:
+        receiver.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+    except OSError:
+        return False
+    return True
+
+
 def unpack(receiver: socket.socket) -> Iterator[list[int]]:
     """Yield copies of the descriptors, message by message; the bundle keeps its own.
 
@@ -56,11 +65,7 @@ def unpack(receiver: socket.socket) -> Iterator[list[int]]:
     No copy is inheritable.  Raises `OSError` where this process may not have so many descriptors.
     """
     receiver.setblocking(False)
-    peek: int = socket.MSG_PEEK
-    try:
-        receiver.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
-    except OSError:
-        peek = 0
+    peek = int(socket.MSG_PEEK) if keeps_descriptors(receiver) else 0
     space = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT.size)
     while True:
         try:

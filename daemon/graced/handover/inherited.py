@@ -7,7 +7,7 @@ from contextlib import suppress
 from socket import AF_UNIX, SHUT_WR, socket
 from time import monotonic
 
-from graced.handover.fd_bundle import unpack
+from graced.handover.fd_bundle import keeps_descriptors, unpack
 from graced.handover.fdstore import CLIENTS, LISTENERS, MIRRORED, PREFIX
 from graced.handover.snapshot import SnapshotError, decode
 from graced.log import events
@@ -41,6 +41,8 @@ class Inherited:
         handed over nothing, because of a crash for example."""
         self.counts = (0, 0)
         """Clients admitted and bytes echoed by the processes before."""
+        self.in_store = True
+        """Whether the store still has all clients, for another try to start."""
         listeners: list[socket] = []
         mirrored: list[socket] = []
         for fd, name in passed:
@@ -54,6 +56,8 @@ class Inherited:
             elif sock:
                 # A copy of each client stays in the bundle until the store forgets it.
                 with sock:
+                    if name in {CLIENTS, MIRRORED}:
+                        self.in_store = self.in_store and keeps_descriptors(sock)
                     if name == CLIENTS:
                         self._read_clients(sock)
                     elif name == MIRRORED:
@@ -84,16 +88,12 @@ class Inherited:
 
         The clients in the queues of listening sockets are among them.
         """
-        for client in (*self.clients, *self.retire_listeners()):
-            # A client that has gone needs no farewell.
-            with client.sock, suppress(OSError):
-                with suppress(BlockingIOError):
-                    client.sock.send(client.unsent + farewell)
-                client.sock.shutdown(SHUT_WR)
-                # Closing with unread input would destroy the farewell (RST).
-                for _ in range(_MAX_READS):
-                    if not client.sock.recv(_READ_SIZE):
-                        break
+        self.turn_away_clients(farewell)
+        _turn_away(self.retire_listeners(), farewell)
+
+    def turn_away_clients(self, farewell: bytes) -> None:
+        """The same for the clients that have been accepted; the listening sockets stay."""
+        _turn_away(self.clients, farewell)
 
     def _read_clients(self, bundle: socket) -> None:
         messages = unpack(bundle)
@@ -120,6 +120,19 @@ class Inherited:
                 snapshot.counts,
             )
             _close(set(connections) - {client.sock for client in self.clients})
+
+
+def _turn_away(clients: Iterable[Client], farewell: bytes) -> None:
+    for client in clients:
+        # A client that has gone needs no farewell.
+        with client.sock, suppress(OSError):
+            with suppress(BlockingIOError):
+                client.sock.send(client.unsent + farewell)
+            client.sock.shutdown(SHUT_WR)
+            # Closing with unread input would destroy the farewell (RST).
+            for _ in range(_MAX_READS):
+                if not client.sock.recv(_READ_SIZE):
+                    break
 
 
 def _sockets(messages: Iterator[list[int]]) -> list[socket]:

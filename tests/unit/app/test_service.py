@@ -17,6 +17,7 @@ from graced.app.preflight import Launch
 from graced.app.service import Service
 from graced.app.settings import PID_FILE, Settings
 from graced.errors import AlreadyRunningError, ConfigError, ListenError, PidFileError
+from graced.handover import fd_bundle
 from graced.handover.fd_bundle import FdBundle
 from graced.handover.fdstore import LISTENERS, MIRRORED
 from graced.log import bridge, event, events, sinks
@@ -171,6 +172,29 @@ def test_refused_claim_tells_inherited_clients(
     with pytest.raises(ListenError):
         started.claim()
     started.turn_away()
+    assert heard(client) == FAREWELL
+
+
+@pytest.mark.parametrize("in_store", [True, False])
+def test_failed_start_tells_clients_that_the_next_would_not_find(
+    in_store: bool,
+    client: socket.socket,
+    log: Log,
+    belongings: ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SO_PEEK_OFF may be missing or forbidden, and the system short of threads."""
+    if not in_store:
+        monkeypatch.setattr(fd_bundle, "_SO_PEEK_OFF", -1)
+    started = make(settings(), log, belongings)
+    started.claim()
+    started.turn_away_unstored()
+    if in_store:
+        client.settimeout(0.0)
+        with pytest.raises(BlockingIOError):
+            client.recv(100)
+        client.settimeout(PATIENCE)
+        started.turn_away()
     assert heard(client) == FAREWELL
 
 
