@@ -39,10 +39,15 @@ class InheritedListeners:
         self.sockets = list(sockets)
         self._connections: list[socket.socket] = []
 
-    def take(self, family: int, host: object, port: int) -> socket.socket | None:
-        """Give out the socket that listens at an address; port 0: at any port of the host."""
+    def take(
+        self, family: int, host: object, port: int, interface: object = 0
+    ) -> socket.socket | None:
+        """Give out the socket that listens at an address; port 0: at any port of the host.
+
+        `interface`: the number of the interface of a link-local address.
+        """
         for sock in self.sockets:
-            if _is_at(sock, family, host, port) and not refuses_connections(sock):
+            if _is_at(sock, family, host, port, interface) and not refuses_connections(sock):
                 self.sockets.remove(sock)
                 return sock
         return None
@@ -121,7 +126,7 @@ def _retire(sock: socket.socket) -> list[socket.socket]:
     return connections
 
 
-def _is_at(sock: socket.socket, family: int, host: object, port: int) -> bool:
+def _is_at(sock: socket.socket, family: int, host: object, port: int, interface: object) -> bool:
     """Whether the socket listens at an address; port 0: at any port."""
     if sock.family != family:
         return False
@@ -129,6 +134,8 @@ def _is_at(sock: socket.socket, family: int, host: object, port: int) -> bool:
     if family == socket.AF_UNIX:
         # No client reaches a socket whose path has been removed.
         return bool(name == host and os.path.exists(name))
+    if family == socket.AF_INET6 and name[3] != interface:
+        return False
     return bool(name[:2] == (host, port or name[1]))
 
 
@@ -230,7 +237,7 @@ def _bind_all(
     absent: OSError | None = None
     try:
         for family, (host, _, *scope) in found:
-            sock = inherited.take(family, host, port)
+            sock = inherited.take(family, host, port, *scope[1:])
             if sock:
                 sock.listen(backlog)
                 bound.append(Listener(sock, inherited=True))

@@ -341,3 +341,21 @@ def test_backlog_is_that_of_the_configuration_now(bind: Bind, inherit: Inherit) 
     # tcpi_sacked, which is the backlog of a socket that listens.
     info = found.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
     assert struct.unpack_from("=I", info, 28) == (7,)
+
+
+class LinkLocal(socket.socket):
+    """A socket that listens at fe80::1 of an interface that this machine need not have."""
+
+    interface = 0
+
+    def getsockname(self) -> tuple[str, int, int, int]:
+        return "fe80::1", 7, 0, self.interface
+
+
+def test_listener_of_another_interface_is_not_taken() -> None:
+    with LinkLocal(socket.AF_INET6) as first, LinkLocal(socket.AF_INET6) as second:
+        first.interface, second.interface = 1, 2
+        inherited = InheritedListeners([first, second])
+        assert inherited.take(socket.AF_INET6, "fe80::1", 7, 3) is None
+        assert inherited.take(socket.AF_INET6, "fe80::1", 7, 2) is second
+        assert inherited.take(socket.AF_INET6, "fe80::1", 7, 1) is first
