@@ -263,7 +263,9 @@ def _wait(line: socket.socket, child: int, notifier: Notifier) -> None:
                 received += inbox.take()
                 if notifier and signals.HANDOVER in received:
                     _call_off(line)
-                line.send(b"go")
+                # A daemon that has died by now has left the reason, or an end, to be read next.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    line.send(b"go")
             elif word == "ok":
                 return
             elif word:

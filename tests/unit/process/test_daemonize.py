@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -239,6 +239,20 @@ def test_command_fails_when_daemon_dies(line: Line, notifier: Notifier) -> None:
     daemon.send(b"pid 4711")
     daemon.shutdown(socket.SHUT_WR)
     with pytest.raises(StartError, match=r"^the daemon died before it served$"):
+        wait(command, forked(), notifier)
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"), [((), "the daemon died before it served"), ((b"1 reason",), "reason")]
+)
+def test_command_fails_when_daemon_dies_before_go(
+    last: Sequence[bytes], reason: str, line: Line, notifier: Notifier
+) -> None:
+    command, daemon = line
+    for message in (b"pid 4711", *last):
+        daemon.send(message)
+    daemon.close()
+    with pytest.raises(StartError, match=f"^{reason}$"):
         wait(command, forked(), notifier)
 
 
