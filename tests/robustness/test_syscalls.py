@@ -57,9 +57,9 @@ IN_EITHER = [
     Start(Fault("openat", "error=EACCES", path="{config}"), 78, "graced.toml: Permission denied"),
     Start(Fault("read", "error=EIO", path="{config}"), 78, "graced.toml: Input/output error"),
     Start(Fault("read", "error=EISDIR", path="{config}"), 78, "graced.toml: Is a directory"),
-    Start(Fault("eventfd2", "error=EMFILE"), 1, UNEXPECTED),
-    Start(Fault("epoll_ctl", "error=ENOMEM"), 1, UNEXPECTED),
-    Start(Fault("pipe2", "error=EMFILE"), 1, UNEXPECTED),
+    Start(Fault("eventfd2", "error=EMFILE"), 1, "cannot wait for clients, .*Too many"),
+    Start(Fault("epoll_ctl", "error=ENOMEM"), 1, "cannot wait for clients, .*allocate"),
+    Start(Fault("pipe2", "error=EMFILE"), 1, "cannot catch signals, pipe.2.: Too many"),
 ]
 FOREGROUND = [
     Start(Fault(FORKS, "error=EAGAIN"), 1, "cannot start a thread"),
@@ -71,7 +71,7 @@ FORKED = [
     Start(Fault(FORKS, "error=EAGAIN"), 1, "cannot fork: Resource temporarily unavailable"),
     Start(Fault(FORKS, "error=ENOMEM"), 1, "cannot fork: Cannot allocate memory"),
     Start(Fault("setsid", "error=EPERM"), 1, "Operation not permitted"),
-    Start(Fault("socketpair", "error=EMFILE"), 1, UNEXPECTED),
+    Start(Fault("socketpair", "error=EMFILE"), 1, "cannot become a daemon: .*Too many"),
     Start(Fault("sendto", "error=ENOBUFS", "1"), 1, ""),
     Start(Fault("chdir", "error=EACCES"), 1, "Permission denied"),
     Start(Fault("dup2,dup3", "error=EBADF"), 1, "Bad file descriptor"),
