@@ -11,11 +11,11 @@ from contextlib import ExitStack, suppress
 from time import monotonic
 
 from graced.app import handler_path, preflight
+from graced.app.assembly import build
 from graced.app.preflight import Launch, Preflight
 from graced.app.settings import PID_FILE, Settings
 from graced.errors import HANDED_OVER, FailedError, GracedError, PidFileError, StartError
 from graced.handlers import registry
-from graced.handlers.registry import Handler
 from graced.handover.fdstore import LISTENERS, MIRRORED, FdStore
 from graced.handover.inherited import Inherited
 from graced.handover.mirror import Mirror
@@ -23,13 +23,11 @@ from graced.log import events, sinks, writer
 from graced.log.event import plural
 from graced.log.writer import Log
 from graced.loop.acceptor import MAX_LINGERING
-from graced.loop.admission import Admission
-from graced.loop.policy import Policy
 from graced.process import daemonize, limits
 from graced.process.daemonize import Parent
 from graced.process.pidfile import PidFile
 from graced.process.supervisor import Supervisor
-from graced.server import Blocking, Server, default_io_threads
+from graced.server import Server
 from graced.signals import HANDOVER, SignalInbox
 from graced.sockets import binding
 from graced.sockets.listener import Listener
@@ -38,10 +36,9 @@ from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from signal import Signals
     from socket import socket
-    from typing import Any
 
 _LOOK_AGAIN = 0.05
 """Seconds between two looks at a preflight without a pidfd."""
@@ -365,39 +362,3 @@ def _place_of_log(keep_stderr: bool) -> str:
     if isinstance(sink, sinks.Journal):
         return "journalctl -t graced"
     return "syslog" if isinstance(sink, sinks.Syslog) else _NO_LOG
-
-
-def build(
-    settings: Settings,
-    handler: Handler | None,
-    listeners: Sequence[Listener],
-    mirror: Mirror | None = None,
-) -> Server:
-    """The server that the settings ask for."""
-    blocking = None
-    if handler:
-
-        def run_handler(request: Any, address: Any) -> None:
-            handler.factory(request, address, server)  # type: ignore[arg-type]
-
-        blocking = Blocking(
-            run_handler,
-            greet=handler.greets,
-            movable=handler.movable,
-            max_threads=settings.max_handler_threads,
-        )
-    server = Server(
-        listeners,
-        admission=Admission(settings.max_clients, settings.max_clients_per_host),
-        policy=Policy(
-            farewell=handler.farewell if handler else settings.farewell,
-            gap=settings.farewell_gap,
-            idle_timeout=settings.idle_timeout,
-            stall_timeout=settings.stall_timeout,
-            log_connections=settings.connections,
-        ),
-        blocking=blocking,
-        mirror=mirror,
-        io_threads=settings.io_threads or default_io_threads(),
-    )
-    return server
