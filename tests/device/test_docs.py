@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from device.packages import Packages
-from device.service import Service
+from device.service import UNIT, Service
 from docs.pages import DEVICE_PLACE, Session, sessions
 from docs.terminal import PATIENCE, PROMPTS, SHELL, SKIP, follow, pattern
 from rigging import Device
@@ -71,6 +71,14 @@ def files(session: Session, device: Device) -> Iterator[None]:
             device.remove(name)
 
 
+def forget_other_tests(graced: Service) -> None:
+    """Begin with an empty journal and a new process: both tell of the tests before this one."""
+    graced.stop()
+    graced.device.run("journalctl", "--rotate", "--vacuum-files=1")
+    graced.device.systemctl("start", UNIT)
+    graced.mark()
+
+
 @pytest.mark.usefixtures("packages_at_home")
 @pytest.mark.parametrize("session", sessions(DEVICE_PLACE), ids=lambda session: session.name)
 def test_transcript_is_what_a_device_shows(session: Session, graced: Service) -> None:
@@ -84,5 +92,6 @@ def test_transcript_is_what_a_device_shows(session: Session, graced: Service) ->
             with graced.follow() as journal:
                 journal.until(lambda record: bool(last.fullmatch(record.get("MESSAGE", ""))))
 
+    forget_other_tests(graced)
     with files(session, device), terminals(session.terminals, device) as masters:
         follow(masters, PROMPTS[DEVICE_PLACE], session.steps(), before)
