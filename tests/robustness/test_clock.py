@@ -115,7 +115,7 @@ def test_nothing_asks_for_the_time_on_the_wall() -> None:
         for line in path.read_text().splitlines()
         if words.search(line)
     ]
-    assert found == ["events.py: self.created = time.time()"]
+    assert found == ["event.py: self.created = time.time()"]
 
 
 def test_clients_see_no_difference() -> None:
