@@ -59,7 +59,7 @@ After=sysinit.target dbus.socket
 ExecStart=/usr/bin/python3 -I -S /run/rig/agent.py
 Restart=on-failure
 OOMScoreAdjust=-900
-LimitNOFILE={agent.DESCRIPTORS}
+LimitNOFILE={agent.DESCRIPTORS}:524288
 """
 
 
