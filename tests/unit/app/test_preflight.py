@@ -115,7 +115,7 @@ def test_program_that_is_gone_is_an_error() -> None:
 def test_child_and_its_children_are_killed_at_the_end() -> None:
     code = (
         "import subprocess, sys; subprocess.Popen(['sleep', '1000']);"
-        "print('ready', flush=True); import time; time.sleep(1000)"
+        "print('ready', flush=True); import signal; signal.pause()"
     )
     with Preflight(launch(code), gets_listeners=False) as attempt:
         assert attempt.running
