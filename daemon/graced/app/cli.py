@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from graced.app import configuration, options, preflight, service
+from graced.app import command_line, configuration, preflight, service
 from graced.app.preflight import Launch
 from graced.errors import FailedError, GracedError
 from graced.log import events, sinks, writer
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from graced.app.options import Given
+    from graced.app.command_line import Given
     from graced.app.settings import Settings
 
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(argv: Sequence[str]) -> int:
     launch = Launch.of_this_process(argv)
     try:
-        given = options.parse(argv)
+        given = command_line.parse(argv)
     except GracedError:
         service.refuse(configuration.salvage(None, {}))
         raise

@@ -1,44 +1,112 @@
-"""The options of a command line of graced(8)."""
+"""The options of graced(8)."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-from graced.app.settings import BY_KEY
+from graced.app.settings import CONFIG_FILE, LOG_LEVELS, PID_FILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
 
-class Given(SimpleNamespace):
-    """The options of a command line."""
+class Option:
+    """An option of graced(8), in the words of `argparse.ArgumentParser.add_argument`."""
 
-    config: str | None = None
-    daemon: bool = False
-    check_config: bool = False
-    print_config: bool = False
-    overrides: dict[str, tuple[str, Any]]
-    """Keys of the configuration, each with the name and the value of its option."""
+    __slots__ = ("action", "const", "dest", "flags", "help", "metavar")
+
+    def __init__(
+        self,
+        *flags: str,
+        dest: str = "",
+        action: str = "store",
+        const: Any = True,
+        metavar: str | None = None,
+        help: str,
+    ) -> None:
+        """Describe an option.
+
+        `dest`: the key of the configuration that the option overrides, or a field of
+        `graced.app.command_line.Given`; without one the name of the field is that of the last flag.
+        `action`: store, append, number or store_const.  `help`: %(default)s stands for the default
+        of the key.
+        """
+        self.flags = flags
+        self.dest = dest or flags[-1].lstrip("-").replace("-", "_")
+        self.action = action
+        self.const = const
+        self.metavar = metavar
+        self.help = help
 
 
-SERVICE = ["--daemon"]
-"""The command line of graced.service: the start of a device must not wait for `argparse`.  With the
-modules that `argparse` imports and the making of the parser, that takes a sixth of a start."""
+OPTIONS = (
+    Option(
+        "-c", "--config", metavar="FILE", help=f"the only file to read (default: {CONFIG_FILE})"
+    ),
+    Option(
+        "-l",
+        "--listen",
+        metavar="ADDRESS",
+        action="append",
+        dest="server.listen",
+        help="HOST:PORT, [::1]:PORT, *:PORT or unix:/PATH; repeatable; port 0 picks a free one"
+        " (default: %(default)s)",
+    ),
+    Option(
+        "-g",
+        "--grace",
+        metavar="SECONDS",
+        action="number",
+        dest="shutdown.grace_period",
+        help="time for clients to leave, from the first signal on (default: %(default)s)",
+    ),
+    Option(
+        "-d",
+        "--daemon",
+        action="store_const",
+        help="return when the daemon serves in the background (default: foreground)",
+    ),
+    Option(
+        "-p",
+        "--pid-file",
+        metavar="PATH",
+        dest="daemon.pid_file",
+        help=f"(default: {PID_FILE} with --daemon, else none)",
+    ),
+    Option(
+        "-H",
+        "--handler",
+        metavar="NAME",
+        dest="server.handler",
+        help="echo, echo-threaded, an entry point or package.module:Class (default: %(default)s)",
+    ),
+    Option(
+        "--log-level",
+        metavar="LEVEL",
+        dest="log.level",
+        help=f"{', '.join(LOG_LEVELS)} (default: %(default)s)",
+    ),
+    Option(
+        "-v",
+        action="store_const",
+        const="debug",
+        dest="log.level",
+        help="the same as --log-level debug, which logs payloads too",
+    ),
+    Option(
+        "-t",
+        "--check-config",
+        action="store_const",
+        help="check all that a start would check, serve nothing, and exit",
+    ),
+    Option(
+        "--print-config",
+        action="store_const",
+        help="print every effective value and its source as TOML, and exit",
+    ),
+)
 
 
-def parse(arguments: Sequence[str]) -> Given:
-    """Read a command line, without the name of the program.
-
-    Raises `UsageError`, and `SystemExit` after printing for ``--help`` and ``--version``.
-    """
-    if list(arguments) == SERVICE:
-        return Given(daemon=True, overrides={})
-    from graced.app.parser import parser  # noqa: PLC0415
-
-    reader = parser()
-    given = vars(reader.parse_args(arguments))
-    names = {action.dest: action.option_strings[-1] for action in reversed(reader._actions)}
-    overrides = {key: (names[key], given.pop(key)) for key in BY_KEY if key in given}
-    return Given(**given, overrides=overrides)
+def number(text: str) -> float:
+    """An integer if possible, so that an error of the settings shows the number as it was typed."""
+    value = float(text)
+    return int(value) if value.is_integer() else value

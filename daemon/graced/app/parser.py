@@ -10,7 +10,8 @@ import os
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 
 from graced import __version__
-from graced.app.settings import BY_KEY, CONFIG_FILE, LOG_LEVELS, PID_FILE
+from graced.app.options import OPTIONS, Option, number
+from graced.app.settings import BY_KEY
 from graced.errors import UsageError
 
 TYPE_CHECKING = False
@@ -66,8 +67,7 @@ def _width() -> int:
 def parser() -> Parser:
     """The parser of graced(8).
 
-    An option that is not given is absent from the namespace.  An option that overrides a key of
-    the configuration has the key as its name there.
+    An option that is not given is absent from the namespace.
     """
     found = Parser(
         prog="graced",
@@ -76,83 +76,33 @@ def parser() -> Parser:
         epilog=_SIGNALS,
         argument_default=SUPPRESS,
     )
-    add = found.add_argument
-    add("-c", "--config", metavar="FILE", help=f"the only file to read (default: {CONFIG_FILE})")
-    add(
-        "-l",
-        "--listen",
-        metavar="ADDRESS",
-        action="append",
-        dest="server.listen",
-        help="HOST:PORT, [::1]:PORT, *:PORT or unix:/PATH; repeatable; port 0 picks a free one"
-        f" (default: {', '.join(_default('server.listen'))})",
-    )
-    add(
-        "-g",
-        "--grace",
-        metavar="SECONDS",
-        type=_number,
-        dest="shutdown.grace_period",
-        help="time for clients to leave, from the first signal on"
-        f" (default: {_default('shutdown.grace_period'):g})",
-    )
-    add(
-        "-d",
-        "--daemon",
-        action="store_true",
-        help="return when the daemon serves in the background (default: foreground)",
-    )
-    add(
-        "-p",
-        "--pid-file",
-        metavar="PATH",
-        dest="daemon.pid_file",
-        help=f"(default: {PID_FILE} with --daemon, else none)",
-    )
-    add(
-        "-H",
-        "--handler",
-        metavar="NAME",
-        dest="server.handler",
-        help="echo, echo-threaded, an entry point or package.module:Class"
-        f" (default: {_default('server.handler')})",
-    )
-    add(
-        "--log-level",
-        metavar="LEVEL",
-        dest="log.level",
-        help=f"{', '.join(LOG_LEVELS)} (default: {_default('log.level')})",
-    )
-    add(
-        "-v",
-        action="store_const",
-        const="debug",
-        dest="log.level",
-        help="the same as --log-level debug, which logs payloads too",
-    )
-    add(
-        "-t",
-        "--check-config",
-        action="store_true",
-        help="check all that a start would check, serve nothing, and exit",
-    )
-    add(
-        "--print-config",
-        action="store_true",
-        help="print every effective value and its source as TOML, and exit",
-    )
-    add("--version", action="version", version=f"%(prog)s {__version__}")
+    for option in OPTIONS:
+        found.add_argument(
+            *option.flags,
+            dest=option.dest,
+            help=option.help.replace("%(default)s", _default(option.dest)),
+            **_ways(option),
+        )
+    found.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return found
 
 
-def _default(key: str) -> Any:
-    return BY_KEY[key].default
+def _ways(option: Option) -> dict[str, Any]:
+    """The arguments of `add_argument` that depend on the action."""
+    if option.action == "store_const":
+        return {"action": "store_const", "const": option.const}
+    if option.action == "number":
+        return {"type": _number, "metavar": option.metavar}
+    return {"action": option.action, "metavar": option.metavar}
+
+
+def _default(key: str) -> str:
+    default = BY_KEY[key].default if key in BY_KEY else None
+    return ", ".join(default) if isinstance(default, list | tuple) else f"{default}"
 
 
 def _number(text: str) -> float:
-    """An integer if possible, so that an error of the settings shows the number as it was typed."""
     try:
-        value = float(text)
+        return number(text)
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a number") from None
-    return int(value) if value.is_integer() else value

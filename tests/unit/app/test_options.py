@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graced import __version__
-from graced.app.options import SERVICE, Given, parse
+from graced.app.command_line import Given, parse, read_plain
+from graced.app.options import OPTIONS, Option
 from graced.app.parser import parser
 from graced.app.settings import BY_KEY, CONFIG_FILE, LOG_LEVELS, PID_FILE
 from graced.errors import UsageError
@@ -21,6 +22,7 @@ from graced.signals import WATCHED
 from support import CHECKOUT
 
 UNIT = (CHECKOUT / "systemd" / "graced.service").read_text()
+SERVICE = re.findall(r"^ExecStart=\S+ (.*)$", UNIT, re.M)
 ACTIONS = [action for action in parser()._actions if action.dest not in {"help", "version"}]
 
 
@@ -177,8 +179,8 @@ def test_help_and_version_end_the_reading(
 def modules_to_parse(arguments: list[str]) -> set[str]:
     """The modules that reading a command line imports."""
     code = (
-        "import sys; before = set(sys.modules); from graced.app import options;"
-        "options.parse(sys.argv[1:]); print(*set(sys.modules) - before)"
+        "import sys; before = set(sys.modules); from graced.app import command_line;"
+        "command_line.parse(sys.argv[1:]); print(*set(sys.modules) - before)"
     )
     done = subprocess.run(
         [sys.executable, "-S", "-c", code, *arguments],
@@ -192,16 +194,34 @@ def modules_to_parse(arguments: list[str]) -> set[str]:
 
 def test_command_line_is_read_without_shutil() -> None:
     """Its import takes about as long as that of `argparse`."""
-    imported = modules_to_parse(["-d"])
+    imported = modules_to_parse(["-dv"])
     assert "argparse" in imported
     assert not {"shutil", "typing", "dataclasses", "bz2"} & imported
 
 
-def test_command_line_of_the_service_is_read_without_argparse() -> None:
-    assert not {"argparse", "gettext", "re"} & modules_to_parse(SERVICE)
+@pytest.mark.parametrize("line", ["", *SERVICE, "-l 127.0.0.1:0 -g 5 --handler echo -p /x -v"])
+def test_plain_command_line_is_read_without_argparse(line: str) -> None:
+    assert not {"argparse", "gettext", "re"} & modules_to_parse(line.split())
 
 
-def test_command_line_of_the_service_means_the_same_to_the_parser() -> None:
-    (command,) = re.findall(r"^ExecStart=\S+ (.*)$", UNIT, re.M)
-    assert command.split() == SERVICE
-    assert parse(SERVICE) == parse([*SERVICE, *SERVICE])
+FLAGS = [flag for option in OPTIONS for flag in option.flags]
+VALUES = st.sampled_from(
+    ["1", "0.5", "x", "", "-", "-1", "--", "echo", " ", "=", "nan", "--grace=1"]
+)
+
+
+@given(st.lists(st.sampled_from(FLAGS) | VALUES, max_size=6))
+def test_plain_command_line_means_the_same_to_argparse(argv: list[str]) -> None:
+    given = read_plain(argv)
+    if given is not None:
+        assert repr(given) == repr(vars(parser().parse_args(argv)))
+
+
+@given(st.permutations(OPTIONS), st.sampled_from(["1", "a b", "x=y"]))
+def test_options_in_words_of_their_own_are_plain(options: list[Option], value: str) -> None:
+    argv = []
+    for option in options:
+        argv.append(option.flags[-1])
+        if option.action != "store_const":
+            argv.append("7" if option.action == "number" else value)
+    assert read_plain(argv) is not None
