@@ -24,6 +24,7 @@ SOL_TCP = 6
 TCP_INFO = 11
 SO_PEEK_OFF = 42
 SO_COOKIE = 57
+SO_BINDTOIFINDEX = 62
 LEVEL, OPTION = 1, 2
 SOCK_STREAM = 1
 SOCK_SEQPACKET = 5
@@ -40,6 +41,7 @@ UNNOTICED = [
     Forbidden("sysinfo", "EPERM"),
     *(Forbidden("setsockopt", error, OPTION, SO_PEEK_OFF) for error in ("EPERM", "ENOPROTOOPT")),
     Forbidden("getsockopt", "ENOPROTOOPT", OPTION, TCP_INFO),
+    *(Forbidden("getsockopt", e, OPTION, SO_BINDTOIFINDEX) for e in ("EPERM", "ENOPROTOOPT")),
 ]
 
 
