@@ -17,12 +17,20 @@ from support import Leaks, NotifySocket, own_orphans
 
 MISSING: dict[str, int] = {}
 """What tests need and this machine does not have, and how many tests that concerns."""
+OF_A_SERVICE = (
+    *("INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
+    *("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "GRACED_PREFLIGHT"),
+)
 ALL = bool(os.environ.get("GRACED_ALL_TESTS"))
 """Set where a missing tool is a failure."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*things): commands or absolute paths")
+    # The tests themselves may be a service (of systemd-run(1), or of a container's manager), and so
+    # would be each daemon that they start.
+    for name in OF_A_SERVICE:
+        os.environ.pop(name, None)
     # A shell has what it starts in the background ignore SIGINT, and so would what we start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
