@@ -207,7 +207,7 @@ def test_service_without_room_for_a_bundle(handler: str) -> None:
         assert graced.log.count("^<4>a crash would end clients now, .*: Too many open") == 1
         graced.signal(SIGUSR2)
         client.expect_farewell_alone()
-        assert graced.log.count("^<4>.* cannot be handed over: Too many open") == 1
+        graced.log.wait_for("^<4>.* cannot be handed over: Too many open")
         client.close()
         assert graced.wait() == 79
 

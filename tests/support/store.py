@@ -15,7 +15,7 @@ for target, fd in enumerate(map(int, os.environ.pop("PASSED", "").split()), 3):
     os.dup2(fd, target)
 """
 """For `support.process.launch`: what a service manager does between fork and exec."""
-_HIGH = 100
+_HIGH = 600
 """The descriptors of the program that is started are below."""
 
 

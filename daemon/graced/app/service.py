@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack, suppress
+from functools import partial
 from time import monotonic
 
 from graced.app import handler_path, preflight
@@ -247,9 +248,10 @@ class Service:
                 parent.serving()
             signum = supervisor.serve()
             handing_over = False
-            if signum is HANDOVER and self._keeps:
+            if signum is HANDOVER and self._keeps and self._notifier.listens_again():
                 signum, handing_over = self._try_next_start(supervisor)
             if handing_over:
+                self._store.settle()
                 if mirror:
                     # The kernel counts references, and would count each client twice.
                     mirror.close()
@@ -266,7 +268,7 @@ class Service:
     @property
     def _keeps(self) -> bool:
         """Whether the next start shall inherit anything."""
-        return bool(self._notifier) and self._settings.keep != "never"
+        return self._notifier.managed and self._settings.keep != "never"
 
     def _try_next_start(self, supervisor: Supervisor) -> tuple[Signals, bool]:
         """The signal to drain for, and whether the next start would take over the clients.
@@ -295,8 +297,9 @@ class Service:
         return HANDOVER, not reason
 
     def _mirror(self) -> Mirror | None:
-        always = self._notifier and self._settings.keep == "always"
-        return Mirror(self._notifier.replacer(MIRRORED)) if always else None
+        if not (self._notifier.managed and self._settings.keep == "always"):
+            return None
+        return Mirror(partial(self._notifier.replace, MIRRORED))
 
     def _take_over(self, server: Server, supervisor: Supervisor, mirror: Mirror | None) -> None:
         """Start to serve, inherited clients first.

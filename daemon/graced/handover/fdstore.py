@@ -31,6 +31,8 @@ CLIENTS = PREFIX + "clients"
 """A bundle: the snapshot of clients, then their sockets."""
 MIRRORED = PREFIX + "kept"
 """A bundle of clients without a snapshot (`graced.handover.mirror`)."""
+SETTLE_TIMEOUT = 5.0
+"""Seconds in which the service manager can be sent what waits, before a handover."""
 _MAX_STATE = 32 * 1024 * 1024
 """Bytes of unsent and saved state, which are memory of the service until the next start."""
 
@@ -56,7 +58,7 @@ class FdStore:
 
     def store_listeners(self, listeners: Iterable[socket]) -> None:
         """Add listening sockets to the store."""
-        self._notifier.store(LISTENERS, [sock.fileno() for sock in listeners])
+        self._notifier.store(LISTENERS, list(listeners))
 
     def reserve(self) -> None:
         """Take the place for clients, if the store has one."""
@@ -65,8 +67,15 @@ class FdStore:
         except OSError as error:
             self._reason = error.strerror or str(error)
             return
-        self._notifier.store(CLIENTS, [self._bundle.receiver.fileno()])
-        self._bundle.receiver.close()
+        receiver = self._bundle.receiver
+        self._notifier.store(CLIENTS, [receiver], sent=receiver.close)
+
+    def settle(self) -> None:
+        """Wait until the service manager has been sent everything, for `SETTLE_TIMEOUT` at most.
+
+        To be called before a handover, while clients are served.
+        """
+        self._notifier.flush(SETTLE_TIMEOUT)
 
     def hand_over(
         self, clients: Sequence[Client], frozen: float, counts: tuple[int, int]
@@ -79,7 +88,11 @@ class FdStore:
         stored: Sequence[Client] | None = None
         if self._reason:
             events.CANNOT_HAND_OVER(reason=self._reason)
-        if self._bundle:
+        if self._bundle and not self._notifier.stores(CLIENTS):
+            # Nobody but this process has the bundle, whose clients would end with this process.
+            if self._notifier:
+                events.CANNOT_HAND_OVER(reason="the service manager does not take messages")
+        elif self._bundle:
             try:
                 with open(os.memfd_create(CLIENTS, os.MFD_CLOEXEC), "wb") as state:
                     packed = _pack(self._bundle, state.fileno(), clients)

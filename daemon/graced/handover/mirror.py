@@ -21,6 +21,7 @@ from graced.log import events
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from socket import socket
 
     from graced.loop.client import Client
 
@@ -31,10 +32,10 @@ MAX_MESSAGES = 200
 class Mirror:
     """Copies of the sockets of clients, in the store.  Any thread may call."""
 
-    def __init__(self, replace: Callable[[int], bool]) -> None:
-        """`replace` lets the service manager store a descriptor instead of the last one.
+    def __init__(self, replace: Callable[[socket], None]) -> None:
+        """`replace` lets the service manager store a socket instead of the last one.
 
-        It returns whether that was possible; if not, the next client gives another chance.
+        The socket may be sent later, and stays open until the next call has returned.
         """
         self._replace = replace
         self._lock = Lock()
@@ -81,12 +82,10 @@ class Mirror:
                 events.CANNOT_MIRROR(reason=error.strerror)
             self._full = True
             return
+        self._replace(bundle.receiver)
         if self._bundle:
             self._bundle.close()
         self._bundle = bundle
-        if not self._replace(bundle.receiver.fileno()):
-            self._messages = MAX_MESSAGES
-            return
         self._messages = 0
         fds = [fd for fd in (client.sock.fileno() for client in self._present) if fd >= 0]
         for start in range(0, len(fds), MAX_DESCRIPTORS):

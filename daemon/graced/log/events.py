@@ -162,7 +162,7 @@ NOTIFY_BROKEN = Event(
 NOTIFY_LOST = Event(
     "976fbe9ec2fe4add98c26138dfce9a61",
     WARNING,
-    "a message to the service manager is lost, the next may arrive: %(reason)s",
+    "a message to the service manager is lost, sending it again: %(reason)s",
 )
 BARRIER_LATE = Event(
     "60cd7bdf749e440ab2606ca4e53fb3c4",

@@ -23,11 +23,13 @@ report is due.  Without any of these the main thread makes no system call.
 from __future__ import annotations
 
 import math
+import os
 import select
 import signal
 import time
 from collections import deque
 from enum import Enum
+from functools import partial
 
 from graced import signals
 from graced.errors import StuckError
@@ -104,6 +106,7 @@ class Supervisor:
         self._notifier = notifier
         self._grace = grace
         self._watchdog = Watchdog(server, notifier)
+        notifier.on_failure(partial(os.eventfd_write, server.changed_fd, 1))
         self._received: deque[signal.Signals] = deque()
         self._drain_began = 0.0
         self._deadline = math.inf
@@ -254,7 +257,7 @@ class Supervisor:
         return signum
 
     def _sleep(self, until: float) -> None:
-        due = min(until, self._watchdog.due, self._status_due())
+        due = min(until, self._watchdog.due, self._status_due(), self._notifier.due)
         timeout = min(max(0.0, due - time.monotonic()), MAX_POLL_TIMEOUT)
         self._poll.poll(None if due == math.inf else 1000 * timeout)
         self._server.take_changes()
@@ -262,6 +265,7 @@ class Supervisor:
             raise self._server.failure
         self._watchdog.look()
         self._send_status()
+        self._notifier.send_again()
 
     def _status(self) -> str:
         server = self._server

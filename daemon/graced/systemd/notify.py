@@ -1,39 +1,41 @@
 """Messages to the service manager: sd_notify(3), over sdnotify.
 
-Without ``NOTIFY_SOCKET`` nothing is sent.  If the socket has no reader (the service manager is
-gone, or the path is wrong), the log has one warning and no further message is sent.  If the queue
-of the service manager is full, a message waits for `SEND_TIMEOUT` and is lost then; the first loss
-in a row is a warning, and later messages are tried again.  The queue has 512 messages, and a slow
-generator stops systemd for seconds.
+Without ``NOTIFY_SOCKET`` nothing is sent.  Each message goes through a queue
+(`graced.systemd.outbox`): a message that the service manager does not take is sent again later.
 """
 
 from __future__ import annotations
 
-import errno
+import math
 import os
 import select
-import socket
+import time
 from collections.abc import MutableMapping, Sequence
 
 from sdnotify import SystemdNotifier
 
 from graced.log import events
+from graced.systemd.outbox import Message, Outbox
 
-SEND_TIMEOUT = 1.0
-"""Seconds that a message may wait for a service manager that does not read."""
-IMPORTANT_TIMEOUT = 5.0
-"""The same for messages without which the start or the next process would fail."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from graced.systemd.outbox import HasFileno
+
 BARRIER_TIMEOUT = 5.0
 """Seconds in which the service manager has to read all messages before a barrier."""
-
-
-_NO_OTHER_END = frozenset(
-    {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE, errno.ENOENT, errno.EACCES}
-)
+CLOSE_TIMEOUT = 0.1
+"""Seconds in which messages that wait at the end may still be sent."""
+MAX_STATUS = 1000
+"""Characters of a status line; systemd ignores a message of more than 4096 bytes."""
+MAX_DESCRIPTORS = 253
+"""Descriptors in one message (SCM_MAX_FD)."""
 
 
 class Notifier:
-    """The line to the service manager.  Main thread only."""
+    """The line to the service manager.  Main thread only, but for `replace`."""
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         """Takes ``WATCHDOG_*`` out of `environ`: the variables name a process before the fork.
@@ -42,152 +44,185 @@ class Notifier:
         """
         self.watchdog = _watchdog(environ)
         """Seconds within which the watchdog has to be fed; 0: there is none."""
-        self.managed = bool(environ.get("NOTIFY_SOCKET"))
+        address = environ.get("NOTIFY_SOCKET", "")
+        self.managed = bool(address)
         """Whether a service manager has started us, even if it listens no more."""
-        self._notifier: SystemdNotifier | None = None
-        self._losing = False
+        self._outbox: Outbox | None = None
         if self.managed:
-            try:
-                self._notifier = SystemdNotifier(debug=True)
-            except (OSError, ValueError) as error:
-                events.NOTIFY_BROKEN(reason=error)
+            self._outbox = Outbox(_connect, address)
         else:
             self.watchdog = 0.0
 
     def __bool__(self) -> bool:
         """Whether a service manager listens."""
-        return self._notifier is not None
+        return self._outbox is not None and not self._outbox.broken
+
+    @property
+    def due(self) -> float:
+        """Monotonic time at which a message is to be sent again; `math.inf`: none waits."""
+        return self._outbox.due if self._outbox else math.inf
+
+    def on_failure(self, wake: Callable[[], None]) -> None:
+        """Let `wake` be called, in any thread, when a message begins to wait."""
+        if self._outbox:
+            self._outbox.wake = wake
+
+    def send_again(self) -> None:
+        """Send the messages that wait, if they are due.  Never blocks."""
+        if self._outbox and time.monotonic() >= self._outbox.due:
+            self._outbox.flush()
+
+    def listens_again(self) -> bool:
+        """Whether a service manager listens; asks once more where none did."""
+        return self._outbox is not None and (bool(self) or self._outbox.try_again())
 
     def close(self) -> None:
-        """Send nothing any more."""
-        if self._notifier:
-            self._notifier.socket.close()
-            self._notifier = None
+        """Send what waits, within `CLOSE_TIMEOUT`, and nothing any more."""
+        if self._outbox:
+            if self:
+                self._outbox.flush(CLOSE_TIMEOUT)
+            self._outbox.close()
 
     def ready(self, status: str) -> None:
         """The start is complete (``READY=1``)."""
-        self._send("READY=1", f"STATUS={status}", timeout=IMPORTANT_TIMEOUT)
+        self._send("READY", "READY=1", _status(status))
 
     def status(self, status: str, extend_by: float = 0.0) -> None:
         """Show a status line; `extend_by` is as in `stopping`, and 0 asks for no time."""
-        self._send(f"STATUS={status}", *_extending(extend_by))
+        self._send("STATUS", _status(status), *_extending(extend_by))
 
     def stopping(self, status: str, extend_by: float) -> None:
         """The stop has begun, and the next message comes within `extend_by` seconds."""
-        self._send("STOPPING=1", f"STATUS={status}", *_extending(extend_by))
+        self._send("STOPPING", "STOPPING=1", _status(status), *_extending(extend_by))
 
     def feed_watchdog(self) -> None:
         """The service works (``WATCHDOG=1``)."""
-        self._send("WATCHDOG=1")
+        self._send("WATCHDOG", "WATCHDOG=1")
 
     def main_pid(self, pid: int) -> None:
         """`pid` is the main process of the service from now on."""
-        self._send(f"MAINPID={pid}", timeout=IMPORTANT_TIMEOUT)
+        self._send("MAINPID", f"MAINPID={pid}")
 
-    def store(self, name: str, descriptors: Sequence[int]) -> None:
-        """Store descriptors for the next process of the service (``FDSTORE=1``)."""
-        if descriptors:
-            self._send_descriptors(_storing(name), descriptors)
+    def store(
+        self, name: str, files: Sequence[HasFileno], sent: Callable[[], None] | None = None
+    ) -> None:
+        """Store descriptors for the next process of the service (``FDSTORE=1``).
 
-    def replacer(self, name: str) -> Replacer:
-        """A line of its own for the descriptor of that name, which any thread may use."""
-        return Replacer(self._notifier.socket.dup() if self._notifier else None, name)
+        The files stay open until `sent` is called; a file that is closed before is left out.
+        """
+        if self._outbox:
+            self._outbox.put(*_storing(name, files, sent))
+        elif sent:
+            sent()
+
+    def stores(self, name: str) -> bool:
+        """Whether all descriptors of that name so far have been sent."""
+        return self._outbox is None or not self._outbox.waits(_subject(name))
+
+    def replace(self, name: str, file: HasFileno) -> None:
+        """Store a descriptor instead of the descriptors that have the name.  Any thread may call.
+
+        The file stays open until another replaces it.
+        """
+        if self._outbox:
+            self._outbox.replace(name, _forgetting(name), *_storing(name, [file], None))
 
     def forget(self, name: str) -> None:
         """Remove the descriptors of that name from the store."""
-        self._send("FDSTOREREMOVE=1", f"FDNAME={name}", timeout=IMPORTANT_TIMEOUT)
+        if self._outbox:
+            self._outbox.replace(name, _forgetting(name))
+
+    def flush(self, timeout: float) -> bool:
+        """Send what waits; return whether nothing does any more, after `timeout` s at most."""
+        return self._outbox is None or self._outbox.flush(timeout)
 
     def barrier(self) -> None:
         """Return when the service manager has read all messages so far.
 
         Where that takes more than `BARRIER_TIMEOUT`, the log says so.
         """
-        if self._notifier is None:
+        if self._outbox is None or not self:
             return
-        read, write = os.pipe()
+        until = time.monotonic() + BARRIER_TIMEOUT
+        self._outbox.flush(BARRIER_TIMEOUT)
         try:
-            sent = self._send_descriptors(b"BARRIER=1", [write])
-            os.close(write)
+            read, write = map(_Pipe, os.pipe())
+        except OSError as error:
+            events.NOTIFY_LOST(reason=error.strerror)
+            return
+        try:
+            message = Message("BARRIER=1", subject="BARRIER", files=[write], sent=write.close)
+            self._outbox.put(message)
+            self._outbox.flush(until - time.monotonic())
+            # Withdrawn or sent: no copy of the other end is ours any more.
+            unsent = self._outbox.withdraw("BARRIER")
             poll = select.poll()
             poll.register(read, 0)
-            if sent and not poll.poll(BARRIER_TIMEOUT * 1000):
+            poll.poll(max(0.0, 1000 * (until - time.monotonic())))
+            if self and (unsent or not poll.poll(0)) and time.monotonic() >= until:
                 events.BARRIER_LATE(seconds=BARRIER_TIMEOUT)
         finally:
-            os.close(read)
+            read.close()
 
-    def _send(self, *assignments: str, timeout: float = SEND_TIMEOUT) -> None:
-        if self._notifier is None:
-            return
-        try:
-            self._notifier.socket.settimeout(timeout)
-            self._notifier.notify("\n".join(assignments))
-            self._losing = False
-        except OSError as error:
-            self._failed(error)
-
-    def _send_descriptors(self, message: bytes, descriptors: Sequence[int]) -> bool:
-        if self._notifier is None:
-            return False
-        try:
-            self._notifier.socket.settimeout(IMPORTANT_TIMEOUT)
-            socket.send_fds(self._notifier.socket, [message], descriptors)
-        except OSError as error:
-            self._failed(error)
-            return False
-        self._losing = False
-        return True
-
-    def _failed(self, error: OSError) -> None:
-        """Give the line up where nobody has the other end; anything else may pass."""
-        if error.errno in _NO_OTHER_END:
-            events.NOTIFY_BROKEN(reason=error)
-            self.close()
-        elif not self._losing:
-            events.NOTIFY_LOST(reason=error.strerror or error)
-            self._losing = True
+    def _send(self, subject: str, *assignments: str) -> None:
+        if self._outbox:
+            self._outbox.put(Message("\n".join(assignments), subject=subject))
 
 
-class Replacer:
-    """Stores a descriptor instead of the descriptor that has the name now.  One thread at a time.
+class _Pipe:
+    """One end of a pipe."""
 
-    It never waits for a service manager that does not read.
-    """
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
 
-    def __init__(self, manager: socket.socket | None, name: str) -> None:
-        self._manager = manager
-        self._name = name
-        self._failing = False
-        if manager:
-            manager.setblocking(False)
-
-    def __call__(self, descriptor: int) -> bool:
-        """Return whether the descriptor was sent; the first failure in a row is a warning."""
-        if self._manager is None:
-            return False
-        try:
-            self._manager.send(f"FDSTOREREMOVE=1\nFDNAME={self._name}".encode())
-            socket.send_fds(self._manager, [_storing(self._name)], [descriptor])
-        except OSError as error:
-            if not self._failing:
-                events.CANNOT_MIRROR(reason=error.strerror)
-            self._failing = True
-            return False
-        self._failing = False
-        return True
+    def fileno(self) -> int:
+        return self._fd
 
     def close(self) -> None:
-        """Close the line; the store is not changed."""
-        if self._manager:
-            self._manager.close()
+        os.close(self._fd)
+        self._fd = -1
+
+
+def _connect() -> socket.socket:
+    notifier = SystemdNotifier(debug=True)
+    connected: socket.socket = notifier.socket
+    return connected
+
+
+def _status(status: str) -> str:
+    # A line break would begin another assignment.
+    return f"STATUS={status[:MAX_STATUS]}".replace("\n", " ")
 
 
 def _extending(seconds: float) -> list[str]:
     return [f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}"] if seconds else []
 
 
-def _storing(name: str) -> bytes:
+def _subject(name: str) -> str:
+    return f"FDSTORE {name}"
+
+
+def _storing(
+    name: str, files: Sequence[HasFileno], sent: Callable[[], None] | None
+) -> list[Message]:
     # FDPOLL=0: a descriptor stays in the store when its other end hangs up.
-    return f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
+    text = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0"
+    batches = [files[at : at + MAX_DESCRIPTORS] for at in range(0, len(files), MAX_DESCRIPTORS)]
+    return [
+        Message(
+            text,
+            subject=_subject(name),
+            lane=name,
+            files=batch,
+            sent=sent if batch is batches[-1] else None,
+        )
+        for batch in batches
+    ]
+
+
+def _forgetting(name: str) -> Message:
+    text = f"FDSTOREREMOVE=1\nFDNAME={name}"
+    return Message(text, subject=f"FDSTOREREMOVE {name}", lane=name)
 
 
 def _watchdog(environ: MutableMapping[str, str]) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import os
 import socket
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -144,60 +146,91 @@ def test_bad_watchdog_interval_is_one_warning(
     notifier.close()
 
 
-def test_service_manager_that_does_not_read_is_one_warning(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_descriptors_go_in_batches(notifier: Notifier, notify_socket: NotifySocket) -> None:
+    """A message holds 253 descriptors at most, and a service may have more listeners."""
+    over = []
+    with ExitStack() as stack:
+        files = [stack.enter_context(socket.socket()) for _ in range(254)]
+        notifier.store("graced-listeners", files, sent=lambda: over.append(1))
+        notifier.barrier()
+        assert notifier.stores("graced-listeners")
+    assert over == [1]
+    text = "FDSTORE=1\nFDNAME=graced-listeners\nFDPOLL=0"
+    assert notify_socket.texts == [text, text, "BARRIER=1"]
+    notifier.close()
+
+
+def test_status_is_one_assignment_that_systemd_takes(
+    notifier: Notifier, notify_socket: NotifySocket
 ) -> None:
-    """The descriptor is sent when the service manager reads again."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(PATIENCE)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        notifier = Notifier()
-        replace = notifier.replacer("graced-kept")
-        for _ in range(1000):
-            if not replace(manager.fileno()):
-                break
-        assert not replace(manager.fileno())
-        (record,) = caplog.records
-        assert record.msg is events.CANNOT_MIRROR
-        for _ in range(2):
-            _, descriptors, _, _ = socket.recv_fds(manager, 1000, 1)
-            for fd in descriptors:
-                os.close(fd)
-        notifier.close()
-        assert replace(manager.fileno()), "the function has a line of its own"
-        assert len(caplog.records) == 1
-        replace.close()
+    notifier.status("\N{SNOWMAN}\nREADY=1" + 10_000 * "\N{SNOWMAN}")
+    notifier.barrier()
+    notifier.close()
+    text = notify_socket.texts[0]
+    assert text.startswith("STATUS=\N{SNOWMAN} READY=1")
+    assert len(text.encode()) < 4096
 
 
-def test_lost_message_is_one_warning_and_the_next_is_sent(
+def test_messages_wait_for_a_service_manager_that_does_not_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """systemd does not read for a while; the service is not deaf and dumb ever after."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        monkeypatch.setattr(notify, "IMPORTANT_TIMEOUT", 0.01)
-        notifier = Notifier()
-        for _ in range(1000):
-            notifier.main_pid(1)
-            if caplog.records:
-                break
-        notifier.main_pid(2)
-        notifier.store("graced-listeners", [manager.fileno()])
-        notifier.barrier()
-        (record,) = caplog.records
-        assert record.msg is events.NOTIFY_LOST
-        assert notifier
         manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setattr(notify, "BARRIER_TIMEOUT", 0.1)
+        notifier = Notifier()
+        while notifier.due == math.inf:
+            notifier.feed_watchdog()
+        notifier.status("late")
+        notifier.store("graced-listeners", [manager])
+        notifier.forget("graced-clients")
+        assert not notifier.stores("graced-listeners")
+        began = time.monotonic()
+        notifier.barrier()
+        assert time.monotonic() - began < PATIENCE / 2
+        assert [record.msg for record in caplog.records] == [
+            events.NOTIFY_LOST,
+            events.BARRIER_LATE,
+        ]
+        assert notifier
         with suppress(BlockingIOError):
-            for _ in range(1000):
-                assert manager.recv(1000) == b"MAINPID=1"
-        notifier.main_pid(3)
-        assert manager.recv(1000) == b"MAINPID=3"
+            while True:
+                assert manager.recv(1000) == b"WATCHDOG=1"
+        assert notifier.flush(PATIENCE)
+        assert notifier.due == math.inf
+        found = [manager.recv(1000).decode() for _ in range(4)]
+        assert found == [
+            "WATCHDOG=1",
+            "STATUS=late",
+            "FDSTORE=1\nFDNAME=graced-listeners\nFDPOLL=0",
+            "FDSTOREREMOVE=1\nFDNAME=graced-clients",
+        ]
         notifier.close()
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == 2
 
 
-def test_nothing_is_replaced_without_a_service_manager() -> None:
-    assert not Notifier({}).replacer("graced-kept")(0)
+def test_barrier_without_a_descriptor_is_one_warning(
+    notifier: Notifier, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("graced.systemd.notify.os.pipe", full)
+    notifier.barrier()
+    (record,) = caplog.records
+    assert record.msg is events.NOTIFY_LOST
+    monkeypatch.undo()
+    notifier.close()
+
+
+def test_nothing_is_stored_without_a_service_manager() -> None:
+    over = []
+    notifier = Notifier({})
+    with socket.socket() as sock:
+        notifier.store("graced-clients", [sock], sent=lambda: over.append(1))
+        notifier.replace("graced-kept", sock)
+    assert over == [1]
+    assert notifier.flush(0.0)
+    assert not notifier.listens_again()
