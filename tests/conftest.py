@@ -13,6 +13,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from graced.signals import WATCHED
 from support import Leaks, NotifySocket, own_orphans
 
 MISSING: dict[str, int] = {}
@@ -31,7 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # would be each daemon that they start.
     for name in OF_A_SERVICE:
         os.environ.pop(name, None)
-    # A shell has what it starts in the background ignore SIGINT, and so would what we start.
+    # What a shell starts in the background ignores SIGINT and SIGQUIT, what nohup(1) starts SIGHUP;
+    # what we start would do the same.
+    for signum in WATCHED:
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -4,6 +4,10 @@ The C-level handler of CPython writes the number of a signal to a pipe (`signal.
 the order of delivery, in whichever thread the kernel has chosen.  The Python-level handler does
 nothing, so a signal interrupts no Python code half done.
 
+A signal that the caller of the program ignores stays ignored, as nohup(1) and a shell without job
+control (``program &``: SIGINT and SIGQUIT) ask for.  A caller that is a service manager asks for
+nothing of the kind: `expect_service_manager`.
+
 Blocking the signals and waiting with sigtimedwait(2) would be simpler.  But a program that a
 handler starts would inherit the mask, and would ignore SIGTERM.
 """
@@ -18,7 +22,7 @@ from graced.errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 STOP = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
@@ -41,12 +45,27 @@ def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
     """A handler that only replaces the default action."""
 
 
+def expect_service_manager(environ: Mapping[str, str], pid: int) -> None:
+    """Take no notice of signals that our caller ignores, where that is a service manager.
+
+    A service manager stops its services with signals, and may have been started by nohup(1).
+    `pid`: of the process that the service manager has started, if any has.  Main thread only,
+    before the first `SignalInbox`, with the signals blocked.
+    """
+    # A terminal passes on $INVOCATION_ID of its own service; systemd 248 and newer say whose it is.
+    started = environ.get("INVOCATION_ID") and environ.get("SYSTEMD_EXEC_PID", str(pid)) == str(pid)
+    if environ.get("NOTIFY_SOCKET") or started:
+        for signum in WATCHED:
+            if signal.getsignal(signum) is signal.SIG_IGN:
+                signal.signal(signum, signal.SIG_DFL)
+
+
 class SignalInbox:
     """The queue of signals that have arrived.  A context manager.  Main thread only.
 
-    On entry the watched signals are caught and unblocked (`graced.__main__` has blocked the
-    signals until then).  On exit the handlers, the signal mask and the wake-up descriptor of before
-    are restored.
+    On entry the watched signals are caught, unless they are ignored, and unblocked
+    (`graced.__main__` has blocked the signals until then).  On exit the handlers, the signal mask
+    and the wake-up descriptor of before are restored.
     """
 
     def __init__(self, watched: Sequence[signal.Signals] = WATCHED) -> None:
@@ -67,8 +86,9 @@ class SignalInbox:
         except ValueError:
             self._close()
             raise
+        watched = [each for each in self._watched if signal.getsignal(each) is not signal.SIG_IGN]
         self._handlers: dict[signal.Signals, Any] = {
-            signum: signal.signal(signum, _do_nothing) for signum in (*self._watched, NUDGE)
+            signum: signal.signal(signum, _do_nothing) for signum in (*watched, NUDGE)
         }
         self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._watched)
         return self

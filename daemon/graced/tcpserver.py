@@ -121,7 +121,8 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
 
         The signal begins the drain: clients receive the farewell, and are served until no client
         remains, or until the grace period is over.  In the drain SIGINT and SIGQUIT end the grace
-        period, SIGTERM and SIGHUP change nothing.  Each signal is logged.
+        period, SIGTERM and SIGHUP change nothing.  Each signal is logged.  A signal that is ignored
+        (SIG_IGN: by the program, nohup(1), a shell without job control) stays ignored.
 
         Main thread only; `ValueError` is raised in another thread.  The signal handlers of the
         program are restored on return.  `poll_interval`: see `serve_forever`.

@@ -23,7 +23,9 @@ TESTS = Path(__file__).resolve().parents[1]
 CHECKOUT = TESTS.parent
 COMMAND = [sys.executable, "-m", "graced"]
 
-_NOT_INHERITED = re.compile(r"PYTHON|NOTIFY_|WATCHDOG_|LISTEN_|JOURNAL_STREAM")
+_NOT_INHERITED = re.compile(
+    r"PYTHON|NOTIFY_|WATCHDOG_|LISTEN_|JOURNAL_STREAM|INVOCATION_ID|SYSTEMD_EXEC_PID"
+)
 _EXEC = f"\nimport os, sys\nos.execv(sys.executable, {COMMAND!r} + sys.argv[1:])"
 
 

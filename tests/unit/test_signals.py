@@ -12,7 +12,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from graced.signals import END, HANDOVER, IMPATIENT, STATUS, STOP, WATCHED, SignalInbox
+from graced.signals import (
+    END,
+    HANDOVER,
+    IMPATIENT,
+    STATUS,
+    STOP,
+    WATCHED,
+    SignalInbox,
+    expect_service_manager,
+)
 from support import PATIENCE, environment
 
 
@@ -99,6 +108,52 @@ def test_only_watched_signals_are_caught() -> None:
         assert signal.getsignal(signal.SIGUSR1) is handler
         signal.raise_signal(signal.SIGTERM)
         assert inbox.take() == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("signum", WATCHED, ids=lambda signum: signum.name)
+def test_signal_that_the_caller_ignores_stays_ignored(signum: signal.Signals) -> None:
+    found = signal.signal(signum, signal.SIG_IGN)
+    try:
+        with SignalInbox() as inbox:
+            signal.raise_signal(signum)
+            assert inbox.take() == []
+            other = next(each for each in WATCHED if each is not signum)
+            signal.raise_signal(other)
+            assert inbox.take() == [other]
+            assert signal.getsignal(signum) is signal.SIG_IGN
+        assert signal.getsignal(signum) is signal.SIG_IGN
+    finally:
+        signal.signal(signum, found)
+
+
+@pytest.mark.parametrize(
+    ("environ", "caught"),
+    [
+        ({}, False),
+        ({"NOTIFY_SOCKET": "/run/notify"}, True),
+        ({"INVOCATION_ID": "1"}, True),
+        ({"INVOCATION_ID": "1", "SYSTEMD_EXEC_PID": "7"}, True),
+        ({"INVOCATION_ID": "1", "SYSTEMD_EXEC_PID": "8"}, False),
+        ({"INVOCATION_ID": "1", "SYSTEMD_EXEC_PID": "8", "NOTIFY_SOCKET": "@x"}, True),
+        ({"SYSTEMD_EXEC_PID": "7"}, False),
+    ],
+)
+def test_service_manager_means_nothing_by_ignored_signals(
+    environ: dict[str, str], caught: bool
+) -> None:
+    """A terminal that is a service itself passes on its INVOCATION_ID: pid 8 is not ours."""
+    found = {signum: signal.getsignal(signum) for signum in WATCHED}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    try:
+        expect_service_manager(environ, 7)
+        with SignalInbox() as inbox:
+            signal.raise_signal(signal.SIGHUP)
+            assert inbox.take() == ([signal.SIGHUP] if caught else [])
+    finally:
+        for signum, handler in found.items():
+            signal.signal(signum, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def test_other_thread_cannot_catch_signals() -> None:

@@ -29,7 +29,7 @@ from graced.process.daemonize import Parent
 from graced.process.pidfile import PidFile
 from graced.process.supervisor import Supervisor
 from graced.server import Server
-from graced.signals import HANDOVER, SignalInbox
+from graced.signals import HANDOVER, SignalInbox, expect_service_manager
 from graced.sockets import binding
 from graced.sockets.listener import Listener
 from graced.systemd import activation
@@ -57,6 +57,7 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launc
     with ExitStack() as belongings:
         # First of all: every descriptor that is opened from here on is ours, and survives the fork.
         foreign = daemonize.open_descriptors() if daemon else frozenset()
+        expect_service_manager(os.environ, os.getpid())
         log = writer.open_log(settings.level, sinks.sink_for(detached=False))
         belongings.callback(log.stop)
         service = Service(settings, pid_file, log, belongings, launch)

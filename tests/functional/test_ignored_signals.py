@@ -1,0 +1,80 @@
+"""Signals that the caller ignores: nohup(1), and a shell without job control."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, Signals
+
+import pytest
+
+from support import PATIENCE, Daemon, Graced, NotifySocket, environment, launch, wait_for_end
+
+KINDS = pytest.mark.parametrize("kind", [Graced, Daemon], ids=["foreground", "daemon"])
+Kind = type[Graced | Daemon]
+
+
+def ignoring(*signums: Signals) -> str:
+    """For `support.process.launch`: what a caller does that ignores signals."""
+    lines = [f"signal.signal({int(signum)}, signal.SIG_IGN)" for signum in signums]
+    return "\n".join(["import signal", *lines])
+
+
+@KINDS
+@pytest.mark.parametrize("signum", [SIGHUP, SIGINT, SIGQUIT, SIGUSR2], ids=lambda each: each.name)
+def test_ignored_signal_changes_nothing(kind: Kind, signum: Signals) -> None:
+    with kind(before=ignoring(signum)) as graced, graced.served() as client:
+        graced.signal(signum)
+        graced.signal(SIGUSR1)
+        graced.log.wait_for("<6>serving: 1 client now")
+        client.echo(b"hello")
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        graced.signal(signum)
+        client.echo(b"still here")
+        client.close()
+        assert graced.wait() == 0
+        assert not graced.log.count(signum.name)
+
+
+@KINDS
+def test_service_manager_stops_with_each_signal(kind: Kind, notify_socket: NotifySocket) -> None:
+    before = ignoring(SIGHUP, SIGINT, SIGQUIT)
+    with kind(env=notify_socket.environment, before=before) as graced, graced.served() as client:
+        graced.signal(SIGHUP)
+        client.expect_farewell_alone()
+        graced.signal(SIGINT)
+        client.expect_end()
+        assert graced.wait() == 0
+
+
+def test_service_without_notify_socket_stops_with_each_signal() -> None:
+    """Type=exec: systemd says of whom INVOCATION_ID is."""
+    before = ignoring(SIGHUP) + "\nimport os\nos.environ['SYSTEMD_EXEC_PID'] = str(os.getpid())"
+    with Graced(env={"INVOCATION_ID": "0"}, before=before) as graced:
+        assert graced.stop(SIGHUP) == 0
+
+
+def test_nohup_from_a_shell_without_job_control(tmp_path: Path) -> None:
+    pid_file, log = tmp_path / "pid", tmp_path / "log"
+    options = ["--config", "/dev/null", "--pid-file", str(pid_file), "--listen", "127.0.0.1:0"]
+    command = ["nohup", *launch(), "--daemon", *options]
+    with log.open("wb") as file:
+        subprocess.run(
+            ["sh", "-c", '"$@" & wait $!', "sh", *command],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            timeout=PATIENCE,
+            check=True,
+        )
+    pid = int(pid_file.read_text())
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        fields = dict(line.split(":\t") for line in status)
+    ignored = int(fields["SigIgn"], 16)
+    for signum in (SIGHUP, SIGINT, SIGQUIT):
+        assert ignored & 1 << signum - 1
+    os.kill(pid, SIGTERM)
+    assert wait_for_end(pid) == 0
