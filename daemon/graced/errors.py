@@ -12,6 +12,8 @@ class GracedError(Exception):
     """A failure, explained by one line on stderr; `status` is the exit status."""
 
     status = 1
+    explained = False
+    """Whether another process explains the failure: the command that has started the daemon."""
 
 
 class UsageError(GracedError):

@@ -28,6 +28,8 @@ from support import (
     wait_for_end,
     without_a_log,
 )
+from support.forbid import Forbidden
+from support.process import LEFT_TO_THE_KERNEL
 
 LOGS = ("/run/systemd/journal/socket", "/dev/log")
 """Where a daemon that cannot keep its stderr logs to."""
@@ -263,6 +265,26 @@ def test_a_daemon_that_is_killed_before_it_serves(tmp_path: Path) -> None:
     found = failing(tmp_path, "--listen", "127.0.0.1:0", *handler)
     assert found.returncode == 1
     assert found.stderr == "graced: the daemon died before it served\n"
+
+
+def test_failure_after_the_fork_is_one_line_in_a_file(tmp_path: Path) -> None:
+    """The file is the log of the daemon, and the stderr of the command that reports the failure."""
+    log = tmp_path / "log"
+    no_thread = Forbidden("clone3", "EPERM").code
+    with log.open("wb") as file:
+        status = subprocess.run(
+            [
+                *launch(no_thread),
+                *("--daemon", "--config", "/dev/null", "--pid-file", str(tmp_path / "pid")),
+                *("--listen", "127.0.0.1:0"),
+            ],
+            env=environment(LEFT_TO_THE_KERNEL),
+            stderr=file,
+            timeout=PATIENCE,
+            check=False,
+        ).returncode
+    assert status == 1
+    assert log.read_text() == "graced: cannot start a thread: can't start new thread\n"
 
 
 def test_an_unexpected_failure_after_the_fork(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except FailedError as error:
         status = error.status
     except GracedError as error:
-        _explain(error)
+        if not error.explained:
+            _explain(error)
         status = error.status
     except SystemExit as done:
         # Of argparse, after --help and --version.

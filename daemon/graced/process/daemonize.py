@@ -105,14 +105,17 @@ class Parent:
         """Let the command fail with the exit status and the text of `error`."""
         status = error.status if isinstance(error, GracedError) else 1
         reason = str(error) if isinstance(error, GracedError) else repr(error)
-        self._send(f"{status} {reason}".encode("utf-8", "backslashreplace")[:_MAX_MESSAGE])
+        told = self._send(f"{status} {reason}".encode("utf-8", "backslashreplace")[:_MAX_MESSAGE])
+        if isinstance(error, GracedError):
+            error.explained = told
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: bytes) -> bool:
         try:
             self._line.send(message)
         except OSError:
             # The command was killed while waiting; the daemon goes on.
-            return
+            return False
+        return True
 
     def become_main(self) -> None:
         """Report the pid of the daemon, and wait until the service manager knows the pid.
