@@ -196,6 +196,17 @@ def test_output_of_the_command_ends(tmp_path: Path) -> None:
         assert (found.stdout, found.stderr) == ("", without_a_log())
 
 
+@pytest.mark.parametrize("closed", ["2", "1 2", "0 1 2"])
+def test_standard_streams_may_be_closed(closed: str, tmp_path: Path) -> None:
+    before = "import os\n" + "".join(f"os.close({fd})\n" for fd in closed.split())
+    with (
+        in_background(tmp_path, before=before) as (found, _, address),
+        Client.connect(address) as client,
+    ):
+        client.echo(b"hello")
+        assert (found.stdout, found.stderr) == ("", "")
+
+
 def test_its_log_goes_to_stderr_where_that_is_a_file(handler: str) -> None:
     with Daemon("--handler", handler) as graced:
         with graced.connect() as client:

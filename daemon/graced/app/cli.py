@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 
 from graced.app import command_line, configuration, preflight, service
 from graced.app.preflight import Launch
@@ -90,15 +89,22 @@ def _check(given: Given) -> int:
 
 
 def _explain(error: GracedError) -> None:
-    """Say why in one line: on the terminal of the command, or in the journal of the service."""
-    if sinks.stderr_is_journal():
-        log = writer.open_log("info", sinks.sink_for(detached=False))
-        events.NOT_STARTED(reason=error, status=error.status)
-        log.stop()
-    else:
+    """Say why in one line: on the terminal of the command, or in the journal of the service.
+
+    In the journal or syslog too where stderr is closed, or cannot be written (a full disk).
+    """
+    # Without `sys.stderr`, print would take stdout.
+    if sys.stderr and not sinks.stderr_is_journal():
         line = str(error).translate({**sinks.CONTROL, ord("\n"): "\\n"})
-        with suppress(OSError):
+        try:
             print(f"graced: {line}", file=sys.stderr, flush=True)
+        except OSError:
+            pass
+        else:
+            return
+    log = writer.open_log("info", sinks.sink_for(detached=not sinks.stderr_is_journal()))
+    events.NOT_STARTED(reason=error, status=error.status)
+    log.stop()
 
 
 def _leave(status: int) -> NoReturn:

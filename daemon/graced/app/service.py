@@ -216,15 +216,13 @@ class Service:
 
         Without a terminal say on stderr only that there is no log: the daemon itself cannot.
         """
+        # A terminal that was closed meanwhile has nobody to tell.
         with suppress(OSError):
             if not (sys.stdout and os.isatty(sys.stdout.fileno())):
-                if _place_of_log(keep_stderr) == _NO_LOG:
+                if sys.stderr and _place_of_log(keep_stderr) == _NO_LOG:
                     print(f"graced: log: {_NO_LOG}; 2>FILE writes one", file=sys.stderr)
                 return
-            pid = ""
-            if self._lock:
-                with open(self._lock.path, encoding="ascii") as file:
-                    pid = f" with pid {file.read().strip()}"
+            pid = f" with pid {owner}" if self._lock and (owner := self._lock.owner()) else ""
             addresses = ", ".join(each.name for each in self._listeners)
             print(f"graced: serving on {addresses}{pid}, log: {_place_of_log(keep_stderr)}")
 
@@ -361,7 +359,11 @@ def _lock(path: str) -> PidFile:
 def _place_of_log(keep_stderr: bool) -> str:
     """Where to read the log of a daemon in the background."""
     if keep_stderr and not sinks.stderr_is_journal():
-        return os.readlink("/proc/self/fd/2")
+        try:
+            return os.readlink("/proc/self/fd/2")
+        except OSError:
+            # /proc is not mounted.
+            return "stderr"
     sink = sinks.sink_for(detached=True)
     if isinstance(sink, sinks.Journal):
         return "journalctl -t graced"

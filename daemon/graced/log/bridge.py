@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 
-from graced.log.event import INFO, LEVELS, OTHER_MESSAGE_ID, Event, Level, Record
+from graced.log.event import DEBUG, LEVELS, OTHER_MESSAGE_ID, Event, Level, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.log.writer import Log
 
-_PRIORITIES = {level.number: level.priority for level in LEVELS.values()}
 _traceback = logging.Formatter().formatException
 
 
@@ -26,8 +25,7 @@ class Bridge(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record under the name of its logger.  Any thread may call."""
-        priority = _PRIORITIES.get(record.levelno, INFO.priority)
-        level = Level(record.levelname, record.levelno, priority)
+        level = Level(record.levelname, record.levelno, _priority(record.levelno))
         traceback = record.exc_text or ""
         if record.exc_info and record.exc_info[0]:
             traceback = _traceback(record.exc_info)
@@ -35,6 +33,12 @@ class Bridge(logging.Handler):
         converted = Record(event, {}, traceback, record.name)
         converted.created = record.created
         self._log.put(converted)
+
+
+def _priority(number: int) -> int:
+    """The priority for syslog(3) of any level of `logging`: a program may have levels between."""
+    below = [level for level in LEVELS.values() if level.number <= number]
+    return below[-1].priority if below else DEBUG.priority
 
 
 def _text(record: logging.LogRecord) -> str:

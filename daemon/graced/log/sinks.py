@@ -14,16 +14,20 @@ socket of graced's own, and not through libsystemd, for three measured reasons:
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import select
 import socket
 import stat
 import struct
+import sys
 import termios
 import time
-from fcntl import ioctl
+from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Protocol
 
     from graced.log.event import Record
@@ -43,12 +47,25 @@ IDENTIFIER = "graced"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 SYSLOG_SOCKET = "/dev/log"
 
+MAX_HELD = 200
+"""Records that wait for a journal or syslog to appear."""
 FLUSH_POLL_INTERVAL = 0.001
 """Seconds between two looks at the output queue of the journal's socket."""
 _DAEMON_FACILITY = 3 << 3
 """LOG_DAEMON of syslog(3)."""
 _MAX_MESSAGE = 48 * 1024
-"""Bytes of a message; a datagram to journald or syslog must fit into its socket's buffer."""
+"""Bytes of a message, in UTF-8: the beginning and the end of a longer text, with a mark between."""
+_MAX_LINES = 1000
+"""Lines of a message."""
+_MAX_FIELD = 4 * 1024
+"""Bytes of any other field of the journal."""
+_MAX_SYSLOG_LINE = 8 * 1024
+"""Bytes of a line for syslog: what rsyslog takes (its $MaxMessageSize)."""
+_LAST_RESORT = 900
+"""Bytes of a message where a longer one is not taken: RFC 3164 has 1024 for all of a packet."""
+_TOO_LONG = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
+"""Errors for a datagram that does not fit into the buffer of its socket."""
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 """Escapes for `str.translate`: control characters, and line ends other than a newline."""
 CONTROL |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029)}
@@ -56,11 +73,32 @@ del CONTROL[ord("\n")]
 
 
 def message(record: Record) -> str:
-    """The text and the traceback of a record, in which only a newline controls a terminal."""
-    text = str(record)
-    if len(text) > _MAX_MESSAGE:
-        text = f"{text[: _MAX_MESSAGE // 2]}\n[...]\n{text[-_MAX_MESSAGE // 2 :]}"
-    return text.translate(CONTROL)
+    """The text and the traceback of a record, in which only a newline controls a terminal.
+
+    Not longer than `_MAX_MESSAGE` and `_MAX_LINES`: of a longer text both ends.
+    """
+    try:
+        text = str(record)
+    except Exception as error:
+        # A value is of a handler's class, and its `__str__` may raise anything.
+        text = f"{record.event.text} (not formatted: {type(error).__name__})"
+    text = _cut(text, _MAX_MESSAGE, "\n[...]\n")
+    if text.count("\n") > _MAX_LINES:
+        lines = text.split("\n")
+        text = "\n".join([*lines[: _MAX_LINES // 2], "[...]", *lines[-_MAX_LINES // 2 :]])
+    return text
+
+
+def _cut(text: str, limit: int, mark: str) -> str:
+    """Both ends of a text that is longer than `limit` bytes; control characters are escaped."""
+    half = limit // 2
+    if len(text) > limit:
+        text = text[:half] + mark + text[-half:]
+    text = text.translate(CONTROL)
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) > limit + len(mark):
+        text = data[:half].decode("utf-8", "ignore") + mark + data[-half:].decode("utf-8", "ignore")
+    return text
 
 
 class Stderr:
@@ -73,6 +111,7 @@ class Stderr:
     def __init__(self, *, for_people: bool) -> None:
         """`for_people`: whether a line begins with its time and level instead of ``<N>``."""
         self._for_people = for_people
+        self._torn = False
 
     def write(self, record: Record) -> None:
         if self._for_people:
@@ -85,11 +124,29 @@ class Stderr:
             indent = f"{start}    "
         text = start + message(record).replace("\n", f"\n{indent}") + "\n"
         data = text.encode("utf-8", "backslashreplace")
-        while data:
-            data = data[os.write(2, data) :]
+        if self._torn:
+            data = b"\n" + data
+        size = len(data)
+        try:
+            while data:
+                data = data[_write_to_stderr(data) :]
+        finally:
+            # After a part of a record the next record begins on a line of its own.
+            self._torn = self._torn if len(data) == size else bool(data)
 
     def flush(self, timeout: float) -> None:
         """Return at once: a pipe keeps its data after the writer has gone."""
+
+
+def _write_to_stderr(data: bytes) -> int:
+    try:
+        return os.write(2, data)
+    except BlockingIOError:
+        # Another program that shares the pipe or terminal has set O_NONBLOCK.
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        poll.poll()
+        return os.write(2, data)
 
 
 class _LogSocket:
@@ -112,15 +169,21 @@ class _LogSocket:
             raise
         return sock
 
-    def _send(self, datagram: bytes) -> None:
+    def _send(self, datagram: bytes, descriptors: Sequence[int] = ()) -> None:
         try:
-            self._socket.send(datagram)
+            self._transmit(datagram, descriptors)
         except OSError as error:
             if error.errno not in {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN}:
                 raise
             reconnected = self._connect()
             self._socket.close()
             self._socket = reconnected
+            self._transmit(datagram, descriptors)
+
+    def _transmit(self, datagram: bytes, descriptors: Sequence[int]) -> None:
+        if descriptors:
+            socket.send_fds(self._socket, [datagram], descriptors)
+        else:
             self._socket.send(datagram)
 
 
@@ -133,12 +196,28 @@ class Syslog(_LogSocket):
 
     def write(self, record: Record) -> None:
         priority = _DAEMON_FACILITY | record.event.level.priority
+        head = f"<{priority}>{IDENTIFIER}[{os.getpid()}]: "
         for line in message(record).splitlines():
-            head = f"<{priority}>{IDENTIFIER}[{os.getpid()}]: "
-            self._send((head + line).encode("utf-8", "backslashreplace"))
+            try:
+                self._send_line(head + _cut(line, _MAX_SYSLOG_LINE, " [...] "))
+            except OSError as error:
+                if error.errno not in _TOO_LONG:
+                    raise
+                self._send_line(head + _cut(line, _LAST_RESORT, " [...] "))
+
+    def _send_line(self, line: str) -> None:
+        self._send(line.encode("utf-8", "backslashreplace"))
 
     def flush(self, timeout: float) -> None:
         """Return at once: a syslog daemon does not look up the sender."""
+
+
+def _value(value: object) -> str:
+    try:
+        text = str(value)
+    except Exception as error:
+        text = f"(not formatted: {type(error).__name__})"
+    return _cut(text, _MAX_FIELD, " [...] ")
 
 
 def _field(name: str, value: str) -> bytes:
@@ -157,19 +236,38 @@ class Journal(_LogSocket):
 
     def write(self, record: Record) -> None:
         event = record.event
-        datagram = [
-            _field("MESSAGE", message(record)),
-            _field("PRIORITY", str(event.level.priority)),
-            _field("SYSLOG_IDENTIFIER", IDENTIFIER),
-            _field("MESSAGE_ID", event.message_id),
+        text = message(record)
+        head = b"".join(
+            [
+                _field("PRIORITY", str(event.level.priority)),
+                _field("SYSLOG_IDENTIFIER", IDENTIFIER),
+                _field("MESSAGE_ID", event.message_id),
+            ]
+        )
+        fields = [
+            _field(f"GRACED_{name.upper()}", _value(value)) for name, value in record.fields.items()
         ]
         if record.logger:
-            datagram.append(_field("LOGGER", record.logger))
-        datagram += [
-            _field(f"GRACED_{name.upper()}", str(value).translate(CONTROL))
-            for name, value in record.fields.items()
-        ]
-        self._send(b"".join(datagram))
+            fields.append(_field("LOGGER", _value(record.logger)))
+        datagram = b"".join([_field("MESSAGE", text), head, *fields])
+        try:
+            self._send(datagram)
+        except OSError as error:
+            if error.errno not in _TOO_LONG:
+                raise
+            try:
+                self._send_as_file(datagram)
+            except OSError:
+                self._send(_field("MESSAGE", _cut(text, _LAST_RESORT, "\n[...]\n")) + head)
+
+    def _send_as_file(self, record: bytes) -> None:
+        """Send a record that does not fit into a datagram, as the protocol has it."""
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        with open(os.memfd_create(IDENTIFIER, flags), "wb") as file:
+            file.write(record)
+            file.flush()
+            fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, _SEALS)
+            self._send(b"", [file.fileno()])
 
     def flush(self, timeout: float) -> None:
         """Return when journald has looked up the sender of the last record.
@@ -185,7 +283,7 @@ class Journal(_LogSocket):
             self._socket.send(b"")
             queued = bytearray(4)
             while time.monotonic() < deadline:
-                ioctl(self._socket, termios.TIOCOUTQ, queued)
+                fcntl.ioctl(self._socket, termios.TIOCOUTQ, queued)
                 if not any(queued):
                     return
                 time.sleep(FLUSH_POLL_INTERVAL)
@@ -193,6 +291,30 @@ class Journal(_LogSocket):
             return
         finally:
             self._socket.setblocking(True)
+
+
+class Unfound:
+    """The journal or syslog of a machine that had neither when the daemon was started.
+
+    Both are looked for at each record.  Until then the last records are held; older ones are lost.
+    """
+
+    def __init__(self) -> None:
+        self._held: deque[Record] = deque()
+        self._found: Sink | None = None
+
+    def write(self, record: Record) -> None:
+        self._held.append(record)
+        self._found = self._found or _log_socket()
+        while self._found and self._held:
+            self._found.write(self._held.popleft())
+        if len(self._held) > MAX_HELD:
+            self._held.popleft()
+            raise FileNotFoundError(errno.ENOENT, "no journal, no syslog")
+
+    def flush(self, timeout: float) -> None:
+        if self._found:
+            self._found.flush(timeout)
 
 
 def stderr_is_journal() -> bool:
@@ -220,10 +342,17 @@ def stderr_outlives_us() -> bool:
 
 def sink_for(*, detached: bool) -> Sink:
     """The best place for the log of this process; `detached`: nobody reads its stderr."""
-    if detached or stderr_is_journal():
-        for kind, path in ((Journal, JOURNAL_SOCKET), (Syslog, SYSLOG_SOCKET)):
-            try:
-                return kind(path)
-            except OSError:
-                continue
-    return Stderr(for_people=os.isatty(2))
+    # Python has no `sys.stderr` where our caller has closed the descriptor.
+    if detached or not sys.stderr:
+        return _log_socket() or Unfound()
+    found = _log_socket() if stderr_is_journal() else None
+    return found or Stderr(for_people=os.isatty(2))
+
+
+def _log_socket() -> Journal | Syslog | None:
+    for kind, path in ((Journal, JOURNAL_SOCKET), (Syslog, SYSLOG_SOCKET)):
+        try:
+            return kind(path)
+        except OSError:
+            continue
+    return None

@@ -15,7 +15,7 @@ import time
 from queue import Empty, SimpleQueue
 
 from graced.log import event, events
-from graced.log.event import LEVELS, Level, Record
+from graced.log.event import LEVELS, WARNING, Level, Record
 from graced.threads import start_thread
 
 TYPE_CHECKING = False
@@ -30,6 +30,8 @@ LOG_STOP_TIMEOUT = 0.25
 """Seconds that the end of the program waits for the thread that writes the log."""
 QUEUE_CAPACITY = 4096
 """Records."""
+RESERVED = 1024
+"""Further records, for warnings and errors only, which no flood of other records pushes out."""
 
 
 class TokenBucket:
@@ -72,6 +74,7 @@ class Log:
         self._capacity = capacity
         self._queue: SimpleQueue[Record | None] = SimpleQueue()
         self._client_records = TokenBucket()
+        self._client_errors = TokenBucket(burst=300.0, rate=30.0)
         self._dropped = 0
         self._suppressed = 0
         self._unwritten = 0
@@ -94,9 +97,12 @@ class Log:
         # exactness.
         if self._thread is None:
             self._write(record)
-        elif record.event.per_client and not self._client_records.take():
+            return
+        serious = record.event.level.number >= WARNING.number
+        bucket = self._client_errors if serious else self._client_records
+        if record.event.per_client and not bucket.take():
             self._suppressed += 1
-        elif self._queue.qsize() >= self._capacity:
+        elif self._queue.qsize() >= self._capacity + (RESERVED if serious else 0):
             self._dropped += 1
         else:
             self._queue.put(record)
@@ -130,7 +136,8 @@ class Log:
     def _write(self, record: Record) -> None:
         try:
             self.sink.write(record)
-        except OSError:
+        except Exception:
+            # OSError of the sink; or the memory for the text: this thread must not end with it.
             # Not added to `_dropped` yet: a report would fail too, and be followed by a report.
             self._unwritten += 1
         else:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import resource
 import select
@@ -140,8 +141,12 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
         raise StartError(f"cannot become a daemon: {error}", 1) from None
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # There is none where the caller has closed the descriptor.  What cannot be written now
+        # (a full disk) fails again at the end of the command, which then says so by its status.
+        if stream:
+            with suppress(OSError):
+                stream.flush()
     try:
         child = os.fork()
     except OSError as error:
@@ -174,6 +179,11 @@ def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     from daemon import DaemonContext  # type: ignore[attr-defined]  # noqa: PLC0415
 
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # Closed by the caller.  python-daemon needs the object, with the descriptor that
+            # `graced.log.sinks.open_standard_streams` has opened.
+            setattr(sys, name, io.FileIO(fd, "r+", closefd=False))
     umask = os.umask(0o077)
     os.umask(umask)
     context = DaemonContext(

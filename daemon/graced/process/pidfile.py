@@ -40,9 +40,9 @@ class PidFile:
                     self._check_owner(fd)
                     return fd
             except BlockingIOError:
-                owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+                owner = _owner(fd)
                 os.close(fd)
-                who = f" with pid {owner}" if owner.isdigit() else ""
+                who = f" with pid {owner}" if owner else ""
                 raise AlreadyRunningError(f"already running{who}: {self.path} is locked") from None
             except OSError as error:
                 self._remove_if_empty(fd)
@@ -99,6 +99,10 @@ class PidFile:
         """The descriptor that holds the lock, to be preserved over a fork."""
         return self._fd
 
+    def owner(self) -> str:
+        """The pid in the file; empty: there is none."""
+        return _owner(self._fd)
+
     def write(self) -> None:
         """Write the pid of this process.  Raises `PidFileError`."""
         try:
@@ -120,3 +124,11 @@ class PidFile:
             pass
         finally:
             os.close(self._fd)
+
+
+def _owner(fd: int) -> str:
+    try:
+        owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+    return owner if owner.isdigit() else ""

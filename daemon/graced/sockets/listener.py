@@ -17,6 +17,7 @@ clients was reset (tests/robustness/test_last_clients.py, in the large form).
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -98,8 +99,13 @@ class Listener:
             except BlockingIOError:
                 if not poll.poll(timeout * 1000):
                     return
-            except OSError:
-                # The end of the queue of a Unix socket (EINVAL), or no descriptor for one more.
+            except ConnectionAbortedError:
+                # One client has gone; the queue goes on.
+                continue
+            except OSError as error:
+                # EINVAL: the end of the queue of a Unix socket.  Else no descriptor for one more.
+                if error.errno != errno.EINVAL:
+                    events.CANNOT_REFUSE(address=self.name, reason=error.strerror)
                 return
 
     def own_path(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,7 +14,8 @@ import pytest
 
 from graced.app import cli, service, settings
 from graced.errors import ConfigError, FailedError, ListenError
-from graced.log import event
+from graced.log import event, sinks, writer
+from support import PATIENCE
 
 
 class Exit(BaseException):
@@ -151,3 +154,31 @@ def test_output_that_cannot_be_written_is_a_failure(monkeypatch: pytest.MonkeyPa
         monkeypatch.undo()
         with pytest.raises(OSError, match="No space left"):
             full.close()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_reason_goes_to_syslog_where_stderr_cannot_be_written(
+    closed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog,
+        open("/dev/full", "w", encoding="utf-8") as full,
+    ):
+        syslog.bind(str(tmp_path / "log"))
+        syslog.settimeout(PATIENCE)
+        monkeypatch.setattr(sinks, "JOURNAL_SOCKET", str(tmp_path / "missing"))
+        monkeypatch.setattr(sinks, "SYSLOG_SOCKET", str(tmp_path / "log"))
+        monkeypatch.setattr(sys, "stderr", None if closed else full)
+        assert run("--listen", "nonsense") == 2
+        assert b"]: cannot start: " in syslog.recv(1000)
+        assert capsys.readouterr().out == ""
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
+    destination = event.destination
+    assert isinstance(destination, writer.Log)
+    assert isinstance(destination.sink, sinks.Syslog)
+    destination.sink.close()

@@ -260,3 +260,11 @@ def test_place_of_the_log_is_named(
 ) -> None:
     monkeypatch.setattr(sinks, "sink_for", lambda *, detached: object.__new__(kind))
     assert service._place_of_log(keep_stderr=False).startswith(place)
+
+
+def test_log_is_named_where_proc_is_not_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_path: str) -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "readlink", missing)
+    assert service._place_of_log(keep_stderr=True) == "stderr"

@@ -73,12 +73,16 @@ def test_records_below_level_are_not_logged(sink: Listing) -> None:
 
 
 def test_custom_levels_keep_names(sink: Listing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A level that graced does not know has the priority of INFO."""
+    """A level between two levels has the priority of the lower one."""
     monkeypatch.setattr(logging, "_levelToName", {**logging._levelToName, 25: "NOTICE"})
     logging.log(25, "named")
     logging.log(35, "not named")
     assert [record.event.level.name for record in sink.records] == ["NOTICE", "Level 35"]
-    assert [record.event.level.priority for record in sink.records] == [6, 6]
+    assert [record.event.level.priority for record in sink.records] == [6, 4]
+    logging.log(99, "above all")
+    logging.getLogger().setLevel(1)
+    logging.log(1, "below all")
+    assert [record.event.level.priority for record in sink.records[2:]] == [2, 7]
 
 
 def test_percent_sign_is_not_formatted(sink: Listing) -> None:

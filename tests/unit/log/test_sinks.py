@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import pty
 import re
+import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -88,6 +91,88 @@ def test_long_message_keeps_both_ends() -> None:
     assert len(text) < 50_000
 
 
+LONG = 300_000
+
+
+@pytest.mark.parametrize(
+    "character", ["x", "\x1b", "\u2028", "\N{SNOWMAN}", "\U0001f600", "\udcff"]
+)
+def test_message_is_limited_in_bytes(character: str) -> None:
+    """One character may be six bytes when it is escaped."""
+    text = sinks.message(record("begin" + character * LONG + "end"))
+    assert len(text.encode("utf-8", "backslashreplace")) < 50_000
+    assert text.startswith("begin")
+    assert text.endswith("end")
+    assert text.count("\n[...]\n") == 1
+
+
+def test_message_is_limited_in_lines() -> None:
+    """Each would be a datagram of syslog, and an indent on stderr."""
+    text = sinks.message(record("begin" + "\n" * 40_000 + "end"))
+    assert text.count("\n") < 1100
+    assert text.startswith("begin\n")
+    assert text.endswith("\nend")
+
+
+class Unprintable:
+    """A value whose text raises."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_value_without_a_text_costs_no_record(datagrams: socket.socket) -> None:
+    sink = Journal(datagrams.getsockname())
+    sink.write(Record(events.NOT_STARTED, {"reason": Unprintable()}))
+    found = fields(datagrams.recv(65536))
+    assert found["MESSAGE"] == "cannot start: %(reason)s (not formatted: RuntimeError)"
+    assert found["GRACED_REASON"] == "(not formatted: RuntimeError)"
+    sink.close()
+
+
+def test_torn_record_on_stderr_does_not_swallow_the_next() -> None:
+    with stderr() as read:
+        os.set_blocking(2, False)
+        os.set_blocking(read, False)
+        size = 0
+        with suppress(BlockingIOError):
+            while True:
+                size += os.write(2, b"x" * 100)
+        os.read(read, 4096)
+        sink = Stderr(for_people=False)
+        blocked = threading.Thread(target=sink.write, args=[record("y" * 10_000)])
+        blocked.start()
+        text = b""
+        while b"y\n" not in text:
+            poll = select.poll()
+            poll.register(read, select.POLLIN)
+            assert poll.poll(PATIENCE * 1000)
+            text += os.read(read, 65536)
+        blocked.join(PATIENCE)
+        assert text.endswith(b"<6>" + b"y" * 10_000 + b"\n"), "a pipe that is full is waited for"
+
+
+def test_record_after_a_torn_one_begins_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stderr() as read:
+        sink = Stderr(for_people=False)
+        write = os.write
+        writes = iter([3])
+
+        def tearing(fd: int, data: bytes) -> int:
+            for size in writes:
+                return write(fd, data[:size])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("graced.log.sinks.os.write", tearing)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space"):
+                sink.write(record("torn"))
+        monkeypatch.setattr("graced.log.sinks.os.write", write)
+        sink.write(record("whole"))
+        sink.write(record("next"))
+        assert os.read(read, 1000) == b"<6>\n<6>whole\n<6>next\n"
+
+
 # Sockets.
 
 
@@ -163,6 +248,66 @@ def test_journal_flush_waits_for_reader(datagrams: socket.socket) -> None:
     sink.close()
 
 
+def test_long_values_are_cut(datagrams: socket.socket) -> None:
+    sink = Journal(datagrams.getsockname())
+    sink.write(Record(events.HANDLER_FAILED, {"client": CLIENT, "reason": "r" * LONG}, "t" * LONG))
+    found = fields(datagrams.recv(LONG))
+    assert found["GRACED_CLIENT"] == CLIENT
+    assert 4000 < len(found["GRACED_REASON"]) < 5000
+    assert " [...] " in found["GRACED_REASON"]
+    assert 48_000 < len(found["MESSAGE"]) < 50_000
+    sink.close()
+
+
+def test_record_that_does_not_fit_into_a_datagram_is_a_file(datagrams: socket.socket) -> None:
+    """A device with a small net.core.wmem_default."""
+    sink = Journal(datagrams.getsockname())
+    sink._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    sink.write(record("x" * LONG))
+    data, (fd,), _, _ = socket.recv_fds(datagrams, 65536, 1)
+    assert data == b""
+    with open(fd, "rb") as file:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        text = fields(os.pread(fd, LONG, 0))["MESSAGE"]
+        assert file
+    assert seals == fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    assert 48_000 < len(text) < 50_000
+    sink.close()
+
+
+@pytest.mark.parametrize("call", ["memfd_create", "fcntl"])
+def test_record_that_cannot_be_a_file_is_cut_short(
+    call: str, datagrams: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_arguments: object) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    module = "os" if call == "memfd_create" else "fcntl"
+    monkeypatch.setattr(f"graced.log.sinks.{module}.{call}", refused)
+    sink = Journal(datagrams.getsockname())
+    sink._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    sink.write(record("begin" + "x" * LONG + "end", ERROR))
+    found = fields(datagrams.recv(65536))
+    assert re.fullmatch(r"beginx+\n\[\.\.\.\]\nx+end", found["MESSAGE"])
+    assert found["PRIORITY"] == "3"
+    assert found["MESSAGE_ID"] == OTHER_MESSAGE_ID
+    sink.close()
+
+
+@pytest.mark.parametrize(("buffer", "limit"), [(0, 8300), (4096, 1024)])
+def test_long_line_of_syslog_is_cut(buffer: int, limit: int, datagrams: socket.socket) -> None:
+    sink = Syslog(datagrams.getsockname())
+    if buffer:
+        sink._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+    sink.write(record("begin" + "x" * LONG + "end"))
+    lines = [datagrams.recv(65536) for _ in range(3)]
+    assert all(len(line) <= limit for line in lines)
+    assert b" [...] " in lines[0]
+    assert lines[1].endswith(b": [...]")
+    assert lines[2].endswith(b"xend")
+    sink.close()
+
+
 def test_syslog_gets_one_datagram_per_line(datagrams: socket.socket) -> None:
     sink = Syslog(datagrams.getsockname())
     sink.write(record("two\nlines", ERROR))
@@ -226,10 +371,32 @@ def test_detached_daemon_logs_to_available_socket(
     sink.close()
 
 
-def test_detached_daemon_without_log_sockets_uses_stderr(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["JOURNAL_SOCKET", "SYSLOG_SOCKET"])
+def test_log_socket_that_comes_later_gets_what_was_held(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("")
+    """A container or a device whose log daemon starts after graced."""
     monkeypatch.setattr(sinks, "JOURNAL_SOCKET", str(tmp_path / "missing"))
-    monkeypatch.setattr(sinks, "SYSLOG_SOCKET", str(tmp_path / "file"))
-    assert isinstance(sinks.sink_for(detached=True), Stderr)
+    monkeypatch.setattr(sinks, "SYSLOG_SOCKET", str(tmp_path / "missing"))
+    monkeypatch.setattr(sinks, "MAX_HELD", 2)
+    monkeypatch.setattr(sinks, name, str(tmp_path / "late"))
+    (tmp_path / "late").write_text("")
+    sink = sinks.sink_for(detached=True)
+    for number in range(2):
+        sink.write(record(str(number)))
+    with pytest.raises(FileNotFoundError):
+        sink.write(record("2"))
+    sink.flush(0.0)
+    (tmp_path / "late").unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as late:
+        late.bind(str(tmp_path / "late"))
+        late.settimeout(PATIENCE)
+        for text in ("3", "4"):
+            sink.write(record(text))
+        found = [late.recv(65536).decode() for _ in range(4)]
+        expected = r"MESSAGE=(\d)\n" if name == "JOURNAL_SOCKET" else r"graced\[\d+\]: (\d)"
+        assert "".join(re.findall(expected, "".join(found))) == "1234"
+    assert isinstance(sink, sinks.Unfound)
+    found_sink = sink._found
+    assert isinstance(found_sink, Journal | Syslog)
+    found_sink.close()

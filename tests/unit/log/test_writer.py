@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from graced.log import event, events, sinks, writer
-from graced.log.event import INFO, OTHER_MESSAGE_ID, Event, Record
+from graced.log.event import ERROR, INFO, OTHER_MESSAGE_ID, Event, Record
 from graced.log.writer import Log, TokenBucket
 from support import PATIENCE
 
@@ -93,6 +93,55 @@ def test_full_queue_drops_and_counts(gate: Gate) -> None:
     log.stop()
     assert gate.texts[:11] == ["first", *map(str, range(10))]
     assert gate.texts[11:] == ["dropped 5 log records because the log could not keep up"]
+
+
+def test_flood_of_records_does_not_push_out_errors(gate: Gate) -> None:
+    log = Log(gate, INFO, capacity=10)
+    log.start()
+    log.put(record("first"))
+    assert gate.waiting.wait(PATIENCE)
+    for number in range(15):
+        log.put(record(str(number)))
+    for number in range(5):
+        log.put(Record(Event(OTHER_MESSAGE_ID, ERROR, f"error {number}"), {}))
+    gate.open.set()
+    log.stop()
+    assert gate.texts[:11] == ["first", *map(str, range(10))]
+    assert gate.texts[11:16] == [f"error {number}" for number in range(5)]
+
+
+def test_flood_of_connections_does_not_suppress_errors(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One client comes and goes as fast as it can, the handler of another fails."""
+    gate.open.set()
+    log = writer.open_log("info", gate)
+    monkeypatch.setattr(log, "_client_records", TokenBucket(burst=5, rate=0))
+    monkeypatch.setattr(log, "_client_errors", TokenBucket(burst=5, rate=0))
+    log.start()
+    for _ in range(100):
+        events.CONNECTED(client=CLIENT)
+    for number in range(6):
+        events.HANDLER_FAILED(client="192.0.2.7:1", reason=number)
+    log.stop()
+    failed = [text for text in gate.texts if text.startswith("the handler of 192.0.2.7:1 failed")]
+    assert len(failed) == 5, "and errors have a limit of their own"
+
+
+def test_sink_that_raises_does_not_end_the_log(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate.open.set()
+    log = writer.open_log("info", gate)
+    log.start()
+
+    def broken(_record: Record) -> None:
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(gate, "write", broken)
+    log.put(record("lost"))
+    log.put(record("found"))
+    log.stop()
+    assert gate.texts == ["found", "dropped 1 log record because the log could not keep up"]
 
 
 def test_failed_writes_are_counted_after_recovery(gate: Gate) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +111,37 @@ def test_last_connections_wait_for_a_handshake(
             with next(connections) as sock:
                 sock.send(b"bye")
             assert client.recv() == b"bye"
+
+
+def test_lost_client_does_not_end_the_queue(
+    listen: Listen, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = listen(host)
+    accept = found._accept
+    lost = [ConnectionAbortedError(errno.ECONNABORTED, "gone")]
+
+    def accept_after_a_loss() -> Any:
+        if lost:
+            raise lost.pop()
+        return accept()
+
+    monkeypatch.setattr(found, "_accept", accept_after_a_loss)
+    with connect(found):
+        (sock,) = found.last_connections()
+        sock.close()
+
+
+def test_queue_that_cannot_be_accepted_is_one_warning(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full() -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    found = listen("127.0.0.1")
+    monkeypatch.setattr(found, "_accept", full)
+    assert not list(found.last_connections())
+    (message,) = caplog.messages
+    assert message.endswith("the last may be reset: Too many open files")
 
 
 def test_connections_that_cannot_be_refused_are_one_warning(
