@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from signal import SIGTERM, SIGUSR2
+from time import monotonic
 
 import pytest
 
-from robustness.strace import Fault, Injection
-from support import PASS, FdStore, Graced
+from robustness.strace import Fault, Injection, Traced
+from support import PASS, PATIENCE, FdStore, Graced
 from support.process import LEFT_TO_THE_KERNEL
 
 PERIOD = 1.2
@@ -45,6 +48,83 @@ def test_one_refused_message_does_not_silence_the_daemon(error: str, store: FdSt
         graced.signal(SIGUSR2)
         assert graced.wait() == 79
         assert graced.log.count("^<4>") == 1
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.parametrize("error", ["ENOBUFS", "ENOMEM", "EAGAIN"])
+def test_start_is_complete_although_a_message_is_refused(error: str, store: FdStore) -> None:
+    with Traced(Fault("sendto", f"error={error}", when="1"), env=store.environment) as graced:
+        store.wait_for("READY=1")
+        graced.serving()
+        assert graced.stop() == 0
+        assert len(graced.hits) > 0
+
+
+class Deaf:
+    """A service manager that does not read, whose queue another program has filled."""
+
+    def __init__(self, path: Path) -> None:
+        self.environment = {"NOTIFY_SOCKET": str(path)}
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.settimeout(PATIENCE)
+
+    def __enter__(self) -> Deaf:
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        self.socket.close()
+
+    def fill(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.connect(self.environment["NOTIFY_SOCKET"])
+            other.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    other.send(b"x")
+
+    def read_until(self, text: str) -> int:
+        """Read messages to the first that has the text; return the number of descriptors in it."""
+        while True:
+            data, fds, _, _ = socket.recv_fds(self.socket, 65536, 253)
+            for fd in fds:
+                os.close(fd)
+            if text in data.decode():
+                return len(fds)
+
+
+def test_stop_does_not_wait_for_a_service_manager_that_does_not_read(tmp_path: Path) -> None:
+    """The removal of the listeners from the store comes after the deadline."""
+    with (
+        Deaf(tmp_path / "notify") as deaf,
+        Graced("--grace", "0.5", env=deaf.environment) as graced,
+        graced.served() as client,
+    ):
+        deaf.read_until("graced-clients")
+        deaf.fill()
+        began = monotonic()
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        assert graced.wait() == 0
+        assert monotonic() - began < 0.5 + 2.0
+
+
+def test_client_of_a_busy_moment_is_mirrored_when_the_moment_is_over(tmp_path: Path) -> None:
+    """Without another client, and although the main thread sleeps."""
+    config = '[continuity]\nkeep = "always"'
+    with (
+        Deaf(tmp_path / "notify") as deaf,
+        Graced(config=config, env=deaf.environment) as graced,
+        ExitStack() as crowd,
+    ):
+        deaf.read_until("graced-clients")
+        deaf.fill()
+        for _ in range(201):
+            crowd.enter_context(graced.connect()).echo(b"hello")
+        # The bundle is renewed after 200 clients.
+        assert deaf.read_until("FDSTORE=1\nFDNAME=graced-kept") == 1
+        crowd.close()
+        assert graced.stop() == 0
 
 
 @pytest.mark.parametrize("number", [253, 254, 400])
