@@ -12,6 +12,7 @@ from time import monotonic
 
 import pytest
 
+from graced.handover import fdstore
 from robustness.strace import Fault, Injection, Traced
 from support import PASS, PATIENCE, FdStore, Graced
 from support.process import LEFT_TO_THE_KERNEL
@@ -107,6 +108,17 @@ def test_stop_does_not_wait_for_a_service_manager_that_does_not_read(tmp_path: P
         client.expect_farewell_alone()
         assert graced.wait() == 0
         assert monotonic() - began < 0.5 + 2.0
+
+
+def test_handover_does_not_wait_for_what_it_does_not_need(tmp_path: Path) -> None:
+    with Deaf(tmp_path / "notify") as deaf, Graced(env=deaf.environment) as graced:
+        deaf.read_until("graced-clients")
+        deaf.fill()
+        began = monotonic()
+        graced.signal(SIGUSR2)
+        assert graced.wait() == 79
+        assert monotonic() - began < fdstore.SETTLE_TIMEOUT
+        assert graced.log.count("handing over 0 clients")
 
 
 def test_client_of_a_busy_moment_is_mirrored_when_the_moment_is_over(tmp_path: Path) -> None:

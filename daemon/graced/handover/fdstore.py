@@ -71,11 +71,12 @@ class FdStore:
         self._notifier.store(CLIENTS, [receiver], sent=receiver.close)
 
     def settle(self) -> None:
-        """Wait until the service manager has been sent everything, for `SETTLE_TIMEOUT` at most.
+        """Wait until listeners and bundle have been sent, for `SETTLE_TIMEOUT` at most.
 
         To be called before a handover, while clients are served.
         """
-        self._notifier.flush(SETTLE_TIMEOUT)
+        if not (self._notifier.stores(LISTENERS) and self._notifier.stores(CLIENTS)):
+            self._notifier.flush(SETTLE_TIMEOUT)
 
     def hand_over(
         self, clients: Sequence[Client], frozen: float, counts: tuple[int, int]

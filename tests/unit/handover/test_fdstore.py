@@ -325,6 +325,31 @@ def test_lost_service_manager_is_one_warning(
     assert record.getMessage().startswith("cannot talk to the service manager: ")
 
 
+def test_bundle_that_is_not_sent_gets_no_client(
+    start: Start,
+    crowd: Crowd,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else the clients would end with this process, which alone has the bundle."""
+    manager, store = start(10)
+
+    def refused(*_arguments: Any) -> int:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(socket.socket, "sendmsg", refused)
+    store.reserve()
+    clients = crowd(3)
+    store.settle()
+    assert store.hand_over(clients, FROZEN, COUNTS) == clients
+    assert [record.msg for record in caplog.records] == [
+        events.NOTIFY_LOST,
+        events.CANNOT_HAND_OVER,
+    ]
+    monkeypatch.undo()
+    assert CLIENTS not in manager.names()
+
+
 def test_listeners_are_stored_until_they_are_released(start: Start, stack: ExitStack) -> None:
     manager, store = start(1000)
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
