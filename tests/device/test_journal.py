@@ -15,6 +15,7 @@ from device.service import (
     is_message,
     rest,
 )
+from graced.log import events
 
 # What systemd itself logs about a unit comes from here.
 _SYSTEMD = "init.scope"
@@ -134,3 +135,49 @@ def test_no_byte_of_the_log_reaches_a_client(graced: Service) -> None:
         assert client.recv(65536) == b"SHUTDOWN"
         client.shutdown(socket.SHUT_WR)
         assert rest(client) == b""
+
+
+VERBOSE_HANDLER = """
+from socketserver import BaseRequestHandler
+
+class Verbose(BaseRequestHandler):
+    def handle(self):
+        self.request.recv(100)
+        raise ValueError("begin" + "x" * 300_000 + "end")
+"""
+
+
+def test_exception_with_a_long_text_is_a_record(graced: Service) -> None:
+    """Its fields did not fit into a datagram, and the record was lost."""
+    graced.device.write("/usr/lib/python3/dist-packages/verbose_handler.py", VERBOSE_HANDLER)
+    graced.configure('[server]\nhandler = "verbose_handler:Verbose"\n')
+    graced.restart()
+    (client,) = graced.knock()
+    client.sendall(b"?")
+    with graced.follow() as journal:
+        record = journal.until(is_message(events.HANDLER_FAILED.message_id))
+    client.close()
+    assert record["MESSAGE"].endswith("xend")
+    assert "[...]" in record["MESSAGE"]
+    assert record["GRACED_REASON"].startswith("ValueError: beginxxx")
+
+
+SMALL_BUFFER = """
+import socket
+from graced.log import events, sinks
+from graced.log.event import Record
+
+sink = sinks.Journal()
+sink._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+sink.write(Record(events.LIMITS, {"reason": "begin" + "x" * 40_000 + "end"}))
+sink.flush(5.0)
+"""
+
+
+def test_record_that_is_a_file_is_read_by_journald(graced: Service) -> None:
+    """Where net.core.wmem_default is small."""
+    after = graced.device.cursor()
+    graced.device.python(SMALL_BUFFER)
+    with graced.device.follow(after=after) as journal:
+        record = journal.until(is_message(events.LIMITS.message_id))
+    assert record["MESSAGE"] == "begin" + "x" * 40_000 + "end"

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _SO_PEEK_OFF = 42
 """asm-generic/socket.h; Python has no name for it."""
 _INT = struct.Struct("i")
+_PASSING = frozenset({errno.ENOBUFS, errno.ENOMEM})
+_TRIES = 3
+"""Times that a message is sent where the kernel is short of memory for a moment."""
 MAX_DESCRIPTORS = 253
 """Descriptors in one message (SCM_MAX_FD)."""
 
@@ -37,11 +40,15 @@ class FdBundle:
         There is no room where a buffer is full, where too many descriptors are in flight, and where
         every copy of the receiving end is closed.
         """
-        try:
-            socket.send_fds(self._sender, [b"\0"], descriptors)
-        except OSError:
-            return False
-        return True
+        for _ in range(_TRIES):
+            try:
+                socket.send_fds(self._sender, [b"\0"], descriptors)
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    return False
+            else:
+                return True
+        return False
 
     def close(self) -> None:
         """Close both ends; a process that has a copy of the receiver has the descriptors."""

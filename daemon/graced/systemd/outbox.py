@@ -147,12 +147,13 @@ class Outbox:
                 self._send_all()
                 if not self._waiting:
                     return True
-                error, manager = self._errno, self._socket
+                error = self._errno
+                manager = self._socket.fileno() if self._socket else -1
             remaining = until - time.monotonic()
             if remaining <= 0 or self.broken or error not in _PASSING:
                 return False
             poll = select.poll()
-            if manager and error == errno.EAGAIN:
+            if manager >= 0 and error == errno.EAGAIN:
                 # The kernel reports room in a queue, but not the end of ENOBUFS or ENOMEM.
                 poll.register(manager, select.POLLOUT)
             poll.poll(1000 * min(remaining, ROOM_POLL_INTERVAL))
@@ -268,8 +269,8 @@ class Outbox:
             events.NOTIFY_LOST(reason=f"{reason}, given up" if error.errno in _HOPELESS else reason)
 
     def _schedule(self, *, progress: bool) -> None:
-        if not self.broken and not self._waiting:
-            self._failing = self._failing and not self._socket
+        if self._socket and not self._waiting:
+            self._failing = self._said_broken = False
         if self.broken or not self._waiting:
             self.due = math.inf
             return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -104,3 +106,23 @@ def test_bad_descriptor_is_refused(bundle: FdBundle) -> None:
     assert not bundle.put([1000001])
     assert not bundle.put([0] * 300)
     assert take_out(bundle) == []
+
+
+@pytest.mark.parametrize(("failures", "put"), [(1, True), (2, True), (3, False)])
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM])
+def test_shortage_of_a_moment_is_not_the_end(
+    error: int, failures: int, put: bool, bundle: FdBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one failure at a restart disconnects all clients that are not in the bundle yet."""
+    remaining = [OSError(error, os.strerror(error))] * failures
+    send_fds = socket.send_fds
+
+    def failing(*arguments: Any) -> int:
+        if remaining:
+            raise remaining.pop()
+        return send_fds(*arguments)
+
+    monkeypatch.setattr("graced.handover.fd_bundle.socket.send_fds", failing)
+    assert bundle.put([bundle.receiver.fileno()]) == put
+    monkeypatch.undo()
+    assert len(take_out(bundle)) == put

@@ -303,6 +303,19 @@ def test_manager_that_listens_anew_misses_nothing(
     assert not caplog.records
 
 
+def test_each_loss_of_the_manager_is_one_warning(
+    manager: Manager, queue: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(1, 4):
+        manager.vanish()
+        queue.put(word("STATUS=1"))
+        queue.put(word("STATUS=2"))
+        manager.listen()
+        assert queue.try_again()
+        assert manager.texts() == ["STATUS=2"]
+        assert [record.msg for record in caplog.records] == [events.NOTIFY_BROKEN] * number
+
+
 def test_connect_that_fails_for_a_moment_is_tried_again(
     manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
