@@ -2,6 +2,7 @@
 
 Without ``NOTIFY_SOCKET`` nothing is sent.  Each message goes through a queue
 (`graced.systemd.outbox`): a message that the service manager does not take is sent again later.
+sdnotify makes the connection; it sends no descriptors, waits for room, and encodes as Latin-1.
 """
 
 from __future__ import annotations
