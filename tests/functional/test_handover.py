@@ -169,7 +169,7 @@ def test_start_that_is_refused_tells_the_clients_in_the_queue(
             "--listen",
             address,
             "--listen",
-            "192.0.2.1:7",
+            "unix:/nonexistent/socket",
             **start(store),
         )
         assert refused.returncode == 69

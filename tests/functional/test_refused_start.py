@@ -89,7 +89,6 @@ REFUSALS = [
     Refusal("missing file", 78, options=("--config", "/nonexistent")),
     Refusal("descriptors", 78, config="[limits]\nmax_clients = 1000000"),
     Refusal("overlap", 78, options=("--listen", "127.0.0.1:1", "--listen", "*:1")),
-    Refusal("address", 69, options=("--listen", "192.0.2.1:0")),
     Refusal("directory", 69, options=("--listen", "unix:/nonexistent/socket")),
     Refusal("pidfile", 73, options=("--pid-file", "/nonexistent/pid")),
 ]

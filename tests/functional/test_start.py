@@ -59,7 +59,6 @@ def test_a_port_in_use_is_69() -> None:
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("192.0.2.1:0", "Cannot assign requested address"),
         ("unix:/no/such/directory/socket", "No such file or directory"),
         ("no.such.host.invalid:9999", r".*"),
     ],
@@ -73,7 +72,7 @@ def test_an_address_that_is_not_ours_is_69(address: str, reason: str) -> None:
 def test_one_bad_address_among_good_ones_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     found = run_graced(
-        "--config", "/dev/null", "--listen", f"unix:{path}", "--listen", "192.0.2.1:0"
+        "--config", "/dev/null", "--listen", f"unix:{path}", "--listen", "unix:/nonexistent/socket"
     )
     assert found.returncode == 69
     assert not path.exists()

@@ -25,6 +25,7 @@ TCP_INFO = 11
 SO_PEEK_OFF = 42
 SO_COOKIE = 57
 SO_BINDTOIFINDEX = 62
+SO_NETNS_COOKIE = 71
 LEVEL, OPTION = 1, 2
 SOCK_STREAM = 1
 SOCK_SEQPACKET = 5
@@ -41,7 +42,11 @@ UNNOTICED = [
     Forbidden("sysinfo", "EPERM"),
     *(Forbidden("setsockopt", error, OPTION, SO_PEEK_OFF) for error in ("EPERM", "ENOPROTOOPT")),
     Forbidden("getsockopt", "ENOPROTOOPT", OPTION, TCP_INFO),
-    *(Forbidden("getsockopt", e, OPTION, SO_BINDTOIFINDEX) for e in ("EPERM", "ENOPROTOOPT")),
+    *(
+        Forbidden("getsockopt", error, OPTION, option)
+        for option in (SO_BINDTOIFINDEX, SO_NETNS_COOKIE)
+        for error in ("EPERM", "ENOPROTOOPT")
+    ),
 ]
 
 
@@ -115,6 +120,7 @@ REFUSALS = [
     Refusal(Forbidden("pwrite64", "EPERM"), 73, f"cannot write pidfile {{pid}}: {DENIED}"),
     Refusal(Forbidden("ioctl", "EPERM", 1, FIONBIO), 69, f"cannot listen on {{address}}: {DENIED}"),
     Refusal(Forbidden("listen", "EPERM"), 69, f"cannot listen on {{address}}: {DENIED}"),
+    Refusal(Forbidden("getsockname", "EPERM"), 69, f"cannot listen on {{address}}: {DENIED}"),
     Refusal(Forbidden("bind", "EPERM"), 69, f"cannot listen on {{address}}: {DENIED}"),
 ]
 
@@ -141,6 +147,7 @@ def test_start_is_refused_and_leaves_nothing_behind(refusal: Refusal, tmp_path: 
 
 
 SO_BINDTOIFINDEX = 62
+SO_NETNS_COOKIE = 71
 
 
 def test_listener_that_cannot_refuse() -> None:

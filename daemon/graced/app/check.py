@@ -183,7 +183,9 @@ class Check:
                 self._judge(address, error, family, str(place[0]))
             bound = True
         if absent and not bound:
-            raise binding.refusal(address, absent)
+            if absent.errno != errno.EADDRNOTAVAIL or not binding.may_come_later(address):
+                raise binding.refusal(address, absent)
+            self.notes.append(f"{address}: this machine does not have the address at present")
 
     def _judge(self, address: Address, error: OSError, family: int, host: str) -> None:
         """Raise `ListenError`, unless the error does not hold for the subject."""

@@ -31,6 +31,7 @@ from graced.process.supervisor import Supervisor
 from graced.server import Server
 from graced.signals import HANDOVER, SignalInbox, expect_service_manager
 from graced.sockets import binding
+from graced.sockets.accepted import KeepAlive
 from graced.sockets.listener import Listener
 from graced.systemd import activation
 from graced.systemd.notify import Notifier
@@ -156,13 +157,19 @@ class Service:
 
     def _listen(self, inherited: Inherited) -> list[Listener]:
         settings = self._settings
+        keepalive = KeepAlive(
+            idle=settings.keepalive_idle,
+            interval=settings.keepalive_interval,
+            count=settings.keepalive_count,
+            user_timeout=settings.user_timeout,
+        )
         if inherited.others:
-            return activation.adopt(inherited.others)
+            return activation.adopt(inherited.others, keepalive)
         if len(settings.listen) > 1:
             from graced.app import occupancy  # noqa: PLC0415
 
             occupancy.refuse_overlaps(settings.listen)
-        return binding.bind(settings.listen, settings.backlog, inherited.listeners)
+        return binding.bind(settings.listen, settings.backlog, inherited.listeners, keepalive)
 
     def turn_away(self) -> None:
         """Tell the inherited clients that the server is going offline, unless clients are served.

@@ -126,6 +126,34 @@ SETTINGS = (
         reason="a fleet that reconnects at once fits; the kernel caps it at net.core.somaxconn",
     ),
     Setting(
+        key="server.keepalive_idle",
+        default=120.0,
+        check=_seconds(0, 32767),
+        unit="s, 0 = never ask a silent client whether it is there",
+        reason="a client whose power was cut keeps its place no longer than three minutes",
+    ),
+    Setting(
+        key="server.keepalive_interval",
+        default=15.0,
+        check=_seconds(1, 32767),
+        unit="s",
+        reason="four lost packets in a minute are no accident",
+    ),
+    Setting(
+        key="server.keepalive_count",
+        default=4,
+        check=_whole(1, 127),
+        unit="questions without an answer",
+        reason="four lost packets in a minute are no accident",
+    ),
+    Setting(
+        key="server.user_timeout",
+        default=180.0,
+        check=_seconds(0, 86400),
+        unit="s, 0 = the kernel decides, a quarter of an hour",
+        reason="as long as a silent client has: idle + count * interval",
+    ),
+    Setting(
         key="server.io_threads",
         default=0,
         check=_whole(0, 64),
@@ -226,6 +254,10 @@ class Settings(SimpleNamespace):
     listen: tuple[Address, ...]
     handler: str
     backlog: int
+    keepalive_idle: float
+    keepalive_interval: float
+    keepalive_count: int
+    user_timeout: float
     io_threads: int
     grace_period: float
     farewell: bytes

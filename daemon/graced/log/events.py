@@ -154,6 +154,16 @@ FAILED = Event(
     "failed: %(reason)s",
     final=True,
 )
+ADDRESS_ABSENT = Event(
+    "52a3584875084d2597831a727d47b93c",
+    WARNING,
+    "this machine does not have the address %(address)s, which serves as soon as it does",
+)
+LISTENER_NOT_INHERITED = Event(
+    "6d58ad8836bb40498f5442f88212361e",
+    WARNING,
+    "the listener of the last process at %(address)s is not used again: %(reason)s",
+)
 NOTIFY_BROKEN = Event(
     "5cedba4daebe451b9cc59237a89bf712",
     WARNING,

@@ -6,7 +6,7 @@ import os
 import socket
 
 from graced.errors import ListenError
-from graced.sockets.binding import set_up_clients
+from graced.sockets.accepted import KeepAlive, set_up_clients
 from graced.sockets.listener import Listener
 
 TYPE_CHECKING = False
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _FIRST_PASSED_FD = 3
 """SD_LISTEN_FDS_START."""
+_FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
 def passed(environ: MutableMapping[str, str], pid: int) -> list[tuple[int, str]]:
@@ -37,14 +38,15 @@ def passed(environ: MutableMapping[str, str], pid: int) -> list[tuple[int, str]]
     return list(zip(descriptors, names, strict=False))
 
 
-def adopt(descriptors: Sequence[int]) -> list[Listener]:
+def adopt(descriptors: Sequence[int], keepalive: KeepAlive | None = None) -> list[Listener]:
     """Listen on sockets that belong to the service manager.
 
-    Raises `ListenError` where one of the descriptors is no listening stream socket; none is closed.
+    Raises `ListenError` where one of the descriptors is no listening stream socket of a family that
+    graced serves; none is closed.
     """
     for fd in descriptors:
         _check(fd)
-    return [_adopt(fd) for fd in descriptors]
+    return [_adopt(fd, keepalive or KeepAlive()) for fd in descriptors]
 
 
 def _check(fd: int) -> None:
@@ -56,14 +58,21 @@ def _check(fd: int) -> None:
         listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if not listening or sock.type != socket.SOCK_STREAM:
             raise ListenError(f"passed descriptor {fd} is no listening stream socket")
+        if sock.family not in _FAMILIES:
+            raise ListenError(f"passed descriptor {fd} is no TCP or Unix socket")
+        if sock.family != socket.AF_UNIX and sock.proto != socket.IPPROTO_TCP:
+            raise ListenError(f"passed descriptor {fd} is no TCP socket")
     finally:
         sock.detach()
 
 
-def _adopt(fd: int) -> Listener:
+def _adopt(fd: int, keepalive: KeepAlive) -> Listener:
     sock = socket.socket(fileno=fd)
-    os.set_inheritable(fd, False)
-    sock.setblocking(False)
-    if sock.family in {socket.AF_INET, socket.AF_INET6}:
-        set_up_clients(sock)
-    return Listener(sock, passed=True)
+    try:
+        os.set_inheritable(fd, False)
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            set_up_clients(sock, keepalive)
+        return Listener(sock, passed=True)
+    except OSError as error:
+        raise ListenError(f"passed descriptor {fd}: {error.strerror}") from None

@@ -124,7 +124,7 @@ def test_claims_are_given_up_at_the_end(log: Log, tmp_path: Path) -> None:
 
 def test_refused_claim_leaves_nothing_behind(log: Log, tmp_path: Path) -> None:
     with ExitStack() as belongings:
-        started = make(settings("192.0.2.1:0"), log, belongings, tmp_path / "pid")
+        started = make(settings("unix:/nonexistent/socket"), log, belongings, tmp_path / "pid")
         with pytest.raises(ListenError):
             started.claim()
     assert list(tmp_path.iterdir()) == []
@@ -168,7 +168,7 @@ def test_lack_of_threads_is_logged(
 def test_refused_claim_tells_inherited_clients(
     client: socket.socket, log: Log, belongings: ExitStack
 ) -> None:
-    started = make(settings("192.0.2.1:0"), log, belongings)
+    started = make(settings("unix:/nonexistent/socket"), log, belongings)
     with pytest.raises(ListenError):
         started.claim()
     started.turn_away()
@@ -205,7 +205,7 @@ def test_own_farewell_of_the_handler_is_told(
     monkeypatch.setattr(handler_path, "find", lambda *_: handler)
     # `logging` is left as the other tests expect it.
     monkeypatch.setattr(bridge, "install", lambda _log: None)
-    started = make(settings("192.0.2.1:0", handler="some:Thing"), log, belongings)
+    started = make(settings("unix:/nonexistent/socket", handler="some:Thing"), log, belongings)
     with pytest.raises(ListenError):
         started.claim()
     started.turn_away()

@@ -1,0 +1,183 @@
+"""A listener of the last process is used again only if a new one would be the same."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from graced.errors import ListenError
+from graced.log import events
+from graced.sockets import binding
+from graced.sockets.address import Address
+from graced.sockets.binding import InheritedListeners
+from graced.sockets.listener import Listener
+from support import Client
+
+Change = Callable[[Path], None]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "socket"
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def old(path: Path, umask: None) -> Iterator[socket.socket]:
+    """The listener of the last process."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        sock.bind(str(path))
+        sock.listen()
+        yield sock
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    reasons: list[str] = []
+    monkeypatch.setattr(
+        events, "LISTENER_NOT_INHERITED", lambda *, reason, **_: reasons.append(reason)
+    )
+    return reasons
+
+
+def listen(stack: ExitStack, path: Path, inherited: InheritedListeners) -> Listener:
+    (found,) = binding.bind([Address.parse(f"unix:{path}")], 10, inherited)
+    found.own_path()
+    stack.callback(found.close)
+    return found
+
+
+def test_same_listener_is_used_again(old: socket.socket, path: Path, said: list[str]) -> None:
+    with ExitStack() as stack:
+        assert listen(stack, path, InheritedListeners([old])).sock is old
+    assert said == []
+
+
+def widen(_path: Path) -> None:
+    """UMask= of the unit lets everybody connect now."""
+    os.umask(0)
+
+
+def narrow(path: Path) -> None:
+    """UMask= of the unit lets nobody connect any more; the last process let everybody."""
+    path.chmod(0o777)
+
+
+def leave_dead_socket(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (widen, "its path has mode 0700, and would have 0777 now"),
+        (narrow, "its path has mode 0777, and would have 0700 now"),
+        (leave_dead_socket, "its path leads to something else"),
+        (remove, "its path: No such file or directory"),
+    ],
+)
+def test_different_listener_is_bound_afresh(
+    old: socket.socket, path: Path, said: list[str], change: Change, reason: str
+) -> None:
+    with ExitStack() as stack:
+        queued = None
+        if change in (widen, narrow):
+            queued = stack.enter_context(Client.connect(f"unix:{path}"))
+        change(path)
+        inherited = InheritedListeners([old])
+        found = listen(stack, path, inherited)
+        assert said == [reason]
+        umask = os.umask(0o077)
+        assert path.stat().st_mode & 0o777 == 0o777 & ~umask
+        # A new client reaches the new listener; the queue of the old one is not forgotten.
+        with Client.connect(f"unix:{path}"), found.accept()[0]:
+            pass
+        with ExitStack() as connections:
+            retired = [connections.enter_context(sock) for sock in inherited.retire()]
+            assert len(retired) == (queued is not None)
+
+
+def test_path_of_another_user_is_not_ours(
+    old: socket.socket, path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`User=` of the unit has changed."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with ExitStack() as stack:
+        assert listen(stack, path, InheritedListeners([old])).sock is not old
+    (reason,) = said
+    assert reason.startswith("its path belongs to user ")
+
+
+def test_plain_file_at_the_path_is_in_the_way(
+    old: socket.socket, path: Path, said: list[str]
+) -> None:
+    path.unlink()
+    path.write_text("precious")
+    with ExitStack() as stack, pytest.raises(ListenError, match="Address already in use"):
+        listen(stack, path, InheritedListeners([old]))
+    assert path.read_text() == "precious"
+
+
+def test_listener_of_another_network_namespace_is_not_ours(said: list[str]) -> None:
+    """`PrivateNetwork=` of the unit has changed: nobody would reach the listener."""
+    theirs = _listener_in_new_namespace()
+    with ExitStack() as stack:
+        stack.callback(theirs.close)
+        port = theirs.getsockname()[1]
+        (found,) = binding.bind(
+            [Address.parse(f"127.0.0.1:{port}")], 10, InheritedListeners([theirs])
+        )
+        stack.callback(found.close)
+        assert found.sock is not theirs
+        with Client.connect(found.name), found.accept()[0]:
+            pass
+    assert said == ["it is in another network namespace"]
+
+
+def _listener_in_new_namespace() -> socket.socket:
+    """A listener made by a child with a network of its own, passed here."""
+    ours, childs = socket.socketpair(socket.AF_UNIX)
+    with ours, childs:
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                _unshare()
+                with socket.socket() as sock:
+                    sock.bind(("127.0.0.1", 0))
+                    sock.listen()
+                    socket.send_fds(childs, [b"x"], [sock.fileno()])
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        return sock
+
+
+def _unshare() -> None:
+    """unshare(2) with CLONE_NEWUSER | CLONE_NEWNET: no privilege is needed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x10000000 | 0x40000000):
+        raise OSError(ctypes.get_errno(), "unshare(2)")
