@@ -28,6 +28,10 @@ class ListenError(GracedError):
     status = os.EX_UNAVAILABLE
 
 
+class UnresolvedError(ListenError):
+    """A host name cannot be resolved, now."""
+
+
 class PidFileError(GracedError):
     """The pidfile cannot be written, or its path names a file not to be overwritten."""
 

@@ -26,6 +26,7 @@ from graced.threads import start_thread
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from graced.handlers.pool import Run
     from graced.loop.interfaces import Listener, Mirror
@@ -78,7 +79,7 @@ class Server:
     ) -> None:
         self.changed_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """An eventfd, readable when something has changed (see `take_changes`)."""
-        self.server_address = listeners[0].sock.getsockname()
+        self.server_address: Any = listeners[0].sock.getsockname() if listeners else None
         """The address of the first listener, by the name that `socketserver` gives to handlers."""
         self.draining = Event()
         """Set when the drain begins."""
@@ -124,6 +125,13 @@ class Server:
         """Start the I/O threads.  Raises `StartError`."""
         for thread in self.io_threads:
             start_thread(thread)
+
+    def listen(self, listeners: Sequence[Listener]) -> None:
+        """Accept clients from further listeners.  After `start`."""
+        if self.server_address is None and listeners:
+            self.server_address = listeners[0].sock.getsockname()
+        for thread in self.io_threads:
+            thread.listen(listeners)
 
     def freeze(self) -> list[Client]:
         """Stop accepting and serving; return the clients, for `adopt` here or in another process.

@@ -297,3 +297,28 @@ def test_passed_nonsense_is_refused(number: str, complaint: str) -> None:
         found = run_graced("--config", "/dev/null", before=PASS, env=env, pass_fds=fds)
     assert found.returncode == 69
     assert found.stderr == f"graced: {complaint}\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ((socket.AF_VSOCK, socket.SOCK_STREAM), "no TCP or Unix socket"),
+        ((socket.AF_INET, socket.SOCK_DGRAM), "no listening stream socket"),
+        ((socket.AF_UNIX, socket.SOCK_SEQPACKET), "no listening stream socket"),
+        ((socket.AF_NETLINK, socket.SOCK_RAW), "no listening stream socket"),
+    ],
+    ids=["vsock", "udp", "seqpacket", "netlink"],
+)
+def test_passed_socket_that_cannot_be_served_is_refused(
+    kind: tuple[socket.AddressFamily, socket.SocketKind], complaint: str, tmp_path: Path
+) -> None:
+    with socket.socket(*kind) as sock, passed(sock) as (env, fds):
+        if kind[0] == socket.AF_VSOCK:
+            sock.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        elif kind[0] == socket.AF_UNIX:
+            sock.bind(str(tmp_path / "socket"))
+        if kind[0] in {socket.AF_VSOCK, socket.AF_UNIX}:
+            sock.listen()
+        found = run_graced("--config", "/dev/null", before=PASS, env=env, pass_fds=fds)
+    assert found.returncode == 69
+    assert found.stderr == f"graced: passed descriptor 3 is {complaint}\n"

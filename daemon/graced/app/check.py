@@ -32,10 +32,17 @@ from types import SimpleNamespace
 
 import graced
 from graced.app import handler_path, occupancy, unit
-from graced.errors import AlreadyRunningError, ConfigError, GracedError, PidFileError
+from graced.errors import (
+    AlreadyRunningError,
+    ConfigError,
+    GracedError,
+    PidFileError,
+    UnresolvedError,
+)
 from graced.loop.acceptor import MAX_LINGERING
 from graced.process import limits
 from graced.sockets import binding
+from graced.sockets.resolver import may_come_later, socket_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +64,8 @@ class Subject(SimpleNamespace):
     """Inodes of the sockets of the running service, which are no obstacle.  None: not known."""
     knows_service: bool = False
     """Whether `ours` is complete, so that any other socket at an address is an obstacle."""
+    managed: bool = False
+    """Whether a service manager starts it, and a name may be resolved later."""
     descriptors: int
     """The limit of descriptors."""
     gets_listeners: str = ""
@@ -74,6 +83,7 @@ def subject() -> Subject:
     ours = occupancy.sockets_of(service.pid) if service.pid else frozenset[int]()
     return Subject(
         unit=service,
+        managed=True,
         is_like_us=_become(service),
         ours=ours,
         knows_service=ours is not None,
@@ -173,7 +183,14 @@ class Check:
     def _check_port(self, address: Address) -> None:
         absent: OSError | None = None
         bound = False
-        for family, place in binding.socket_addresses(address):
+        try:
+            places = socket_addresses(address)
+        except UnresolvedError as error:
+            if not self._subject.managed:
+                raise
+            self.notes.append(str(error))
+            return
+        for family, place in places:
             try:
                 occupancy.try_to_bind(address, family, place)
             except OSError as error:
@@ -183,7 +200,7 @@ class Check:
                 self._judge(address, error, family, str(place[0]))
             bound = True
         if absent and not bound:
-            if absent.errno != errno.EADDRNOTAVAIL or not binding.may_come_later(address):
+            if absent.errno != errno.EADDRNOTAVAIL or not may_come_later(address):
                 raise binding.refusal(address, absent)
             self.notes.append(f"{address}: this machine does not have the address at present")
 

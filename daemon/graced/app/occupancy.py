@@ -14,8 +14,8 @@ import socket
 import sys
 from contextlib import suppress
 
-from graced.errors import ConfigError
-from graced.sockets import binding
+from graced.errors import ConfigError, UnresolvedError
+from graced.sockets.resolver import is_name, socket_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,11 +75,19 @@ def listening_at_path(path: str) -> set[int]:
     return found
 
 
-def refuse_overlaps(addresses: Sequence[Address]) -> None:
-    """Raise `ConfigError` if two addresses cannot be listened on together."""
+def refuse_overlaps(addresses: Sequence[Address], *, resolve: bool = True) -> None:
+    """Raise `ConfigError` if two addresses cannot be listened on together.
+
+    `resolve`: whether to look at host names, which may take a while.
+    """
     taken: list[tuple[Address, int, str, int]] = []
     for address in addresses:
-        found = binding.socket_addresses(address)
+        if not resolve and is_name(address):
+            continue
+        try:
+            found = socket_addresses(address)
+        except UnresolvedError:
+            continue
         mine: list[tuple[Address, int, str, int]] = []
         for family, (place, *rest) in found:
             host = str(place)

@@ -208,6 +208,7 @@ def subject(environ: Mapping[str, str]) -> Subject | None:
     ours = occupancy.sockets_of(os.getppid())
     return Subject(
         ours=ours,
+        managed=True,
         knows_service=ours is not None,
         descriptors=int(words.get("descriptors", limits.hard_descriptors())),
         gets_listeners="the service manager" if words.get("gets_listeners") == "1" else "",

@@ -6,12 +6,11 @@ Only the package `graced.app` imports settings; this module passes plain values 
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import ExitStack, suppress
 from functools import partial
 from time import monotonic
 
-from graced.app import handler_path, preflight
+from graced.app import handler_path, preflight, terminal
 from graced.app.assembly import build
 from graced.app.preflight import Launch, Preflight
 from graced.app.settings import PID_FILE, Settings
@@ -38,13 +37,15 @@ from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from signal import Signals
     from socket import socket
 
+    from graced.app.late_addresses import LateAddresses
+    from graced.sockets.address import Address
+
 _LOOK_AGAIN = 0.05
 """Seconds between two looks at a preflight without a pidfd."""
-_NO_LOG = "none (no journal, no syslog)"
 _EXTRA_TIME = 10.0
 """Seconds that the service manager is asked to wait beyond the timeout of a preflight."""
 
@@ -122,6 +123,9 @@ class Service:
         self._launch = launch
         self._passed: set[int] = set()
         self._listeners: list[Listener] = []
+        self._unresolved: list[Address] = []
+        """Host names that are to be resolved while clients are served."""
+        self._late: LateAddresses | None = None
         self._inherited: Inherited | None = None
         """Clients and listeners of the last process, until the take-over."""
 
@@ -156,20 +160,30 @@ class Service:
             belongings.callback(each.close)
 
     def _listen(self, inherited: Inherited) -> list[Listener]:
+        settings, managed = self._settings, self._notifier.managed
+        if inherited.others:
+            return activation.adopt(inherited.others, self._keepalive)
+        if len(settings.listen) > 1:
+            from graced.app import occupancy  # noqa: PLC0415
+
+            occupancy.refuse_overlaps(settings.listen, resolve=not managed)
+        return binding.bind(
+            settings.listen,
+            settings.backlog,
+            inherited.listeners,
+            self._keepalive,
+            unresolved=self._unresolved if managed else None,
+        )
+
+    @property
+    def _keepalive(self) -> KeepAlive:
         settings = self._settings
-        keepalive = KeepAlive(
+        return KeepAlive(
             idle=settings.keepalive_idle,
             interval=settings.keepalive_interval,
             count=settings.keepalive_count,
             user_timeout=settings.user_timeout,
         )
-        if inherited.others:
-            return activation.adopt(inherited.others, keepalive)
-        if len(settings.listen) > 1:
-            from graced.app import occupancy  # noqa: PLC0415
-
-            occupancy.refuse_overlaps(settings.listen)
-        return binding.bind(settings.listen, settings.backlog, inherited.listeners, keepalive)
 
     def turn_away(self) -> None:
         """Tell the inherited clients that the server is going offline, unless clients are served.
@@ -197,7 +211,7 @@ class Service:
         parent = daemonize.daemonize(self._notifier, ours, keep_stderr=keep_stderr)
         if parent is None:
             self._leave_to_daemon()
-            self._tell_terminal(keep_stderr=keep_stderr)
+            terminal.tell(self._listeners, self._lock, keep_stderr=keep_stderr)
             return 0
         if not keep_stderr:
             self._log.sink = sinks.sink_for(detached=True)
@@ -218,21 +232,6 @@ class Service:
         clients = self._inherited.clients if self._inherited else []
         return [each.sock for each in self._listeners] + [client.sock for client in clients]
 
-    def _tell_terminal(self, *, keep_stderr: bool) -> None:
-        """Print on the terminal where to find the daemon and the log.
-
-        Without a terminal say on stderr only that there is no log: the daemon itself cannot.
-        """
-        # A terminal that was closed meanwhile has nobody to tell.
-        with suppress(OSError):
-            if not (sys.stdout and os.isatty(sys.stdout.fileno())):
-                if sys.stderr and _place_of_log(keep_stderr) == _NO_LOG:
-                    print(f"graced: log: {_NO_LOG}; 2>FILE writes one", file=sys.stderr)
-                return
-            pid = f" with pid {owner}" if self._lock and (owner := self._lock.owner()) else ""
-            addresses = ", ".join(each.name for each in self._listeners)
-            print(f"graced: serving on {addresses}{pid}, log: {_place_of_log(keep_stderr)}")
-
     def serve(self, parent: Parent | None = None) -> int:
         """The life of the service: start, serve, drain, stop.  Return the exit status."""
         with SignalInbox() as inbox:
@@ -248,10 +247,12 @@ class Service:
             if self._lock:
                 self._lock.write()
             self._take_over(server, supervisor, mirror)
-            events.STARTED(addresses=", ".join(d.name for d in self._listeners), pid=os.getpid())
+            addresses = ", ".join(d.name for d in self._listeners) or "no address yet"
+            events.STARTED(addresses=addresses, pid=os.getpid())
             if parent:
                 self._notifier.barrier()
                 parent.serving()
+            self._serve_late_addresses(server, supervisor)
             signum = supervisor.serve()
             handing_over = False
             if signum is HANDOVER and self._keeps and self._notifier.listens_again():
@@ -264,6 +265,8 @@ class Service:
                     self._store.release(MIRRORED)
                 supervisor.hand_over_clients(self._store)
                 self._disown_paths()
+            if self._late:
+                self._late.stop()
             supervisor.drain(signum)
             if not handing_over:
                 # A stop shuts the listeners, for every process that has a copy.
@@ -329,13 +332,14 @@ class Service:
         elif inherited.clients:
             events.INHERITED_AFTER_CRASH(clients=count)
             note = f"; inherited {plural(count, 'client')} after a crash"
-        supervisor.start(inherited.clients, note)
+        supervisor.note = note
+        supervisor.start(inherited.clients)
         self._inherited = None
         if mirror:
             mirror.start()
         self._store.forget(inherited.names - ({MIRRORED} if mirror else set()))
         if self._keeps:
-            self._store_listeners()
+            self._store_listeners(self._listeners)
             self._store.reserve()
         for each in self._listeners:
             each.own_path()
@@ -343,14 +347,47 @@ class Service:
         if surplus:
             server.adopt(surplus)
 
+    def _serve_late_addresses(self, server: Server, supervisor: Supervisor) -> None:
+        """Serve host names that cannot be resolved yet as soon as they can."""
+        if not self._unresolved:
+            return
+        from graced.app.late_addresses import LateAddresses  # noqa: PLC0415
+
+        self._late = LateAddresses(
+            self._unresolved,
+            self._listeners,
+            self._settings.backlog,
+            self._keepalive,
+            partial(os.eventfd_write, server.changed_fd, 1),
+        )
+        note = supervisor.note
+
+        def look() -> None:
+            assert self._late
+            for listeners in self._late.take():
+                self._add(listeners)
+                server.listen(listeners)
+            missing = ", ".join(map(str, self._late.missing))
+            supervisor.note = f"{note}; waiting for {missing}" if missing else note
+
+        supervisor.on_change = look
+        look()
+        self._late.start()
+
+    def _add(self, listeners: Sequence[Listener]) -> None:
+        self._listeners += listeners
+        for each in listeners:
+            self._belongings.callback(each.close)
+        self._store_listeners(listeners)
+
     def _disown_paths(self) -> None:
         if self._keeps:
             for each in self._listeners:
                 each.disown_path()
 
-    def _store_listeners(self) -> None:
+    def _store_listeners(self, listeners: Sequence[Listener]) -> None:
         if self._keeps:
-            self._store.store_listeners(each.sock for each in self._listeners if not each.passed)
+            self._store.store_listeners(each.sock for each in listeners if not each.passed)
 
 
 def _lock(path: str) -> PidFile:
@@ -361,17 +398,3 @@ def _lock(path: str) -> PidFile:
             # It belongs to the service of the package.
             raise PidFileError(f"{error}; name another with --pid-file") from None
         raise
-
-
-def _place_of_log(keep_stderr: bool) -> str:
-    """Where to read the log of a daemon in the background."""
-    if keep_stderr and not sinks.stderr_is_journal():
-        try:
-            return os.readlink("/proc/self/fd/2")
-        except OSError:
-            # /proc is not mounted.
-            return "stderr"
-    sink = sinks.sink_for(detached=True)
-    if isinstance(sink, sinks.Journal):
-        return "journalctl -t graced"
-    return "syslog" if isinstance(sink, sinks.Syslog) else _NO_LOG

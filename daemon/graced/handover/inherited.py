@@ -14,8 +14,8 @@ from graced.log import events
 from graced.loop.client import Client
 from graced.loop.phase import GONE
 from graced.sockets.address import format_address
-from graced.sockets.binding import InheritedListeners
 from graced.sockets.closing import is_at_its_end
+from graced.sockets.inherited_listeners import InheritedListeners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -159,6 +159,16 @@ ADDRESS_ABSENT = Event(
     WARNING,
     "this machine does not have the address %(address)s, which serves as soon as it does",
 )
+ADDRESS_UNRESOLVED = Event(
+    "186374aa962048b1bb6ce5079e04cea8",
+    WARNING,
+    "%(address)s cannot be resolved at present, trying again while the service runs",
+)
+ADDRESS_FOUND = Event(
+    "1174b96b0d7e4b018abef650414f2829",
+    INFO,
+    "%(address)s can be resolved, serving on %(addresses)s too",
+)
 LISTENER_NOT_INHERITED = Event(
     "6d58ad8836bb40498f5442f88212361e",
     WARNING,

@@ -128,6 +128,18 @@ class Acceptors:
         for acceptor in self._acceptors:
             self._open(acceptor)
 
+    def add(self, listeners: Iterable[Listener]) -> None:
+        """Accept clients from further listeners, unless the drain has begun."""
+        for listener in listeners:
+            acceptor = Acceptor(listener)
+            self._acceptors.append(acceptor)
+            try:
+                self._open(acceptor)
+            except OSError as error:
+                acceptor.paused = True
+                events.ACCEPT_PAUSED(reason=error.strerror, seconds=ACCEPT_PAUSE)
+                self._poller.schedule_after(acceptor, ACCEPT_PAUSE)
+
     def _open(self, acceptor: Acceptor) -> None:
         self._poller.register(acceptor.fileno(), acceptor, self._interest)
 

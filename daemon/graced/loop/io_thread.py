@@ -219,6 +219,10 @@ class IOThread(Thread):
         """Begin the drain: accept the backlog, echo what has arrived, then send the farewell."""
         self.post(self._drain)
 
+    def listen(self, listeners: Sequence[Listener]) -> None:
+        """Accept clients from further listeners."""
+        self.post(lambda: self._acceptors.add(listeners))
+
     def freeze(self, take: Callable[[list[Client]], None]) -> None:
         """Abandon the listeners, stop serving, and call `take` in this thread with the clients.
 

@@ -43,7 +43,7 @@ from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from graced.handover.fdstore import FdStore
     from graced.loop.client import Client
@@ -110,19 +110,18 @@ class Supervisor:
         self._received: deque[signal.Signals] = deque()
         self._drain_began = 0.0
         self._deadline = math.inf
-        self._note = ""
+        self.note = ""
+        """The end of the status line while clients are served."""
+        self.on_change: Callable[[], None] | None = None
+        """Called when the server may have changed."""
         self._sent_status = ""
         self._sent_status_at = -math.inf
         self._poll = select.poll()
         self._poll.register(inbox, select.POLLIN)
         self._poll.register(server.changed_fd, select.POLLIN)
 
-    def start(self, inherited: Sequence[Client] = (), note: str = "") -> None:
-        """Serve, `inherited` clients first, and report READY=1.
-
-        `note`: the end of the status line while clients are served.  Raises `StartError`.
-        """
-        self._note = note
+    def start(self, inherited: Sequence[Client] = ()) -> None:
+        """Serve, `inherited` clients first, and report READY=1.  Raises `StartError`."""
         if inherited:
             self._server.adopt(inherited, timeout=0.0)
         self._server.start()
@@ -263,6 +262,8 @@ class Supervisor:
         self._server.take_changes()
         if self._server.failure:
             raise self._server.failure
+        if self.on_change:
+            self.on_change()
         self._watchdog.look()
         self._send_status()
         self._notifier.send_again()
@@ -274,7 +275,7 @@ class Supervisor:
             return f"draining: {clients} remaining, {self._seconds_remaining()} s to go"
         return (
             f"serving: {clients} now, {server.admitted} so far,"
-            f" {plural(server.echoed, 'byte')} echoed{self._note}"
+            f" {plural(server.echoed, 'byte')} echoed{self.note}"
         )
 
     def _seconds_remaining(self) -> int:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _FIRST_PASSED_FD = 3
 """SD_LISTEN_FDS_START."""
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
+_PROTOCOLS = {socket.IPPROTO_TCP, 262}
+"""Of AF_INET and AF_INET6: TCP and MPTCP (linux/in.h), which Python has no name for everywhere."""
 
 
 def passed(environ: MutableMapping[str, str], pid: int) -> list[tuple[int, str]]:
@@ -60,7 +62,7 @@ def _check(fd: int) -> None:
             raise ListenError(f"passed descriptor {fd} is no listening stream socket")
         if sock.family not in _FAMILIES:
             raise ListenError(f"passed descriptor {fd} is no TCP or Unix socket")
-        if sock.family != socket.AF_UNIX and sock.proto != socket.IPPROTO_TCP:
+        if sock.family != socket.AF_UNIX and sock.proto not in _PROTOCOLS:
             raise ListenError(f"passed descriptor {fd} is no TCP socket")
     finally:
         sock.detach()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from graced.app import configuration, handler_path, service
+from graced.app import configuration, handler_path, service, terminal
 from graced.app.preflight import Launch
 from graced.app.service import Service
 from graced.app.settings import PID_FILE, Settings
@@ -259,7 +259,7 @@ def test_place_of_the_log_is_named(
     kind: type[Any], place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sinks, "sink_for", lambda *, detached: object.__new__(kind))
-    assert service._place_of_log(keep_stderr=False).startswith(place)
+    assert terminal._place_of_log(keep_stderr=False).startswith(place)
 
 
 def test_log_is_named_where_proc_is_not_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,4 +267,4 @@ def test_log_is_named_where_proc_is_not_mounted(monkeypatch: pytest.MonkeyPatch)
         raise FileNotFoundError(2, "No such file or directory")
 
     monkeypatch.setattr(os, "readlink", missing)
-    assert service._place_of_log(keep_stderr=True) == "stderr"
+    assert terminal._place_of_log(keep_stderr=True) == "stderr"

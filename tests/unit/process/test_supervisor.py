@@ -215,7 +215,8 @@ def test_impatient_signal_ends_drain(
 
 def test_status_is_logged_while_serving(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     scene = make()
-    scene.supervisor.start(note="; inherited 3 clients in 7 ms")
+    scene.supervisor.note = "; inherited 3 clients in 7 ms"
+    scene.supervisor.start()
     scene.connect()
     for signum in (SIGUSR1, SIGTERM):
         signal.raise_signal(signum)

@@ -12,7 +12,7 @@ from graced.log import events
 from graced.sockets import binding
 from graced.sockets.accepted import KeepAlive
 from graced.sockets.address import Address
-from graced.sockets.binding import InheritedListeners
+from graced.sockets.inherited_listeners import InheritedListeners
 from support import Client
 
 OPTIONS = (

@@ -14,7 +14,7 @@ import pytest
 from graced.errors import ListenError
 from graced.sockets import binding
 from graced.sockets.address import Address
-from graced.sockets.binding import InheritedListeners
+from graced.sockets.inherited_listeners import InheritedListeners
 from graced.sockets.listener import Listener, refuses_connections
 from support import Client
 

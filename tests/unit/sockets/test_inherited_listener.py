@@ -15,7 +15,7 @@ from graced.errors import ListenError
 from graced.log import events
 from graced.sockets import binding
 from graced.sockets.address import Address
-from graced.sockets.binding import InheritedListeners
+from graced.sockets.inherited_listeners import InheritedListeners
 from graced.sockets.listener import Listener
 from support import Client
 

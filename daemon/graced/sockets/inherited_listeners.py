@@ -1,0 +1,186 @@
+"""Listening sockets of the last process, and whether they are used again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+
+from graced.log import events
+from graced.sockets.address import format_address
+from graced.sockets.listener import Listener, refuses_connections
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+_SO_NETNS_COOKIE = 71
+"""asm-generic/socket.h, Linux 5.14 and newer; Python has no name for it."""
+
+
+class InheritedListeners:
+    """Listening sockets of the last process.  For one thread at a time.
+
+    `bind` takes the sockets that an address asks for.  The others stay open, with the clients in
+    their queues, until `retire` or until a new socket cannot be bound beside them.
+    """
+
+    def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
+        self.sockets = list(sockets)
+        self._connections: list[socket.socket] = []
+
+    def take(
+        self, family: int, host: object, port: int, interface: object = 0
+    ) -> socket.socket | None:
+        """Give out the socket that listens at an address; port 0: at any port of the host.
+
+        `interface`: the number of the interface of a link-local address.
+        """
+        for sock in self.sockets:
+            if _is_at(sock, family, host, port, interface) and not refuses_connections(sock):
+                if difference := _difference(sock):
+                    name = format_address(sock.getsockname())
+                    events.LISTENER_NOT_INHERITED(address=name, reason=difference)
+                    continue
+                self.sockets.remove(sock)
+                return sock
+        return None
+
+    def give_back_or_close(self, listener: Listener) -> None:
+        """Undo `take` for a listener that is not used; close a listener that is not inherited."""
+        if listener.inherited:
+            self.sockets.append(listener.sock)
+        else:
+            listener.close()
+
+    def at(self, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+        """The address families and socket addresses of the TCP sockets at a port."""
+        return [
+            (int(sock.family), sock.getsockname())
+            for sock in self.sockets
+            if sock.family != socket.AF_UNIX and _place(sock) == port
+        ]
+
+    def retire(self) -> list[socket.socket]:
+        """Close the sockets; return the connections from their queues, which the caller owns."""
+        for sock in self.sockets:
+            self._connections += _retire(sock)
+        self.sockets.clear()
+        connections, self._connections = self._connections, []
+        return connections
+
+    def close(self) -> None:
+        """Close our copies of the sockets, and nothing else."""
+        for sock in (*self.sockets, *self._connections):
+            sock.close()
+
+    def make_way(self, family: int, place: object) -> bool:
+        """Retire the sockets at a port or path, and return whether there was one.
+
+        The next `retire` returns their connections.
+        """
+        in_the_way = [s for s in self.sockets if s.family == family and _place(s) == place]
+        for sock in in_the_way:
+            self.sockets.remove(sock)
+            self._connections += _retire(sock)
+        return bool(in_the_way)
+
+
+def _place(sock: socket.socket) -> object:
+    """The port of a TCP socket, the path of a Unix socket."""
+    name = sock.getsockname()
+    return name if sock.family == socket.AF_UNIX else name[1]
+
+
+def _retire(sock: socket.socket) -> list[socket.socket]:
+    """Close a listening socket of every process that has it; return the connections in its queue.
+
+    The service manager closes its copy later, and clients must not wait in the queue until then.
+    """
+    name = sock.getsockname()
+    connections = []
+    if not refuses_connections(sock):
+        connections = list(Listener(sock, inherited=True).last_connections())
+    with suppress(OSError):
+        # ENOTCONN: another process has shut it before.
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
+    if isinstance(name, str) and name:
+        with suppress(OSError):
+            # A path at which nobody listens is in nobody's way.
+            remove_stale(name)
+    return connections
+
+
+def remove_stale(path: str) -> None:
+    """Remove the path of a Unix socket at which nobody listens, and nothing else."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            # Somebody listens, or it is not ours to look: bind(2) says what is in the way.
+            return
+
+
+def _is_at(sock: socket.socket, family: int, host: object, port: int, interface: object) -> bool:
+    """Whether the socket listens at an address; port 0: at any port."""
+    if sock.family != family:
+        return False
+    name = sock.getsockname()
+    if family == socket.AF_UNIX:
+        return bool(name == host)
+    if family == socket.AF_INET6 and name[3] != interface:
+        return False
+    return bool(name[:2] == (host, port or name[1]))
+
+
+def _difference(sock: socket.socket) -> str:
+    """How a listening socket of the last process differs from one that would be bound now.
+
+    Empty: not at all.  Clients would not reach such a socket, or others would than may.
+    """
+    if sock.family != socket.AF_UNIX:
+        return "" if _is_in_our_network(sock) else "it is in another network namespace"
+    path = sock.getsockname()
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return f"its path: {error.strerror}"
+    os.umask(umask := os.umask(0))
+    if not stat.S_ISSOCK(status.st_mode) or not _is_alive(path):
+        return "its path leads to something else"
+    if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+        return f"its path belongs to user {status.st_uid}, group {status.st_gid}"
+    mode, ours = stat.S_IMODE(status.st_mode), 0o777 & ~umask
+    return "" if mode == ours else f"its path has mode {mode:04o}, and would have {ours:04o} now"
+
+
+def _is_alive(path: str) -> bool:
+    """Whether a process has the socket of a path: connect(2) finds one, of another type."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError as error:
+            return error.errno == errno.EPROTOTYPE
+    return False
+
+
+def _is_in_our_network(sock: socket.socket) -> bool:
+    """Whether clients of our network namespace reach a socket.  True where the kernel is old."""
+    try:
+        cookie = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        with socket.socket(sock.family, socket.SOCK_STREAM) as ours:
+            return cookie == ours.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    except OSError:
+        return True

@@ -1,0 +1,104 @@
+"""From an address of the configuration to socket addresses."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import contextmanager, suppress
+
+from graced.errors import ListenError, UnresolvedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from graced.sockets.address import Address
+    from graced.sockets.inherited_listeners import InheritedListeners
+
+    SockAddrs = list[tuple[int, tuple[Any, ...]]]
+    """Address families with socket addresses."""
+
+
+def socket_addresses(address: Address) -> SockAddrs:
+    """The socket addresses that an address stands for, port 0 or not.
+
+    Raises `ListenError`; `UnresolvedError` where the answer may be another one later.
+    """
+    if address.path:
+        return [(socket.AF_UNIX, (address.path,))]
+    if address.host == "*":
+        return [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0, 0, 0))]  # noqa: S104
+    if address.host == "localhost":
+        # As RFC 6761 asks for; a device may have no /etc/hosts, and the resolver takes a while.
+        return [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_INET6, ("::1", 0, 0, 0))]
+    try:
+        # As bytes: a str would load the IDNA codec, which costs a tenth of the start.
+        host = address.host.encode("ascii" if address.host.isascii() else "idna")
+        answers = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise UnresolvedError(f"cannot listen on {address}: {error.strerror}") from None
+    except UnicodeError as error:
+        raise ListenError(f"cannot listen on {address}: {error}") from None
+    return list(dict.fromkeys((family, name) for family, _, _, _, name in answers))
+
+
+def may_come_later(address: Address) -> bool:
+    """Whether this machine may be given the address while we serve."""
+    return not address.path and address.host not in {"*", "localhost"}
+
+
+def resolve(
+    addresses: Sequence[Address], inherited: InheritedListeners, unresolved: list[Address] | None
+) -> list[tuple[Address, SockAddrs]]:
+    """Each address with its socket addresses, for `graced.sockets.binding.bind`.
+
+    Raises `ListenError`.
+    """
+    late: set[int] = set()
+    if unresolved is not None:
+        late = {n for n, address in enumerate(addresses) if is_name(address)}
+    found = {n: socket_addresses(each) for n, each in enumerate(addresses) if n not in late}
+    others = {(family, name[0]) for places in found.values() for family, name in places}
+    with _impatience():
+        for n in late:
+            address = addresses[n]
+            # A resolver that is dead must not hold up a restart.
+            old = inherited.at(address.port)
+            found[n] = [(family, name) for family, name in old if (family, name[0]) not in others]
+            complete = False
+            if not found[n]:
+                with suppress(UnresolvedError):
+                    found[n] = socket_addresses(address)
+                    complete = True
+            if unresolved is not None and not complete:
+                unresolved.append(address)
+    return [(address, found[n]) for n, address in enumerate(addresses)]
+
+
+@contextmanager
+def _impatience() -> Iterator[None]:
+    """Let the resolver ask each name server once, for a second: resolv.conf(5).
+
+    For the calling thread, before another thread runs.
+    """
+    name = "RES_OPTIONS"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "timeout:1 attempts:1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def is_name(address: Address) -> bool:
+    """Whether an address needs a resolver."""
+    if not may_come_later(address):
+        return False
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):
+            socket.inet_pton(family, address.host)
+            return False
+    return True

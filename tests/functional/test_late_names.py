@@ -1,0 +1,156 @@
+"""Host names that cannot be resolved when the service starts.
+
+The daemon runs in a mount namespace with a /etc/hosts of the test's; nobody asks a name server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGTERM, SIGUSR2
+from typing import Any
+
+import pytest
+
+from support import PASS, Client, FdStore, Graced, run_graced
+from support.process import LEFT_TO_THE_KERNEL
+
+NAME = "late.graced.test"
+
+
+class Resolver:
+    """What the daemon can resolve."""
+
+    def __init__(self, directory: Path) -> None:
+        self.hosts = directory / "hosts"
+        self.switch = directory / "nsswitch.conf"
+        self.hosts.write_text("127.0.0.1 localhost\n")
+        self.switch.write_text("hosts: files\npasswd: files\ngroup: files\n")
+
+    def knows(self, *addresses: str) -> None:
+        """Add addresses of the name."""
+        with self.hosts.open("a") as file:
+            file.writelines(f"{address} {NAME}\n" for address in addresses)
+
+    def command(self, command: list[str]) -> list[str]:
+        """The command that runs another with this resolver."""
+        mounts = (
+            f"mount --bind {ours} /etc/{name}"
+            for ours, name in ((self.hosts, "hosts"), (self.switch, "nsswitch.conf"))
+        )
+        script = f'{" && ".join(mounts)} && exec "$@"'
+        namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+        return [*namespace, "sh", "-ec", script, "sh", *command]
+
+
+@pytest.fixture
+def resolver(tmp_path: Path) -> Resolver:
+    return Resolver(tmp_path)
+
+
+@pytest.fixture
+def store() -> Iterator[FdStore]:
+    found = FdStore()
+    with found:
+        yield found
+
+
+class NamedGraced(Graced):
+    """A daemon with a resolver of its own."""
+
+    def __init__(self, resolver: Resolver, *options: str, **more: Any) -> None:
+        super().__init__(*options, **more)
+        self.command = resolver.command(self.command)
+
+
+PORT = 9417
+"""Nothing else of the tests listens there."""
+WAITING = f"; waiting for {NAME}:{PORT}"
+UNRESOLVED = f"^<4>{NAME}:{PORT} cannot be resolved at present"
+FOUND = rf"^<6>{NAME}:{PORT} can be resolved, serving on "
+
+
+def test_service_serves_the_rest_and_a_name_as_soon_as_it_is_known(
+    resolver: Resolver, store: FdStore
+) -> None:
+    listen = ["127.0.0.1:0", f"{NAME}:{PORT}"]
+    with NamedGraced(resolver, listen=listen, env=store.environment) as graced:
+        with graced.served() as client:
+            client.echo(b"hello")
+        graced.log.wait_for(UNRESOLVED)
+        store.wait_for(WAITING)
+        resolver.knows("127.0.0.2")
+        graced.log.wait_for(FOUND + f"127.0.0.2:{PORT} too")
+        with Client.connect(f"127.0.0.2:{PORT}") as client:
+            client.echo(b"here too")
+            graced.signal(SIGTERM)
+            client.expect_farewell_alone()
+            client.close()
+            assert graced.wait() == 0
+        assert graced.log.count(UNRESOLVED) == 1
+
+
+def test_service_without_any_address_waits(resolver: Resolver, store: FdStore) -> None:
+    with NamedGraced(resolver, listen=f"{NAME}:{PORT}", env=store.environment) as graced:
+        store.wait_for(WAITING)
+        graced.log.wait_for("^<6>serving on no address yet")
+        resolver.knows("127.0.0.1")
+        graced.log.wait_for(FOUND)
+        with Client.connect(f"127.0.0.1:{PORT}") as client:
+            client.echo(b"at last")
+        graced.signal(SIGTERM)
+        assert graced.wait() == 0
+
+
+def test_stop_does_not_wait_for_a_name(resolver: Resolver, store: FdStore) -> None:
+    with NamedGraced(resolver, listen=f"{NAME}:{PORT}", env=store.environment) as graced:
+        store.wait_for(WAITING)
+        graced.signal(SIGTERM)
+        assert graced.wait() == 0
+
+
+def test_restart_needs_no_resolver(resolver: Resolver, store: FdStore) -> None:
+    """Inherited listeners are used before anything is resolved."""
+    resolver.knows("127.0.0.1")
+    with NamedGraced(
+        resolver, listen=f"{NAME}:{PORT}", env=store.environment | LEFT_TO_THE_KERNEL
+    ) as graced:
+        client = graced.served()
+        client.echo(b"before")
+        # The name server dies, and so the preflight and the next start know nothing.
+        resolver.hosts.write_text("127.0.0.1 localhost\n")
+        graced.signal(SIGUSR2)
+        assert graced.wait() == 79
+    with (
+        client,
+        NamedGraced(
+            resolver,
+            listen=f"{NAME}:{PORT}",
+            env=store.environment,
+            before=PASS,
+            pass_fds=store.descriptors,
+        ) as graced,
+    ):
+        client.echo(b"after")
+        store.wait_for(WAITING)
+        # The name gets a second address, which is served too.
+        resolver.knows("127.0.0.1", "127.0.0.3")
+        graced.log.wait_for(FOUND + f"127.0.0.3:{PORT} too")
+        for host in ("127.0.0.1", "127.0.0.3"):
+            with Client.connect(f"{host}:{PORT}") as another:
+                another.echo(b"new")
+        client.close()
+        graced.signal(SIGTERM)
+        assert graced.wait() == 0
+
+
+def test_unknown_name_by_hand_is_69() -> None:
+    found = run_graced("--config", "/dev/null", "--listen", f"{NAME}:{PORT}")
+    assert found.returncode == 69
+
+
+def test_impossible_name_is_69(store: FdStore) -> None:
+    name = "a" * 300 + "\u00e9"
+    found = run_graced("--config", "/dev/null", "--listen", f"{name}:{PORT}", env=store.environment)
+    assert found.returncode == 69
+    assert "Traceback" not in found.stderr

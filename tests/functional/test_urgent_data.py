@@ -1,0 +1,42 @@
+"""Urgent data is in line, as RFC 6093 asks for: every byte comes back."""
+
+from __future__ import annotations
+
+from signal import SIGUSR2
+from socket import MSG_OOB
+
+import pytest
+
+from support import PASS, FdStore, Graced
+from support.handover import handed_over
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0"])
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_urgent_bytes_come_back(handler: str, listen: str) -> None:
+    with Graced("--handler", handler, listen=listen) as graced, graced.served() as client:
+        for _ in range(3):
+            client.send(b"abc")
+            client.sock.send(b"XYZ", MSG_OOB)
+            client.send(b"def")
+            assert client.recv_exactly(9) == b"abcXYZdef"
+
+
+def test_urgent_byte_alone_comes_back() -> None:
+    with Graced() as graced, graced.served() as client:
+        client.sock.send(b"!", MSG_OOB)
+        assert client.recv_exactly(1) == b"!"
+
+
+def test_urgent_bytes_come_back_after_a_handover() -> None:
+    store = FdStore()
+    with (
+        store,
+        handed_over(store) as (_, client),
+        Graced(listen=[], env=store.environment, before=PASS, pass_fds=store.descriptors) as graced,
+    ):
+        client.sock.send(b"XYZ", MSG_OOB)
+        assert client.recv_exactly(3) == b"XYZ"
+        client.close()
+        graced.signal(SIGUSR2)
+        assert graced.wait() == 79
