@@ -66,9 +66,10 @@ class _OwnListener:
 class GracefulTCPServer(socketserver.ThreadingTCPServer):
     """A `socketserver.ThreadingTCPServer` that says goodbye to its clients.
 
-    When the server stops, every client receives `farewell`, idle clients too, and has
-    `grace_period` seconds to leave.  A handler can look at ``self.server.draining`` and
-    ``self.server.deadline``; after the deadline the socket of a handler is at end of file.
+    When the server stops, a client gets the whole answer to its request, and is told then, at once
+    if it is idle: by `farewell`, where the server class has one, and else by end of file, which the
+    next read of its handler returns.  After `grace_period` seconds the rest is closed.  A handler
+    can look at ``self.server.draining`` and ``self.server.deadline``.
 
     ``with GracefulTCPServer(address, Handler) as server: server.serve_until_stopped()`` is a
     whole program.
@@ -80,8 +81,9 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
 
     grace_period = 5.0
     """Seconds from `shutdown`, or the first signal, to the deadline."""
-    farewell = b"SHUTDOWN"
-    """Bytes that tell a client that the server is going offline; empty: none."""
+    farewell: bytes | None = None
+    """Bytes that tell a client that the server is going offline; None or empty: nothing is sent
+    that the handler has not said."""
     farewell_gap = 0.1
     """Seconds of silence around the farewell, which make the farewell a message of its own."""
     max_handler_threads = 4096
@@ -186,7 +188,7 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         # The I/O thread, which must not wait, closes the connections that were not verified.
         if self.draining.is_set() and not isinstance(current_thread(), IOThread):
             if isinstance(request, HandlerSocket):
-                request.send_farewell_at_end()
+                request.tell_at_end()
             linger(request)
         super().shutdown_request(request)
 
@@ -195,7 +197,7 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
             [_OwnListener(self)],
             admission=Admission(UNLIMITED, 0),
             policy=Policy(
-                self.farewell, self.farewell_gap, stall_timeout=0.0, log_connections=False
+                self.farewell or None, self.farewell_gap, stall_timeout=0.0, log_connections=False
             ),
             blocking=Blocking(
                 self.process_request,

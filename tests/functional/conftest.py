@@ -10,7 +10,7 @@ import pytest
 HANDLERS = {
     "echo": "echo",
     "echo-threaded": "echo-threaded",
-    "plug-in": "support.handlers:TutorialHandler",
+    "plug-in": "support.handlers:TellingHandler",
 }
 ADDRESSES = {
     "IPv4": "127.0.0.1:0",

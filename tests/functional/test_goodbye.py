@@ -338,7 +338,9 @@ def test_with_no_grace_the_farewell_is_said_all_the_same(handler: str, address: 
         assert graced.stopped.seconds < MOMENT
 
 
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
 def test_an_empty_farewell_is_not_said(handler: str, address: str) -> None:
+    """And nothing else either: the client of the echo hears of the stop at the deadline."""
     config = '[shutdown]\nfarewell = ""'
     with (
         Graced("--grace", "1", "--handler", handler, listen=address, config=config) as graced,
@@ -359,6 +361,8 @@ def test_an_empty_farewell_is_not_said(handler: str, address: str) -> None:
 def test_the_farewell_may_be_any_text(handler: str, address: str) -> None:
     farewell = "auf Wiedersehen, \u00e4ndere nichts!\n"
     config = f"[shutdown]\nfarewell = '''{farewell}'''"
+    # A farewell of the class would come before that of the configuration.
+    handler = handler.replace("TellingHandler", "TutorialHandler")
     with (
         Graced("--handler", handler, listen=address, config=config) as graced,
         graced.served() as client,

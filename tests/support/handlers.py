@@ -27,6 +27,12 @@ class TutorialHandler(socketserver.BaseRequestHandler):
             connection.sendall(data)
 
 
+class TellingHandler(TutorialHandler):
+    """Declares the farewell of the built-in echo."""
+
+    farewell = b"SHUTDOWN"
+
+
 class ShoutingHandler(socketserver.StreamRequestHandler):
     """Answers lines, through the files of `socketserver.StreamRequestHandler`."""
 

@@ -407,6 +407,7 @@ def test_shutdown_sends_farewell_and_waits_for_clients(
     server_class: type[Server], where: Any
 ) -> None:
     server = server_class(where, EchoHandler)
+    server.farewell = FAREWELL
     server.grace_period = 600
     with serving(server) as stop:
         with connect(server) as silent, connect(server) as talking:
@@ -426,6 +427,7 @@ def test_shutdown_sends_farewell_and_waits_for_clients(
 
 def test_shutdown_closes_remaining_client_at_deadline() -> None:
     server = GracefulTCPServer(("127.0.0.1", 0), EchoHandler)
+    server.farewell = FAREWELL
     server.grace_period = 0.5
     with serving(server) as stop, connect(server) as client:
         client.echo(b"hello")
@@ -446,7 +448,6 @@ def test_handler_sees_draining_and_deadline() -> None:
             self.request.sendall(b"%d left" % round(left))
 
     server = GracefulTCPServer(("127.0.0.1", 0), Handler)
-    server.farewell = b""
     server.grace_period = 30
     with serving(server) as stop:
         with connect(server) as client:
@@ -472,7 +473,7 @@ def test_stuck_handler_does_not_delay_shutdown() -> None:
         with serving(server) as stop, connect(server) as client:
             assert client.recv_exactly(5) == b"stuck"
             stop()
-            assert client.recv_to_end() == FAREWELL
+            assert client.recv_to_end() == b""
     finally:
         gate.set()
         for thread in threading.enumerate():
@@ -488,6 +489,7 @@ def test_unverified_client_in_drain_delays_no_other_client() -> None:
             return not self.draining.is_set()
 
     server = Closed(("127.0.0.1", 0), EchoHandler)
+    server.farewell = FAREWELL
     server.grace_period = 600
     with serving(server) as stop, ExitStack() as stack:
         with connect(server) as client:
@@ -533,6 +535,7 @@ def test_hanging_get_request_does_not_delay_shutdown() -> None:
 
 def test_second_shutdown_does_not_move_deadline() -> None:
     server = GracefulTCPServer(("127.0.0.1", 0), EchoHandler)
+    server.farewell = FAREWELL
     server.grace_period = 600
     with serving(server), connect(server) as client:
         client.echo(b"hello")
@@ -570,6 +573,7 @@ PROGRAM = """if True:
     logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
     before = [signal.getsignal(number) for number in signal.Signals]
     with GracefulTCPServer(("127.0.0.1", 0), Echo) as server:
+        server.farewell = b"SHUTDOWN"
         server.grace_period = float(sys.argv[1])
         print(server.server_address[1], flush=True)
         server.serve_until_stopped()

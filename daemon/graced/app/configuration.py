@@ -79,9 +79,9 @@ def salvage(config: str | None, options: Options) -> Settings:
             for section, table in _document(path).items():
                 for name, written in table.items() if isinstance(table, dict) else ():
                     with suppress(KeyError, ValueError):
-                        values[f"{section}.{name}"].checked = BY_KEY[f"{section}.{name}"].check(
-                            written
-                        )
+                        value = values[f"{section}.{name}"]
+                        value.checked = BY_KEY[f"{section}.{name}"].check(written)
+                        value.source = path
     for key, (_, written) in options.items():
         with suppress(ValueError):
             values[key].checked = BY_KEY[key].check(written)
@@ -96,7 +96,10 @@ def _defaults() -> dict[str, Value]:
 
 
 def _settings(values: Mapping[str, Value]) -> Settings:
-    return Settings(**{key.split(".")[1]: value.checked for key, value in values.items()})
+    return Settings(
+        **{key.split(".")[1]: value.checked for key, value in values.items()},
+        farewell_is_written=values["shutdown.farewell"].source != DEFAULT,
+    )
 
 
 # Files.

@@ -41,7 +41,7 @@ def find(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
         if not distrust and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
     try:
-        return registry.find(name, settings.farewell)
+        return registry.find(name, settings.farewell, written=settings.farewell_is_written)
     except ConfigError as error:
         cause = error.__cause__
         module = name.partition(":")[0].partition(".")[0]

@@ -101,7 +101,7 @@ def _last_words(settings: Settings, environ: Mapping[str, str]) -> bytes:
         handler = handler_path.find(settings, environ)
     except GracedError:
         return b""
-    return handler.farewell if handler else settings.farewell
+    return (handler.farewell or b"") if handler else settings.farewell
 
 
 class Service:

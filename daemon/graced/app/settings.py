@@ -172,7 +172,7 @@ SETTINGS = (
         default="SHUTDOWN",
         check=_farewell,
         unit="text, empty = say nothing",
-        reason="what clients of the service compare with",
+        reason="what clients of the built-in echo compare with; other handlers: as written here",
     ),
     Setting(
         key="shutdown.farewell_gap",
@@ -261,6 +261,8 @@ class Settings(SimpleNamespace):
     io_threads: int
     grace_period: float
     farewell: bytes
+    farewell_is_written: bool
+    """Whether somebody wrote the farewell down, in a file; the default is for the built-in echo."""
     farewell_gap: float
     max_clients: int
     max_clients_per_host: int

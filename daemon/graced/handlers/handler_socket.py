@@ -1,37 +1,45 @@
-"""The socket that a blocking handler gets, which leaves room for the farewell.
+"""The socket that a blocking handler gets, over which the server can say goodbye at any time.
 
-A handler reads and writes whenever it likes, in its own thread.  So the server cannot schedule the
-farewell; but handler and server can take turns.  Each write of the handler holds a lock, and the
-farewell is sent by the first thread that finds the lock free: a thread of the server while the
-handler waits for its client, or the handler's thread between two of its calls.  The farewell is
-never inside a write of the handler.  Reads of the handler wait for the gap before the farewell,
-writes wait for the gap after it (`graced.loop.io_thread` says why).  The stages are::
+A handler reads and writes whenever it likes, in its own thread, and speaks a protocol that the
+server does not know.  So the server says goodbye only to a client *at rest*
+(`graced.handlers.rest`).
 
-    ACTIVE ──drain──▶ FAREWELL_PENDING ──gap──▶ FAREWELL_SENT ──write──▶ ANSWERED
-                             └──▶ FAREWELL_OVERDUE ──write──▲
+Where a farewell is declared, it is sent then, once, and stands alone (`graced.loop.io_thread` says
+why): the handler's next write waits for the gap.  Where none is declared, the input of the handler
+ends: a read, also one that waits already, returns what has arrived and then end of file, and the
+handler finishes in its own words.  The stages are::
 
-Before the drain none of this is needed, and the lock would cost a quarter of the round trips of all
-handlers: each microsecond of Python between two system calls is a microsecond in which the other
-threads wait for the GIL.  So a TCP connection begins as a `DirectSocket`, whose calls are those of
-`socket.socket`; the kernel has the times and counters that are needed later (TCP_INFO).  The class
-of the object changes when the drain begins, or when the handler is frozen for a handover::
+    ACTIVE ──drain──▶ PENDING ──at rest──▶ FAREWELL_SENT ──write──▶ ANSWERED
+                         └─────at rest──▶ INPUT_ENDED
 
-    DirectSocket ──send_farewell──▶ HandlerSocket
+Before the drain nothing of this is needed, and to note each call of a handler would cost a quarter
+of the round trips: each microsecond of Python between two system calls is a microsecond in which
+the other threads wait for the GIL.  So a TCP connection begins as a
+`DirectSocket`, whose calls are those of `socket.socket`.  The class of the object changes when the
+drain begins, or when the handler is frozen for a handover, and calls are noted from then on::
+
+    DirectSocket ──begin_drain──▶ HandlerSocket
          └────────freeze────▶ FreezingSocket ◀──freeze──┘
+
+A read that was waiting when the class changed is looked at from outside, by `say_goodbye`; a new
+read says goodbye itself before it waits.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import socket
-import struct
-import threading
 from contextlib import suppress
 from functools import partial
-from time import monotonic, sleep
+from threading import Thread
+from time import sleep
 
-from graced.sockets.closing import is_at_its_end
+from graced.handlers.rest import NotedSocket, unread
+from graced.sockets.closing import end_both_ways, end_input, is_at_its_end
+from graced.sockets.elsewhere import cookie
 from graced.sockets.tcp_info import tcp_info
+from graced.sockets.timeout import set_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,34 +48,27 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """The progress of the farewell on one connection, as a number that only grows.
+    """The progress of the goodbye on one connection, as a number that only grows.
 
     Plain numbers: a comparison is made for each read and write of a Unix socket.
     """
 
     ACTIVE = 0
-    """No farewell is due."""
-    FAREWELL_PENDING = 1
-    """The farewell is due as soon as the connection has been quiet for the gap."""
-    FAREWELL_OVERDUE = 2
-    """The farewell is due after the next write of the handler, without a gap."""
-    FAREWELL_SENT = 3
+    """No goodbye is due."""
+    PENDING = 1
+    """The goodbye is due as soon as the client is at rest."""
+    FAREWELL_SENT = 2
     """The client has the farewell; the next write of the handler waits for the gap."""
-    ANSWERED = 4
+    ANSWERED = 3
     """The handler has written after the farewell, and is served as before."""
+    INPUT_ENDED = 4
+    """The handler hears end of file."""
 
 
-_DUE = frozenset({Stage.FAREWELL_PENDING, Stage.FAREWELL_OVERDUE})
-_FIRST_OF_64_BITS = 66
-"""SO_RCVTIMEO_NEW of asm-generic/socket.h: options from this number on take 64-bit times."""
-
-
-def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
-    """Set SO_RCVTIMEO or SO_SNDTIMEO, socket(7); 0: no timeout.  Raises `OSError`."""
-    whole, rest = divmod(seconds, 1.0)
-    format = "qq" if option >= _FIRST_OF_64_BITS else "ll"
-    timeval = struct.pack(format, int(whole), round(rest * 1_000_000))
-    sock.setsockopt(socket.SOL_SOCKET, option, timeval)
+RETRY = 0.25
+"""Seconds until the next look at a client that was quiet and not at rest."""
+_FREEZE_TIMEOUT = 0.000_001
+"""Seconds that a read of a frozen handler waits."""
 
 
 class FreezeInterrupt(BaseException):
@@ -78,55 +79,54 @@ class FreezeInterrupt(BaseException):
     """
 
 
-class HandlerSocket(socket.socket):
-    """A connected stream socket on which the server can send the farewell at any time.
+class HandlerSocket(NotedSocket):
+    """A connected stream socket over which the server can say goodbye at any time.
 
-    Any thread may call `send_farewell`, `freeze` and `thaw`, and read `silence`; everything else is
-    for the handler's thread.
+    Any thread may call the methods of the section "For the server" and read `silence`; everything
+    else is for the handler's thread.
     """
 
     __slots__ = (
         "_counted",
         "_farewell",
         "_gap",
-        "_last_activity",
-        "_may_write_unlocked",
         "_stage",
         "_unsent",
-        "_write_lock",
         "_written_before",
+        "detached",
+        "gone",
         "saved",
+        "words",
     )
 
-    def __init__(self, sock: socket.socket, farewell: bytes, gap: float, *, told: bool) -> None:
+    def __init__(
+        self, sock: socket.socket, farewell: bytes | None, gap: float, *, told: bool
+    ) -> None:
         """Take over the descriptor of `sock`.
 
-        `gap`: seconds.  `told`: whether the client had the farewell before it had a handler.
+        `farewell`: None: none is declared; empty: the server says nothing at all.  `gap`: seconds.
+        `told`: whether the client had the farewell before it had a handler.
         """
-        super().__init__(sock.family, sock.type, sock.proto, sock.detach())
+        super().__init__(sock)
         self.saved: bytes | None = None
         """The saved state of a handler, on the way from one process to the next."""
+        self.words: Callable[[], bytes | None] | None = None
+        """The method of the handler that returns the farewell of this client, or says it."""
+        self.gone = 0
+        """The cookie of the connection, when the handler has detached or closed this object."""
+        self.detached = False
+        """Whether the handler has taken the descriptor away."""
         info = tcp_info(self)
         self._written_before = info.written if info else 0
         self._counted = 0
         """Bytes that the handler has written, where the kernel does not count them."""
         self._farewell = farewell
-        self._unsent = farewell
+        self._unsent = farewell or b""
         """The end of the farewell that the kernel has not taken yet."""
         self._gap = gap
         self._stage = Stage.ANSWERED if told else Stage.ACTIVE
-        self._last_activity = monotonic()
-        self._may_write_unlocked = False
-        """Whether a write may not have ended yet that began without the lock (`DirectSocket`)."""
-        self._write_lock = threading.RLock()
         if info and not told:
             self.__class__ = DirectSocket
-
-    @property
-    def silence(self) -> float:
-        """Seconds since a byte was sent or received.  Any thread may read."""
-        info = tcp_info(self)
-        return info.silence if info else monotonic() - self._last_activity
 
     @property
     def written(self) -> int:
@@ -135,7 +135,7 @@ class HandlerSocket(socket.socket):
             info = tcp_info(self)
             if info is None:
                 return self._counted
-            farewell = len(self._farewell) - len(self._unsent)
+            farewell = len(self._farewell or b"") - len(self._unsent)
             return info.written - self._written_before - farewell
 
     # For the server.
@@ -146,58 +146,109 @@ class HandlerSocket(socket.socket):
         Any thread may call.  The present read ends when a signal interrupts the thread.
         """
         self.__class__ = FreezingSocket
-        self._limit_reads(microseconds=1)
+        self._limit_reads(_FREEZE_TIMEOUT)
 
     def thaw(self) -> None:
         """Let the handler go on in this process.  Any thread may call."""
-        self._may_write_unlocked = True
         self.__class__ = HandlerSocket
-        self._limit_reads(microseconds=0)
+        self._limit_reads(0.0)
 
-    def _limit_reads(self, microseconds: int) -> None:
+    def _limit_reads(self, seconds: float) -> None:
         # A socket that the handler has closed needs no limit.
         with suppress(OSError):
-            set_timeout(self, socket.SO_RCVTIMEO, microseconds / 1_000_000)
+            set_timeout(self, socket.SO_RCVTIMEO, seconds)
 
     @property
     def freezing(self) -> bool:
         """Whether the handler is to save its state at its next read."""
         return type(self) is FreezingSocket
 
-    def send_farewell(self, *, insist: bool, timeout: float = 0.0) -> None:
-        """Send the farewell once: now, or as soon as possible.  Any thread may call.
+    def begin_drain(self) -> None:
+        """Say goodbye as soon as the client is at rest.  Any thread may call."""
+        if self._stage == Stage.ACTIVE and self._farewell != b"":
+            if type(self) is DirectSocket:
+                self.__class__ = HandlerSocket  # type: ignore[assignment]
+            self._to_read = unread(self)
+            self._stage = Stage.PENDING
 
-        `insist`: send even if the handler has written a moment ago.  `timeout`: seconds to wait for
-        the end of a write that has begun; 0: do not wait.
+    def say_goodbye(self) -> float:
+        """Say goodbye if the client is at rest.  Any thread may call; the call does not wait.
+
+        Return the seconds after which the client may be at rest; 0: there is nothing more to do.
         """
-        if self._stage >= Stage.FAREWELL_SENT or not self._farewell:
-            return
-        if type(self) is DirectSocket:
-            self._may_write_unlocked = True
-            self.__class__ = HandlerSocket  # type: ignore[assignment]
-        self._stage = Stage.FAREWELL_OVERDUE if insist else max(self._stage, Stage.FAREWELL_PENDING)
-        quiet = self.silence >= self._gap
-        if self._may_write_unlocked:
-            # A write that waits for room has bytes pending, and a write whose thread waits for the
-            # GIL has sent bytes a moment ago; any other write takes no time.
-            info = tcp_info(self)
-            self._may_write_unlocked = (
-                info is None or info.pending or (not timeout and info.sent_ago < self._gap)
-            )
-        if self._may_write_unlocked or not (quiet or insist):
-            return
-        if self._write_lock.acquire(timeout=timeout):
-            try:
-                self._write_farewell(self._send_without_waiting)
-            finally:
-                self._write_lock.release()
+        if self._stage != Stage.PENDING or self.gone:
+            return 0.0
+        wait = self._gap - self.silence
+        if wait > 0:
+            return wait
+        if not (self._may_be_told and self._write_lock.acquire(blocking=False)):
+            return RETRY
+        try:
+            if self.words:
+                # The method may wait, and must not make other clients wait.
+                Thread(target=self._tell, name="farewell", daemon=True).start()
+            else:
+                self._tell()
+        finally:
+            self._write_lock.release()
+        return RETRY if self._stage == Stage.PENDING else 0.0
 
-    def _write_farewell(self, send: Callable[[bytes], int] | None = None) -> None:
-        if self._stage not in _DUE:
-            return
+    def tell_at_deadline(self) -> bool:
+        """Send a declared farewell to a client at rest, without a gap; return False if in vain.
+
+        Any thread may call.
+        """
+        self.begin_drain()
+        if not (self._stage == Stage.PENDING and self._farewell):
+            return True
+        if not (self._may_be_told and self._write_lock.acquire(blocking=False)):
+            return False
+        try:
+            self._tell()
+        finally:
+            self._write_lock.release()
+        return True
+
+    def end(self) -> None:
+        """End the connection, for the handler too.  Any thread may call."""
+        # No call of the handler waits for the gap any more.
+        self._stage = Stage.INPUT_ENDED
+        end_both_ways(self)
+
+    @property
+    def _may_be_told(self) -> bool:
+        """Whether the client is at rest, and no answer is under way."""
+        return self.is_at_rest and (self.handler_waits or not self._speaks)
+
+    @property
+    def _speaks(self) -> bool:
+        """Whether the goodbye is bytes, and not only end of file."""
+        return bool(self._farewell or self.words)
+
+    def _tell(self) -> None:
+        with self._write_lock:
+            if self.words and self._stage == Stage.PENDING:
+                self._ask_handler(self.words)
+            if self._stage != Stage.PENDING:
+                return
+            if self._farewell:
+                self._send_farewell()
+            else:
+                self._stage = Stage.INPUT_ENDED
+                end_input(self)
+
+    def _ask_handler(self, words: Callable[[], bytes | None]) -> None:
+        """Let the handler say farewell, or return it; its writes do not wait meanwhile."""
+        self.words = None
+        self._stage = Stage.ACTIVE
+        self._farewell = words() or None
+        self._unsent = self._farewell or b""
+        self._stage = Stage.PENDING
+
+    def _send_farewell(self) -> None:
         try:
             while self._unsent:
-                self._unsent = self._unsent[(send or super().send)(self._unsent) :]
+                self._unsent = self._unsent[self._send_without_waiting(self._unsent) :]
         except OSError:
             # Where the buffer is full, the rest is sent before the handler's next write.  Where the
             # connection is broken, the handler's next call fails.
@@ -213,47 +264,53 @@ class HandlerSocket(socket.socket):
 
     # For the handler.
 
-    def send_farewell_at_end(self) -> None:
-        """Send the farewell when the handler has returned, unless sent already or useless.
+    def tell_at_end(self) -> None:
+        """Send a declared farewell when the handler has returned, unless sent or useless.
 
         Sleeps until the connection has been quiet for the gap.
         """
-        self._may_write_unlocked = False
-        if self._stage < Stage.FAREWELL_SENT and self._farewell and not is_at_its_end(self):
+        self.begin_drain()
+        if self._stage == Stage.PENDING and self._speaks and not is_at_its_end(self):
             sleep(max(0.0, self._gap - self.silence))
-            with self._write_lock:
-                self._stage = max(self._stage, Stage.FAREWELL_PENDING)
-                self._write_farewell(self._send_without_waiting)
+            self._tell()
 
     def _before_reading(self) -> None:
-        self._may_write_unlocked = False
-        if self._stage in _DUE and self._farewell:
-            sleep(self._gap)
-            with self._write_lock:
-                self._write_farewell()
+        if self._stage == Stage.PENDING:
+            self._say_goodbye_before_reading()
+
+    def _say_goodbye_before_reading(self) -> None:
+        """Say goodbye in the handler's thread, which is about to wait for its client.
+
+        A client that answers whatever comes leaves no gap.  It gets a declared farewell when all
+        that had arrived before the drain is answered, and its next bytes stay unread for the gap.
+        """
+        if not self._has_answered:
+            return
+        wait = max(0.0, self._gap - self.silence)
+        if self._speaks and not self._to_read:
+            sleep(wait)
+            if self._has_answered:
+                self._tell()
+            return
+        if wait and self.gettimeout() != 0.0:
+            poll = select.poll()
+            poll.register(self, select.POLLIN)
+            poll.poll(1000 * wait)
+        if self.is_at_rest:
+            self._tell()
+
+    @property
+    def _looks_for_read_ahead(self) -> bool:
+        return self._stage == Stage.PENDING
 
     def _before_writing(self) -> None:
-        self._may_write_unlocked = False
-        if len(self._unsent) != len(self._farewell):
-            self._write_farewell()
+        if self._stage == Stage.PENDING and len(self._unsent) != len(self._farewell or b""):
+            super().sendall(self._unsent)
+            self._unsent = b""
+            self._stage = Stage.FAREWELL_SENT
         if self._stage == Stage.FAREWELL_SENT:
             self._stage = Stage.ANSWERED
             sleep(self._gap)
-
-    def _read(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._before_reading()
-        result = call(*args, **kwargs)
-        self._last_activity = monotonic()
-        return result
-
-    def _write(self, call: Callable[..., Any], *args: Any) -> Any:
-        with self._write_lock:
-            self._before_writing()
-            result = call(*args)
-            self._last_activity = monotonic()
-            if self._stage == Stage.FAREWELL_OVERDUE:
-                self._write_farewell()
-        return result
 
     def recv(self, *args: Any) -> bytes:
         return bytes(self._read(super().recv, *args))
@@ -263,6 +320,15 @@ class HandlerSocket(socket.socket):
 
     def recvmsg(self, *args: Any) -> Any:
         return self._read(super().recvmsg, *args)
+
+    def recvmsg_into(self, *args: Any) -> Any:
+        return self._read(super().recvmsg_into, *args)
+
+    def recvfrom(self, *args: Any) -> Any:
+        return self._read(super().recvfrom, *args)
+
+    def recvfrom_into(self, *args: Any, **kwargs: Any) -> Any:
+        return self._read(super().recvfrom_into, *args, **kwargs)
 
     def send(self, data: Any, *args: Any) -> int:
         sent = int(self._write(super().send, data, *args))
@@ -290,11 +356,18 @@ class HandlerSocket(socket.socket):
         return socket.socket(self.family, self.type, self.proto, os.dup(self.fileno()))
 
     def detach(self) -> int:
+        """As of `socket.socket`; the deadline ends the connection all the same."""
+        self.gone, self.detached = cookie(self), True
+        return self.release()
+
+    def release(self) -> int:
+        """Give the descriptor to the server, when the handler has ended."""
         self._counted = self.written
         return super().detach()
 
     def _real_close(self) -> None:
         self._counted = self.written
+        self.gone = cookie(self)
         super()._real_close()  # type: ignore[misc]
 
 
@@ -306,6 +379,9 @@ class FreezingSocket(HandlerSocket):
     def _before_reading(self) -> None:
         raise FreezeInterrupt
 
+    def _real_close(self) -> None:
+        """Leave the connection open: ``with self.request:`` closes before the handler saves its state."""
+
 
 class DirectSocket(HandlerSocket):
     """The socket of a handler before the drain: the calls are those of `socket.socket`."""
@@ -315,6 +391,9 @@ class DirectSocket(HandlerSocket):
     recv = socket.socket.recv
     recv_into = socket.socket.recv_into
     recvmsg = socket.socket.recvmsg
+    recvmsg_into = socket.socket.recvmsg_into
+    recvfrom = socket.socket.recvfrom
+    recvfrom_into = socket.socket.recvfrom_into
     send = socket.socket.send  # type: ignore[assignment]
     sendall = socket.socket.sendall  # type: ignore[assignment]
     sendmsg = socket.socket.sendmsg

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 import time
 from collections import deque
 from threading import Condition, Lock, Thread, current_thread, get_ident
 
-from graced.handlers.handler_socket import HandlerSocket, set_timeout
+from graced.handlers.handler_socket import HandlerSocket
 from graced.log import events
 from graced.log.event import summary_of
 from graced.loop.client import Client
 from graced.loop.phase import NOT_TOLD
 from graced.signals import NUDGE
-from graced.sockets.closing import end_both_ways, end_one_way, linger
+from graced.sockets.closing import discard, end_both_ways, end_one_way, linger
+from graced.sockets.timeout import set_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     Run = Callable[[Any, Any], None]
     """Runs a handler to its end; the arguments are the request and the client's address, as in
     `socketserver`."""
 
+HANDLER_ENDED = "handler ended"
+"""The reason in the log for a client whose handler has returned."""
 DEADLINE = "deadline"
 """The reason in the log for a client that was closed at the deadline."""
-FAREWELL_INSIST_AFTER = 0.5
-"""Seconds from the first gap until the farewell is sent although the handler never pauses."""
 LAST_WRITES_TIMEOUT = 0.05
-"""Seconds that the writes of all handlers together may take to end at the deadline."""
+"""Seconds that handlers have at the deadline to end an answer and wait for their clients."""
+_LAST_WRITES_INTERVAL = 0.005
+"""Seconds between two looks at handlers that have not."""
 
 
 class _Session:
@@ -55,7 +59,7 @@ class HandlerPool:
         greet: bool,
         max_threads: int,
         movable: bool,
-        farewell: bytes,
+        farewell: bytes | None,
         gap: float,
         stall_timeout: float,
         on_close: Callable[[Client, str], None],
@@ -64,7 +68,7 @@ class HandlerPool:
 
         `greet`: whether handlers speak first.  `max_threads`: handlers that run at once; further
         clients wait, with their data unread.  `movable`: whether handlers can save their state and
-        go on in another process.  `gap`, `stall_timeout`: seconds, see `graced.loop.policy`.
+        go on in another process.  `farewell`, `gap`, `stall_timeout`: see `graced.loop.policy`.
         `on_close` is called in the handler's thread for each client that was closed, with the
         reason for the log.
         """
@@ -84,7 +88,6 @@ class HandlerPool:
         self._threads: set[Thread] = set()
         self._starting = 0
         self._draining = False
-        self._insist_at = 0.0
         self._closing = False
 
     def start(self, client: Client) -> None:
@@ -114,9 +117,10 @@ class HandlerPool:
             self._starting += len(threads)
             draining, closing = self._draining, self._closing
         if closing:
-            _close_with_farewell(request, 0.0)
+            _tell_at_deadline([request])
+            _end(request)
         elif draining and isinstance(request, HandlerSocket):
-            request.send_farewell(insist=False)
+            request.begin_drain()
         for thread in threads:
             self._start(thread, session)
 
@@ -136,26 +140,27 @@ class HandlerPool:
                 self._close(session, str(error))
 
     def drain(self) -> None:
-        """Send the farewell to the clients of all handlers that are quiet.
+        """Say goodbye to the clients that are at rest.
 
-        The caller then calls `send_pending_farewells` after the gap, and again and again: a handler
-        that is never quiet is interrupted `FAREWELL_INSIST_AFTER` seconds after the gap.
+        The caller then calls `say_goodbyes` after the gap, and again and again.
         """
         with self._lock:
             self._draining = True
-            self._insist_at = time.monotonic() + self._gap + FAREWELL_INSIST_AFTER
-        self._send_farewells(insist=False)
-
-    def send_pending_farewells(self) -> None:
-        """Send the farewell to the clients whose handlers were not quiet before."""
-        self._send_farewells(insist=time.monotonic() >= self._insist_at)
-
-    def _send_farewells(self, *, insist: bool) -> None:
-        with self._lock:
             requests = [session.request for session in self._sessions]
         for request in requests:
             if isinstance(request, HandlerSocket):
-                request.send_farewell(insist=insist)
+                request.begin_drain()
+        self.say_goodbyes()
+
+    def say_goodbyes(self) -> float:
+        """Say goodbye to the clients that are at rest now.
+
+        Return the seconds after which another may be at rest; infinite: none is left.
+        """
+        with self._lock:
+            requests = [session.request for session in self._sessions]
+        waits = [each.say_goodbye() for each in requests if isinstance(each, HandlerSocket)]
+        return min(filter(None, waits), default=math.inf)
 
     def close_idle(self, timeout: float) -> float:
         """Close the clients that have been silent for `timeout` seconds.
@@ -214,18 +219,22 @@ class HandlerPool:
             client.echoed += request.written
             client.saved = request.saved
         client.last = time.monotonic()
-        client.sock = socket.socket(fileno=request.detach())
+        client.sock = socket.socket(fileno=_release(request))
         client.sock.setblocking(False)
         self._frozen.append(client)
 
     def close_all(self) -> int:
-        """Send pending farewells, close all clients, and return the number of clients."""
+        """End the connections of all clients, and return the number of clients."""
         with self._lock:
             self._closing = True
             requests = [session.request for session in self._sessions]
+        pending = _tell_at_deadline(requests)
         until = time.monotonic() + LAST_WRITES_TIMEOUT
+        while pending and time.monotonic() < until:
+            time.sleep(_LAST_WRITES_INTERVAL)
+            pending = _tell_at_deadline(pending)
         for request in requests:
-            _close_with_farewell(request, max(0.0, until - time.monotonic()))
+            _end(request)
         return len(requests)
 
     def join(self, timeout: float) -> int:
@@ -250,13 +259,15 @@ class HandlerPool:
             if self._waiting:
                 session = self._waiting.popleft()
                 session.thread = get_ident()
+                if isinstance(session.request, HandlerSocket):
+                    session.request.thread = current_thread().native_id
                 return session
             self._threads.discard(current_thread())
             return None
 
     def _run_session(self, session: _Session) -> None:
         client, request = session.client, session.request
-        reason = "handler ended"
+        reason = HANDLER_ENDED
         try:
             self._run(request, client.address)
         except ConnectionError:
@@ -280,7 +291,7 @@ class HandlerPool:
         with self._lock:
             if not (isinstance(request, HandlerSocket) and request.freezing):
                 return False
-            if request.saved is None:
+            if request.saved is None or request.fileno() < 0:
                 return False
             self._sessions.discard(session)
             self._reclaim(session)
@@ -295,9 +306,11 @@ class HandlerPool:
             session.client.echoed += request.written
         if self._closing:
             reason = DEADLINE
+            discard(request)
         elif self._draining or _was_freezing(request):
-            if isinstance(request, HandlerSocket):
-                request.send_farewell_at_end()
+            # The words of a handler that has failed may end in the middle.
+            if isinstance(request, HandlerSocket) and reason == HANDLER_ENDED:
+                request.tell_at_end()
             linger(request)
         else:
             # As in `socketserver`: a copy of the descriptor would delay the end of file.
@@ -326,11 +339,19 @@ def _blocks(request: socket.socket) -> bool:
     return request.fileno() >= 0 and request.gettimeout() is None
 
 
-def _close_with_farewell(request: socket.socket, timeout: float) -> None:
-    """Send a pending farewell, then end of file to client and handler.
+def _release(request: socket.socket) -> int:
+    return request.release() if isinstance(request, HandlerSocket) else request.detach()
 
-    `timeout`: seconds that a write of the handler may take to end.
-    """
+
+def _tell_at_deadline(requests: Sequence[socket.socket]) -> list[HandlerSocket]:
+    """Send a declared farewell to clients at rest; return the requests of the others."""
+    ours = [each for each in requests if isinstance(each, HandlerSocket)]
+    return [each for each in ours if not each.tell_at_deadline()]
+
+
+def _end(request: socket.socket) -> None:
+    """Send end of file to client and handler."""
     if isinstance(request, HandlerSocket):
-        request.send_farewell(insist=True, timeout=timeout)
-    end_both_ways(request)
+        request.end()
+    else:
+        end_both_ways(request)

@@ -5,9 +5,11 @@ the hot loop *is* the echo.  Every other handler is a `socketserver.BaseRequestH
 ``handle`` blocks and gets a thread for each client.  The class may have two attributes:
 
 ``farewell``
-    `bytes` or `str` to be sent instead of the configured farewell.  None: no farewell is sent, and
-    the handler says goodbye in its own words when ``self.server.draining`` (a `threading.Event`) is
-    set, before ``self.server.deadline`` (monotonic seconds).
+    `bytes` or `str` to be sent instead of the configured farewell; or a method that returns them
+    for its client, or None where it has said goodbye itself.  None: no farewell is sent.  Where
+    nothing is sent, the handler hears end of file and says goodbye in its own words;
+    ``self.server.draining`` (a `threading.Event`) is set then, and ``self.server.deadline``
+    (monotonic seconds) is known.
 ``greets``
     True where the server speaks first: the handler starts when its client is accepted, not when the
     first byte of the client has come.
@@ -30,7 +32,10 @@ from importlib import import_module
 from types import SimpleNamespace
 
 from graced.errors import ConfigError
-from graced.handlers.handler_socket import FreezeInterrupt
+from graced.handlers.handler_socket import FreezeInterrupt, HandlerSocket
+from graced.log import events
+from graced.log.event import summary_of
+from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +51,8 @@ class Handler(SimpleNamespace):
     """A blocking handler, with the attributes of its class."""
 
     factory: type[BaseRequestHandler]
-    farewell: bytes
+    farewell: bytes | None
+    """None: no farewell is declared, or a method of the handler returns it."""
     greets: bool
     movable: bool
     """Whether the handler can save its state and go on in another process."""
@@ -60,31 +66,36 @@ def is_built_in(name: str) -> bool:
     return name == ECHO or name in _BUILT_IN
 
 
-def find(name: str, farewell: bytes) -> Handler | None:
+def find(name: str, farewell: bytes, *, written: bool = True) -> Handler | None:
     """The blocking handler with that name; None for the stream handler.  Raises `ConfigError`.
 
-    `farewell`: the farewell of a handler that declares none.
+    `farewell`: of a built-in handler, and, if it is `written` in a file, of a handler that declares
+    none: nobody knows better than its user which bytes its protocol has.
     """
     if name == ECHO:
         return None
+    built_in = is_built_in(name)
+    configured = farewell if built_in or written else None
     name = _BUILT_IN.get(name, name)
     factory = _import(name) if ":" in name else _entry_point(name)
     if not (isinstance(factory, type) and callable(getattr(factory, "handle", None))):
         raise ConfigError(f"handler {name!r} is not a socketserver.BaseRequestHandler class")
-    own = getattr(factory, "farewell", farewell)
-    if isinstance(own, str):
-        own = own.encode()
-    if not isinstance(own, bytes | None):
-        raise ConfigError(f"handler {name!r}: farewell must be bytes, str or None, not {own!r}")
+    own = getattr(factory, "farewell", configured)
+    speaks = callable(own)
+    try:
+        own = None if speaks else _as_bytes(own)
+    except TypeError as error:
+        raise ConfigError(f"handler {name!r}: {error} or a method") from None
     # The module is imported already, for the base class of the factory.
     from socketserver import StreamRequestHandler  # noqa: PLC0415
 
     movable = all(callable(getattr(factory, method, None)) for method in ("save", "restore"))
     if movable and issubclass(factory, StreamRequestHandler):
         raise ConfigError(f"handler {name!r} cannot save() what its rfile has read ahead")
+    made = _movable(factory) if movable else factory
     return Handler(
-        factory=_movable(factory) if movable else factory,
-        farewell=own or b"",
+        factory=_speaking(made) if speaks else made,
+        farewell=own if own or built_in else None,
         greets=bool(getattr(factory, "greets", False)),
         movable=movable,
     )
@@ -105,9 +116,43 @@ def _movable(factory: Any) -> Any:
                     raise
                 self.request.saved = bytes(self.save())
 
-    Movable.__name__, Movable.__qualname__ = factory.__name__, factory.__qualname__
-    Movable.__module__ = factory.__module__
-    return Movable
+    return _named_like(factory, Movable)
+
+
+def _speaking(factory: Any) -> Any:
+    """A subclass of the handler whose method `farewell` is asked when its client is at rest."""
+
+    class Speaking(factory):  # type: ignore[misc]
+        def handle(self) -> None:
+            if isinstance(self.request, HandlerSocket):
+                self.request.words = self._farewell_or_none
+            super().handle()
+
+        def _farewell_or_none(self) -> bytes | None:
+            try:
+                return _as_bytes(self.farewell())
+            except Exception as error:
+                # No fault of other clients, nor of a read of this handler.
+                client = format_address(self.client_address)
+                events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
+                return None
+
+    return _named_like(factory, Speaking)
+
+
+def _as_bytes(farewell: Any) -> bytes | None:
+    """The bytes of a farewell.  Raises `TypeError`."""
+    if isinstance(farewell, str):
+        return farewell.encode()
+    if not isinstance(farewell, bytes | None):
+        raise TypeError(f"farewell must be bytes, str or None, not {farewell!r}")
+    return farewell
+
+
+def _named_like(factory: Any, subclass: Any) -> Any:
+    subclass.__name__, subclass.__qualname__ = factory.__name__, factory.__qualname__
+    subclass.__module__ = factory.__module__
+    return subclass
 
 
 def _import(name: str) -> Any:

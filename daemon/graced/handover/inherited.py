@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from socket import AF_UNIX, SHUT_WR, socket
+from socket import AF_UNIX, socket
 from time import monotonic
 
 from graced.handover.fd_bundle import keeps_descriptors, unpack
@@ -13,6 +13,7 @@ from graced.handover.snapshot import SnapshotError, decode
 from graced.log import events
 from graced.loop.client import Client
 from graced.loop.phase import GONE
+from graced.sockets import closing
 from graced.sockets.address import format_address
 from graced.sockets.closing import is_at_its_end
 from graced.sockets.inherited_listeners import InheritedListeners
@@ -20,9 +21,6 @@ from graced.sockets.inherited_listeners import InheritedListeners
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-_READ_SIZE = 1024 * 1024
-_MAX_READS = 4
 
 
 class Inherited:
@@ -126,13 +124,8 @@ def _turn_away(clients: Iterable[Client], farewell: bytes) -> None:
     for client in clients:
         # A client that has gone needs no farewell.
         with client.sock, suppress(OSError):
-            with suppress(BlockingIOError):
-                client.sock.send(client.unsent + farewell)
-            client.sock.shutdown(SHUT_WR)
-            # Closing with unread input would destroy the farewell (RST).
-            for _ in range(_MAX_READS):
-                if not client.sock.recv(_READ_SIZE):
-                    break
+            closing.part(client.sock, client.unsent + farewell)
+            closing.discard(client.sock)
 
 
 def _sockets(messages: Iterator[list[int]]) -> list[socket]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import errno
 import sys
-from contextlib import suppress
 from select import EPOLLEXCLUSIVE, EPOLLIN
-from socket import AF_UNIX, SHUT_WR, socket
+from socket import AF_UNIX, socket
 
 from graced.log import events
 from graced.loop.admission import Refusals
 from graced.loop.client import Client
 from graced.loop.event_source import EventSource
-from graced.loop.phase import GONE, LINGERING, LISTENING, TOLD
+from graced.loop.phase import GONE, LISTENING, TOLD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,8 +48,6 @@ ACCEPT_PAUSE = 0.5
 """Seconds between two tries to accept when there are no descriptors or no memory."""
 REPORT_INTERVAL = 1.0
 """Seconds between two log records about refused clients."""
-LINGER_TIMEOUT = 1.0
-"""Seconds that a client has to close after the farewell and end of file."""
 MAX_LINGERING = 256
 """Refused clients that may linger at once; further refused clients are closed at once."""
 MAX_LOSSES = 64
@@ -287,24 +284,11 @@ class Acceptors:
         would send RST if input is unread, and RST destroys bytes that the client has not read.
         """
         client.told = TOLD
-        rest, client.unsent = client.unsent + self._policy.farewell, b""
-        self._clients.lingering += 1
-        client.phase = LINGERING
-        self._poller.schedule_after(client, LINGER_TIMEOUT)
+        last_words = client.unsent + (self._policy.farewell or b"")
+        client.unsent = b""
         try:
             self._poller.register(client.sock.fileno(), client, EPOLLIN)
-            if rest:
-                with suppress(BlockingIOError):
-                    client.sock.send(rest)
-            client.sock.shutdown(SHUT_WR)
         except OSError as error:
             self._clients.lost(client, error)
-
-    def discard_input(self, client: Client, _event: int) -> None:
-        """Discard what a lingering client sends; close at end of file."""
-        if self._clients.receive(client) == 0:
-            self.end_lingering(client)
-
-    def end_lingering(self, client: Client) -> None:
-        """Close a lingering client."""
-        self._clients.close(client, "turned away")
+            return
+        self._clients.linger(client, last_words)

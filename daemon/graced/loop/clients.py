@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from mmap import mmap
 from select import EPOLLIN, EPOLLOUT
-from socket import SHUT_RDWR, SHUT_WR
+from socket import SHUT_RDWR
 
 from graced.log import events
 from graced.loop.client import Client
@@ -14,10 +14,13 @@ from graced.loop.phase import (
     AWAITING_FIRST_BYTE,
     CLIENT_PHASES,
     GONE,
+    INPUT_ENDED,
     LINGERING,
     TRACED,
     WRITE_BLOCKED,
 )
+from graced.sockets import closing
+from graced.sockets.closing import LINGER_TIMEOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,6 +203,29 @@ class Clients:
 
     # The end of a connection.
 
+    def linger(self, client: Client, last_words: bytes = b"") -> None:
+        """Begin a lingering close: tell the client the last words, and send end of file.
+
+        Bytes that the kernel does not take at once are dropped.  Closing now would send RST if
+        input is unread, and RST destroys bytes that the client has not read.
+        """
+        self.lingering += 1
+        client.phase = LINGERING
+        self.poller.schedule_after(client, LINGER_TIMEOUT)
+        try:
+            closing.part(client.sock, last_words)
+        except OSError as error:
+            self.lost(client, error)
+
+    def discard_input(self, client: Client, _event: int) -> None:
+        """Discard what a lingering client sends; close at end of file."""
+        if self.receive(client) == 0:
+            self.end_lingering(client)
+
+    def end_lingering(self, client: Client) -> None:
+        """Close a lingering client."""
+        self.close(client, "at rest" if client.told == INPUT_ENDED else "turned away")
+
     def lost(self, client: Client, error: OSError) -> None:
         """Close a client whose socket has failed; `BlockingIOError` is no failure."""
         if isinstance(error, BlockingIOError):
@@ -211,6 +237,7 @@ class Clients:
         """Close a client, count it and log the reason."""
         if client.phase == LINGERING:
             self.lingering -= 1
+            self.departed += client.told == INPUT_ENDED
         elif self.at_deadline:
             self.closed += 1
         elif self.draining:
@@ -268,21 +295,12 @@ class Clients:
         self._finish_when_alone()
 
     def _part(self, client: Client) -> None:
-        """Send the last echo, the farewell unless it was sent before, and FIN; then close.
-
-        The input is read first, because unread input makes the kernel send RST, which may destroy
-        what was sent.
-        """
-        try:
-            if self._echo_rest(client) and not client.told and self.policy.farewell:
-                client.sock.send(self.policy.farewell)
-            client.sock.shutdown(SHUT_WR)
-            for _ in range(READS_AT_DEADLINE):
-                if not client.sock.recv_into(self._buffer):
-                    break
-        except OSError:
-            # The client has departed, or takes nothing, or has no more input: close all the same.
-            pass
+        """Send the last echo, the farewell unless it was sent before, and FIN; then close."""
+        with suppress(OSError):
+            # The client may have departed, or take nothing: it is closed all the same.
+            told = not self._echo_rest(client) or client.told
+            closing.part(client.sock, b"" if told else self.policy.farewell or b"")
+        closing.discard(client.sock)
         self.close(client, "deadline")
 
     def _echo_rest(self, client: Client) -> bool:

@@ -2,10 +2,13 @@
 
 The farewell stands alone: `graced.loop.io_thread` says why, and shows the phases.
 
-The farewell is sent in four other places too: to clients of blocking handlers
-(`graced.handlers.handler_socket`), to clients that cannot be served (`Acceptors.turn_away`), to
-clients without the farewell at the deadline (`Clients.close_at_deadline`), and to inherited clients
-of a start that is refused (`graced.handover.inherited.Inherited.turn_away`).
+Where no farewell is declared, a client of a blocking handler hears end of file.  This module tells
+the clients that have no handler yet, `graced.handlers.handler_socket` the others.
+
+A client that cannot be served (`Acceptors.turn_away`), that remains at the deadline
+(`Clients.close_at_deadline`) or that a refused start has inherited
+(`graced.handover.inherited.Inherited.turn_away`) gets the farewell as its last words:
+`graced.sockets.closing` has the one way in which the server ends a connection.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from graced.loop.phase import (
     ANSWERED,
     FAREWELL_PENDING,
     FAREWELL_SENT,
+    INPUT_ENDED,
+    NOT_TOLD,
     READ_PAUSED,
     REMINDING,
     TOLD,
@@ -29,8 +34,9 @@ if TYPE_CHECKING:
     from graced.loop.client import Client
     from graced.loop.clients import Clients
 
-REMIND_INTERVAL = 1.0
-"""Seconds between two calls of `Handlers.send_pending_farewells`."""
+MAX_REMIND_INTERVAL = 1.0
+MIN_REMIND_INTERVAL = 0.02
+"""Seconds between two calls of `Handlers.say_goodbyes`."""
 
 
 class Farewell:
@@ -42,27 +48,51 @@ class Farewell:
         self._farewell = clients.policy.farewell
         self._gap = clients.policy.gap
         self._handlers = clients.handlers
+        self._says_end_of_file = self._farewell is None and clients.handlers is not None
         self._reminder = EventSource(REMINDING)
 
     def drain(self) -> None:
-        """Send the farewell to all clients that have been quiet for the gap; the others wait."""
+        """Tell all clients that have been quiet for the gap; the others wait."""
         self._clients.draining = True
-        if self._farewell:
-            for client in self._clients.present():
-                if client.phase in RESTING:
-                    if self._poller.now - client.last >= self._gap:
-                        self._send(client)
-                    else:
-                        client.phase = FAREWELL_PENDING
-                        self._poller.timers.schedule(client, client.last + self._gap)
+        for client in self._clients.present():
+            if client.phase in RESTING:
+                self._tell(client)
         if self._handlers:
             self._poller.schedule_after(self._reminder, self._gap)
 
+    def _tell(self, client: Client) -> None:
+        if self._says_end_of_file:
+            self._end_input(client)
+        elif self._farewell:
+            if self._poller.now - client.last >= self._gap:
+                self._send(client)
+            else:
+                client.phase = FAREWELL_PENDING
+                self._poller.timers.schedule(client, client.last + self._gap)
+
+    def _end_input(self, client: Client) -> None:
+        """Begin a lingering close, unless the first bytes of the client have come this moment."""
+        client.told = INPUT_ENDED
+        try:
+            has_input = bool(client.sock.recv(1, MSG_PEEK))
+        except BlockingIOError:
+            self._clients.linger(client)
+        except OSError as error:
+            self._clients.lost(client, error)
+        else:
+            if has_input:
+                client.told = NOT_TOLD
+                self._clients.start_handler(client, 0)
+            else:
+                self._clients.close(client, "closed by the client")
+
     def remind(self, reminder: EventSource) -> None:
-        """Remind the handlers again and again of clients that have not got the farewell."""
+        """Let the handlers look again and again which of their clients are at rest now."""
         assert self._handlers is not None
-        self._handlers.send_pending_farewells()
-        self._poller.schedule_after(reminder, REMIND_INTERVAL)
+        wait = self._handlers.say_goodbyes()
+        self._poller.schedule_after(
+            reminder, min(max(wait, MIN_REMIND_INTERVAL), MAX_REMIND_INTERVAL)
+        )
 
     def go_on(self, client: Client) -> None:
         """Set the phase of a client whose unsent bytes have all been sent."""
@@ -72,6 +102,9 @@ class Farewell:
             self._clients.resume(client, self._clients.resting)
         elif self._clients.draining and self._farewell:
             self._pause(client, FAREWELL_PENDING)
+        elif self._clients.draining and self._says_end_of_file:
+            self._clients.resume(client, self._clients.resting)
+            self._end_input(client)
         else:
             self._clients.resume(client, self._clients.resting)
 
@@ -96,6 +129,7 @@ class Farewell:
         self._send(client)
 
     def _send(self, client: Client) -> None:
+        assert self._farewell
         client.told = TOLD
         try:
             sent = client.sock.send(self._farewell)

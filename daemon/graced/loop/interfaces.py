@@ -47,8 +47,11 @@ class Handlers(Protocol):
     def start(self, client: Client) -> None:
         """Start a handler for the client, which belongs to the handler from now on."""
 
-    def send_pending_farewells(self) -> None:
-        """Send the farewell to the clients that were busy when the drain began."""
+    def say_goodbyes(self) -> float:
+        """Say goodbye to the clients that are at rest now.
+
+        Return the seconds after which another may be at rest.
+        """
 
     def close_idle(self, timeout: float) -> float:
         """Close the clients that have been silent for `timeout` seconds.

@@ -153,7 +153,7 @@ class IOThread(Thread):
             FAREWELL_PENDING: self._farewell.leave_unread,
             FAREWELL_SENT: self._farewell.pause_reading,
             READ_PAUSED: self._farewell.leave_unread,
-            LINGERING: self._acceptors.discard_input,
+            LINGERING: self._clients.discard_input,
             LISTENING: self._acceptors.accept,
             WAKING: self._poller.woken,
         }
@@ -165,7 +165,7 @@ class IOThread(Thread):
             WRITE_BLOCKED: self._clients.close_stalled,
             FAREWELL_PENDING: self._farewell.send_pending,
             READ_PAUSED: self._farewell.resume_reading,
-            LINGERING: self._acceptors.end_lingering,
+            LINGERING: self._clients.end_lingering,
             LISTENING: self._acceptors.retry,
             SWEEPING: self._idle.close_idle,
             REPORTING: self._acceptors.report_refusals,

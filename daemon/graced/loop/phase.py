@@ -54,3 +54,5 @@ TOLD = 1
 """The farewell has been sent or is unsent; the first bytes after it have not been read."""
 ANSWERED = 2
 """The client has sent bytes after the farewell, and is served as before."""
+INPUT_ENDED = 3
+"""No farewell is declared, and end of file has told the client."""

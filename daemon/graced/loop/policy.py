@@ -10,7 +10,7 @@ class Policy:
 
     def __init__(
         self,
-        farewell: bytes = b"SHUTDOWN",
+        farewell: bytes | None = b"SHUTDOWN",
         gap: float = 0.1,
         *,
         idle_timeout: float = 0.0,
@@ -18,7 +18,9 @@ class Policy:
         log_connections: bool = True,
     ) -> None:
         self.farewell = farewell
-        """Bytes that tell a client that the server is going offline; empty: nothing is sent."""
+        """Bytes that tell a client that the server is going offline; empty: nothing tells it.
+
+        None: no farewell is declared; end of file tells a client of a blocking handler."""
         self.gap = gap
         """Seconds of silence before and after the farewell."""
         self.idle_timeout = idle_timeout

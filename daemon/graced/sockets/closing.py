@@ -1,13 +1,24 @@
-"""The end of a connection, without a reset where possible."""
+"""The end of a connection, without a reset where possible.
+
+Every connection that the server ends goes the same way: *tell* (the last words), *half-close* (end
+of file for the client), *read* (and discard, because the kernel answers unread input with RST, and
+RST destroys what the client has not read yet), *close*.  `part` is the first two steps; then comes
+`linger`, where the thread may wait, or `discard`, where it may not.  A lingering client of an I/O
+thread has the same `LINGER_TIMEOUT`.
+"""
 
 from __future__ import annotations
 
 import select
 import socket
 import time
+from contextlib import suppress
 
 LINGER_TIMEOUT = 1.0
-"""Seconds in which a client that has the farewell can close before its descriptor is closed."""
+"""Seconds that a client has to close after end of file, before its descriptor is closed."""
+_READ_SIZE = 1024 * 1024
+_MAX_READS = 4
+"""Reads of input that has arrived; a client that sends without a pause cannot hold up a close."""
 
 
 def is_at_its_end(request: socket.socket) -> bool:
@@ -27,12 +38,36 @@ def is_at_its_end(request: socket.socket) -> bool:
         return True
 
 
+def part(sock: socket.socket, last_words: bytes = b"") -> None:
+    """Send the last words, as far as the kernel takes them at once, and end of file.
+
+    Raises `OSError` where the client has gone.
+    """
+    if last_words:
+        with suppress(BlockingIOError):
+            sock.send(last_words, socket.MSG_DONTWAIT)
+    sock.shutdown(socket.SHUT_WR)
+
+
 def end_one_way(request: socket.socket) -> None:
     """Send end of file."""
     try:
         request.shutdown(socket.SHUT_WR)
     except OSError:
         # ENOTCONN, EBADF: the client or the handler was faster, nobody waits for end of file.
+        return
+
+
+def end_input(request: socket.socket) -> None:
+    """Let a read find end of file after the bytes that have arrived: also a read that waits.
+
+    The kernel still accepts bytes of a TCP client, and a read still returns them.  A Unix client
+    gets EPIPE for them.
+    """
+    try:
+        request.shutdown(socket.SHUT_RD)
+    except OSError:
+        # ENOTCONN, EBADF: the client or the handler was faster.
         return
 
 
@@ -45,14 +80,22 @@ def end_both_ways(request: socket.socket) -> None:
         return
 
 
-def linger(request: socket.socket) -> None:
-    """Send end of file, then read to the client's end, for `LINGER_TIMEOUT` at most.
+def discard(sock: socket.socket) -> None:
+    """Read the input that has arrived, so that a close does not make the kernel send RST."""
+    try:
+        for _ in range(_MAX_READS):
+            if not socket.socket.recv(sock, _READ_SIZE, socket.MSG_DONTWAIT):
+                return
+    except OSError:
+        # EAGAIN: no more input.  ECONNRESET, EBADF: the client or the handler was faster.
+        return
 
-    Closing with unread input would destroy the farewell (RST).
-    """
+
+def linger(request: socket.socket) -> None:
+    """Send end of file, then read to the client's end, for `LINGER_TIMEOUT` at most."""
     deadline = time.monotonic() + LINGER_TIMEOUT
     try:
-        request.shutdown(socket.SHUT_WR)
+        part(request)
         while (remaining := deadline - time.monotonic()) > 0:
             request.settimeout(remaining)
             if not socket.socket.recv(request, 65536):

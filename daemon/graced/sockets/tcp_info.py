@@ -6,36 +6,66 @@ import socket
 import struct
 
 _SIZE = 216
-_FIELDS = struct.Struct("=24x I 16x I 4x I 88x I 52x 2Q")
-"""unacked, last_data_sent, last_data_recv, notsent_bytes, bytes_sent, bytes_retrans"""
+_FIELDS = struct.Struct("=24x I 16x I 4x I 72x Q 8x I 52x 2Q")
+"""unacked, last_data_sent, last_data_recv, bytes_received, notsent_bytes, bytes_sent, bytes_retrans
+"""
 
 
 class TcpInfo:
     """The state of one connection."""
 
-    __slots__ = ("pending", "sent_ago", "silence", "written")
+    __slots__ = ("pending", "received", "received_ago", "sent_ago", "written")
 
-    def __init__(self, silence: float, sent_ago: float, written: int, *, pending: bool) -> None:
-        self.silence = silence
-        """Seconds since the last byte in either direction."""
+    def __init__(
+        self, *, sent_ago: float, received_ago: float, received: int, written: int, pending: bool
+    ) -> None:
         self.sent_ago = sent_ago
-        """Seconds since the last byte that was sent."""
+        """Seconds since the last byte that was sent, in steps of a jiffy (4 ms on Debian)."""
+        self.received_ago = received_ago
+        """Seconds since the last byte that was received, in the same steps."""
+        self.received = received
+        """Bytes that the client has sent so far."""
         self.written = written
         """Bytes that were written to the socket so far, arrived or not."""
         self.pending = pending
         """Whether bytes that were written have not arrived."""
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last byte in either direction."""
+        return min(self.sent_ago, self.received_ago)
 
 
 def tcp_info(sock: socket.socket) -> TcpInfo | None:
     """Ask the kernel; None where `sock` is not TCP, is closed, or the kernel is older than 4.19."""
     try:
         data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
-        unacked, sent_ago, received_ago, unsent, sent, again = _FIELDS.unpack(data)
+        unacked, sent_ago, received_ago, received, unsent, sent, again = _FIELDS.unpack(data)
     except (OSError, struct.error):
         return None
     return TcpInfo(
-        silence=min(sent_ago, received_ago) / 1000,
         sent_ago=sent_ago / 1000,
+        received_ago=received_ago / 1000,
+        received=received,
         written=sent - again + unsent,
         pending=bool(unacked or unsent),
     )
+
+
+def spoke_last(sock: socket.socket, info: TcpInfo) -> bool:
+    """Whether no byte has come from the client since our last byte.
+
+    The kernel notes both times in jiffies, and a client that hears an answer can send its next
+    request in the same jiffy.  Then the acknowledgements decide.  An answer acknowledges its
+    request, and puts the connection into the "interactive" mode, in which the kernel waits 40 ms
+    for an answer before it acknowledges.  Bytes that no answer follows make the kernel leave this
+    mode, which TCP_QUICKACK of tcp(7) shows.  (Bytes that came in two segments, in that jiffy, may
+    be acknowledged at once, and are not noticed.)
+    """
+    if not info.received:
+        return True
+    if not info.written:
+        return False
+    if info.sent_ago != info.received_ago:
+        return info.sent_ago < info.received_ago
+    return not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)

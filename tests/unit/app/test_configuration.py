@@ -37,6 +37,7 @@ def test_defaults_hold_without_files(etc: Path) -> None:
         io_threads=0,
         grace_period=5.0,
         farewell=b"SHUTDOWN",
+        farewell_is_written=False,
         farewell_gap=0.1,
         max_clients=4096,
         max_clients_per_host=0,

@@ -174,7 +174,7 @@ def test_each_client_gets_farewell_once(stage: Stage) -> None:
     one.echo(b"hello")
     scene.pool.drain()
     for _ in range(3):
-        scene.pool.send_pending_farewells()
+        scene.pool.say_goodbyes()
     for client in (one, two):
         client.expect_farewell_alone()
         client.echo(b"hello")
@@ -191,8 +191,8 @@ def test_client_with_farewell_gets_no_second_farewell(stage: Stage, when: str) -
         scene.pool.drain()
     client = scene.connect(told=ANSWERED)
     scene.pool.drain()
-    scene.pool.send_pending_farewells()
-    scene.pool.send_pending_farewells()
+    scene.pool.say_goodbyes()
+    scene.pool.say_goodbyes()
     client.echo(b"hello")
     client.finish()
     assert client.recv_to_end() == b""
@@ -202,7 +202,7 @@ def test_new_client_in_drain_gets_farewell(stage: Stage) -> None:
     scene = stage()
     scene.pool.drain()
     client = scene.connect()
-    scene.pool.send_pending_farewells()
+    scene.pool.say_goodbyes()
     client.expect_farewell_alone()
 
 
@@ -220,7 +220,7 @@ def test_frequent_reminders_do_not_insist(stage: Stage) -> None:
     assert client.recv() == b"hello"
     scene.pool.drain()
     for _ in range(3):
-        scene.pool.send_pending_farewells()
+        scene.pool.say_goodbyes()
     gate.set()
     client.expect_end()
 
@@ -250,7 +250,7 @@ def test_client_that_waits_for_thread_gets_farewell(stage: Stage) -> None:
     scene = stage(max_threads=1)
     first, second = scene.connect(), scene.connect()
     scene.pool.drain()
-    scene.pool.send_pending_farewells()
+    scene.pool.say_goodbyes()
     for client in (first, second):
         client.expect_farewell_alone()
 
@@ -418,7 +418,7 @@ def expect_farewell(scene: Scene, other: Other) -> None:
     deadline = time.monotonic() + PATIENCE
     while not poll.poll(50):
         assert time.monotonic() < deadline, "no farewell"
-        scene.pool.send_pending_farewells()
+        scene.pool.say_goodbyes()
     other.expect_farewell_alone()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -40,11 +41,13 @@ class Handlers:
         self.movable = movable
         self.longest_silence = 0.0
         self.reminders = 0
+        self.next_goodbye = math.inf
         self.taken: SimpleQueue[LoopClient] = SimpleQueue()
         self.start = self.taken.put
 
-    def send_pending_farewells(self) -> None:
+    def say_goodbyes(self) -> float:
         self.reminders += 1
+        return self.next_goodbye
 
     def close_idle(self, _timeout: float) -> float:
         return self.longest_silence

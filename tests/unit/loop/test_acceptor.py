@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from graced.loop import acceptor
+from graced.loop import acceptor, clients
 from graced.loop.phase import GONE, LINGERING
 from graced.sockets import binding
 from graced.sockets.address import Address
+from graced.sockets.closing import LINGER_TIMEOUT
 from graced.sockets.listener import Listener
 from loop.scene import FailingListener, Handlers, Make, MakeParts, Parts
 from support import FAREWELL, PATIENCE, Client
@@ -117,7 +118,7 @@ def test_number_of_lingering_refused_clients_is_bounded(
 def test_refused_client_that_does_not_close_is_closed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceptor, "LINGER_TIMEOUT", 0.05)
+    monkeypatch.setattr(clients, "LINGER_TIMEOUT", 0.05)
     scene = make(limit=0)
     with scene.connect() as client:
         assert client.recv_to_end() == FAREWELL
@@ -149,10 +150,10 @@ def test_lingering_client_is_closed_when_the_peer_closes(parts: Parts) -> None:
     assert (client.phase, parts.clients.lingering) == (LINGERING, 1)
     assert peer.recv_to_end() == FAREWELL
     peer.send(b"too late")
-    parts.acceptors.discard_input(client, 0)
+    parts.clients.discard_input(client, 0)
     assert client.phase == LINGERING
     peer.close()
-    parts.acceptors.discard_input(client, 0)
+    parts.clients.discard_input(client, 0)
     assert (client.phase, parts.clients.lingering) == (GONE, 0)
 
 
@@ -160,8 +161,8 @@ def test_lingering_client_is_closed_after_timeout(parts: Parts) -> None:
     client, _ = parts.connect()
     parts.poller.unregister(client.sock.fileno())
     parts.acceptors.turn_away(client)
-    assert parts.pass_time(acceptor.LINGER_TIMEOUT) == [client]
-    parts.acceptors.end_lingering(client)
+    assert parts.pass_time(LINGER_TIMEOUT) == [client]
+    parts.clients.end_lingering(client)
     assert (client.phase, parts.clients.lingering) == (GONE, 0)
 
 

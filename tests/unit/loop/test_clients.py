@@ -248,6 +248,6 @@ def test_deadline_waits_for_a_lingering_client(parts: Parts) -> None:
     assert other_peer.recv_to_end() == FAREWELL
     assert not parts.clients.finished
     peer.close()
-    parts.acceptors.discard_input(client, 0)
+    parts.clients.discard_input(client, 0)
     assert parts.clients.finished
     assert parts.clients.closed == 1

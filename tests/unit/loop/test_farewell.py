@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from graced.loop.farewell import REMIND_INTERVAL
+from graced.loop.farewell import MAX_REMIND_INTERVAL
 from graced.loop.phase import (
     ACTIVE,
     ANSWERED,
@@ -164,7 +164,7 @@ def test_handlers_are_reminded_again_and_again(make_parts: MakeParts) -> None:
     for number in (1, 2, 3):
         parts.farewell.remind(reminder)
         assert handlers.reminders == number
-        assert parts.pass_time(REMIND_INTERVAL) == [reminder]
+        assert parts.pass_time(MAX_REMIND_INTERVAL) == [reminder]
 
 
 def test_out_of_band_data_after_farewell_wakes_nothing_up(parts: Parts) -> None:

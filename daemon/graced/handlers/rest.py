@@ -1,0 +1,209 @@
+"""At rest: whether the server may say goodbye to the client of a blocking handler.
+
+A client is *at rest* when nothing that was received is unanswered, the server spoke last or nothing
+was ever said, and the connection has been quiet for the gap.  How each part is known:
+
+Who spoke last
+    From the drain on the calls of the handler are noted: `NotedSocket`.  Of the time before, the
+    kernel knows the last moments of both directions (`graced.sockets.tcp_info`).  Of a Unix socket
+    the kernel knows nothing, so its calls are noted from the beginning.
+Is anything unread, or unsent?
+    FIONREAD; TCP_INFO.  What the handler's own file (``rfile``) has read ahead is looked at after
+    each answer.  If a file had the beginning of a request in it when the drain began, and the
+    handler waited for the rest, nobody can know: then the client counts as at rest.
+Does the handler wait for its client?
+    A handler may pause between two writes of one answer.  Bytes of our own must not come between
+    them; so these are sent only while the handler is in a read, which is noted, or which the kernel
+    shows (`graced.sockets.blocked_read`).
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import socket
+import sys
+import threading
+import weakref
+from fcntl import ioctl
+from threading import get_native_id
+from time import monotonic
+
+from graced.sockets.blocked_read import waits_for_input
+from graced.sockets.tcp_info import TcpInfo, spoke_last, tcp_info
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_NOTHING, _READ, _WRITTEN = range(3)
+"""The last call of the handler that moved a byte, since calls are noted."""
+
+
+class NotedSocket(socket.socket):
+    """A connected stream socket of which the last read or write is known.
+
+    `_read` and `_write` are for the handler's thread, the rest is for any thread.
+    """
+
+    __slots__ = (
+        "_last",
+        "_last_activity",
+        "_peeking",
+        "_reader",
+        "_reading",
+        "_to_read",
+        "_write_lock",
+        "thread",
+    )
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Take over the descriptor of `sock`."""
+        super().__init__(sock.family, sock.type, sock.proto, sock.detach())
+        self.thread: int | None = None
+        """The native id of the handler's thread; None before the handler has started."""
+        self._last = _NOTHING
+        self._last_activity = monotonic()
+        self._reading = False
+        """Whether a read that is noted is under way."""
+        self._reader: weakref.ref[io.BufferedReader] | None = None
+        """The file from which the handler reads, if any."""
+        self._peeking = False
+        """Whether reads return nothing, because we look at what `_reader` has read ahead."""
+        self._to_read = 0
+        """Bytes that had arrived when the drain began, and that the handler has not read yet."""
+        self._write_lock = threading.RLock()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since a byte was sent or received."""
+        info = tcp_info(self)
+        return info.silence if info else monotonic() - self._last_activity
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing received is unanswered and the server spoke last, for however long."""
+        return self._is_answered(tcp_info(self)) and not unread(self)
+
+    @property
+    def handler_waits(self) -> bool:
+        """Whether the handler waits for its client in a read, or has not started."""
+        if self.thread is None or self._reading:
+            return True
+        return waits_for_input(self.thread, self.fileno())
+
+    def _is_answered(self, info: TcpInfo | None) -> bool:
+        """Whether the server spoke last, and the client has all of it."""
+        if not self._spoke_last(info) or (info and info.pending):
+            return False
+        # The handler may have read by another way since: through a duplicate, for example.
+        return not (info and info.received and info.received_ago < info.sent_ago)
+
+    def _spoke_last(self, info: TcpInfo | None) -> bool:
+        """Whether the handler has written since it last read."""
+        if self._last != _NOTHING or info is None:
+            return self._last != _READ
+        return spoke_last(self, info)
+
+    @property
+    def _has_answered(self) -> bool:
+        """Whether all that the handler has read is answered; for the handler's thread."""
+        return self._spoke_last(None if self._last else tcp_info(self))
+
+    # Noting.
+
+    def _before_reading(self) -> None:
+        """Called before each read that is noted."""
+
+    def _before_writing(self) -> None:
+        """Called before each write that is noted, with the lock."""
+
+    def _read(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._peeking:
+            raise BlockingIOError(errno.EAGAIN, "not a read of the handler")
+        self._before_reading()
+        self._reading = True
+        try:
+            result = call(*args, **kwargs)
+        finally:
+            self._reading = False
+        self._last_activity = monotonic()
+        length = _length(result)
+        if length:
+            self._last = _READ
+            self._to_read = max(0, self._to_read - length)
+        return result
+
+    def _write(self, call: Callable[..., Any], *args: Any) -> Any:
+        with self._write_lock:
+            self._before_writing()
+            result = call(*args)
+            self._last_activity = monotonic()
+            self._last = _READ if self._has_read_ahead() else _WRITTEN
+        return result
+
+    # Reading ahead.
+
+    def makefile(self, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        """As of `socket.socket`; a reader is remembered."""
+        file = super().makefile(mode, *args, **kwargs)  # type: ignore[call-overload]
+        reader = getattr(file, "buffer", file)
+        if isinstance(reader, io.BufferedReader):
+            self._reader = weakref.ref(reader)
+        return file
+
+    @property
+    def _looks_for_read_ahead(self) -> bool:
+        """Whether it matters what `_reader` has read ahead."""
+        return False
+
+    def _has_read_ahead(self) -> bool:
+        """Whether `_reader` has bytes that the handler has not looked at.
+
+        After an answer such bytes are the next request, or its beginning.
+        """
+        reader = self._reader() if self._reader and self._looks_for_read_ahead else None
+        if reader is None or not self._is_read_by_nobody:
+            return False
+        self._peeking = True
+        try:
+            return bool(reader.peek())
+        except (OSError, ValueError):
+            # The handler has closed the file, or a read of it has timed out before.
+            return False
+        finally:
+            self._peeking = False
+
+    @property
+    def _is_read_by_nobody(self) -> bool:
+        """Whether no other thread is in a read of `_reader`, for whose lock we would wait.
+
+        Reads that began before the drain are not noted; such a thread is found by its frame.
+        """
+        if self._reading or get_native_id() != self.thread:
+            return False
+        return not any(
+            frame.f_code is socket.SocketIO.readinto.__code__
+            and getattr(frame.f_locals.get("self"), "_sock", None) is self
+            for frame in sys._current_frames().values()
+        )
+
+
+def unread(sock: socket.socket) -> int:
+    """The bytes of input that have arrived and were not read; 0 of a socket that is closed."""
+    # Imported in a drain only: a start does not need the module.
+    from termios import FIONREAD  # noqa: PLC0415
+
+    count = bytearray(4)
+    try:
+        ioctl(sock, FIONREAD, count)
+    except (OSError, ValueError):
+        return 0
+    return int.from_bytes(count, sys.byteorder)
+
+
+def _length(received: Any) -> int:
+    """The bytes of the result of a read: a number, bytes, or a tuple that begins with either."""
+    first = received[0] if isinstance(received, tuple) else received
+    return first if isinstance(first, int) else len(first)
