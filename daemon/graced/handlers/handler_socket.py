@@ -31,10 +31,10 @@ import os
 import select
 import socket
 from contextlib import suppress
-from functools import partial
 from threading import Thread
 from time import sleep
 
+from graced.handlers.lineage import Lineage
 from graced.handlers.rest import NotedSocket, unread
 from graced.sockets.closing import end_both_ways, end_input, is_at_its_end
 from graced.sockets.elsewhere import cookie
@@ -44,7 +44,6 @@ from graced.sockets.timeout import set_timeout
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 
 class Stage:
@@ -87,14 +86,15 @@ class HandlerSocket(NotedSocket):
     """
 
     __slots__ = (
-        "_counted",
         "_farewell",
         "_gap",
+        "_is_shut",
         "_stage",
         "_unsent",
         "_written_before",
         "detached",
         "gone",
+        "lineage",
         "saved",
         "words",
     )
@@ -116,10 +116,12 @@ class HandlerSocket(NotedSocket):
         """The cookie of the connection, when the handler has detached or closed this object."""
         self.detached = False
         """Whether the handler has taken the descriptor away."""
+        self.lineage = Lineage()
+        """The children that the handler has forked."""
+        self._is_shut = False
+        """Whether the handler has ended the connection, for its children too."""
         info = tcp_info(self)
         self._written_before = info.written if info else 0
-        self._counted = 0
-        """Bytes that the handler has written, where the kernel does not count them."""
         self._farewell = farewell
         self._unsent = farewell or b""
         """The end of the farewell that the kernel has not taken yet."""
@@ -257,7 +259,7 @@ class HandlerSocket(NotedSocket):
 
     def _send_without_waiting(self, data: bytes) -> int:
         if self.gettimeout() is None:
-            return super().send(data, socket.MSG_DONTWAIT)
+            return socket.socket.send(self, data, socket.MSG_DONTWAIT)
         # With a timeout Python would wait for room first, whatever the flags are; the descriptor is
         # in non-blocking mode then.
         return os.write(self.fileno(), data)
@@ -305,55 +307,27 @@ class HandlerSocket(NotedSocket):
 
     def _before_writing(self) -> None:
         if self._stage == Stage.PENDING and len(self._unsent) != len(self._farewell or b""):
-            super().sendall(self._unsent)
+            socket.socket.sendall(self, self._unsent)
             self._unsent = b""
             self._stage = Stage.FAREWELL_SENT
         if self._stage == Stage.FAREWELL_SENT:
             self._stage = Stage.ANSWERED
             sleep(self._gap)
 
-    def recv(self, *args: Any) -> bytes:
-        return bytes(self._read(super().recv, *args))
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        return int(self._read(super().recv_into, *args, **kwargs))
-
-    def recvmsg(self, *args: Any) -> Any:
-        return self._read(super().recvmsg, *args)
-
-    def recvmsg_into(self, *args: Any) -> Any:
-        return self._read(super().recvmsg_into, *args)
-
-    def recvfrom(self, *args: Any) -> Any:
-        return self._read(super().recvfrom, *args)
-
-    def recvfrom_into(self, *args: Any, **kwargs: Any) -> Any:
-        return self._read(super().recvfrom_into, *args, **kwargs)
-
-    def send(self, data: Any, *args: Any) -> int:
-        sent = int(self._write(super().send, data, *args))
-        self._counted += sent
-        return sent
-
-    def sendall(self, data: Any, *args: Any) -> None:
-        self._write(super().sendall, data, *args)
-        self._counted += memoryview(data).nbytes
-
-    def sendmsg(self, *args: Any) -> int:
-        sent = int(self._write(super().sendmsg, *args))
-        self._counted += sent
-        return sent
-
-    def sendfile(self, *args: Any, **kwargs: Any) -> int:
-        before = self._counted
-        sent = int(self._write(partial(super().sendfile, *args, **kwargs)))
-        # `sendfile` of the base class may have called `send`, which counts too.
-        self._counted = before + sent
-        return sent
-
     def dup(self) -> socket.socket:  # type: ignore[override]
         """Duplicate the socket, as a plain socket: its writes and the farewell take no turns."""
         return socket.socket(self.family, self.type, self.proto, os.dup(self.fileno()))
+
+    def shutdown(self, how: int) -> None:
+        """As of `socket.socket`."""
+        super().shutdown(how)
+        self._is_shut = self._is_shut or how != socket.SHUT_RD
+
+    def outlive_children(self) -> None:
+        """Wait for the children of a handler that has left its client to them; close then."""
+        if self._closed and self.fileno() >= 0:  # type: ignore[attr-defined]
+            self.lineage.wait(self)
+        self.lineage.close()
 
     def detach(self) -> int:
         """As of `socket.socket`; the deadline ends the connection all the same."""
@@ -366,6 +340,9 @@ class HandlerSocket(NotedSocket):
         return super().detach()
 
     def _real_close(self) -> None:
+        if self.lineage and not self._is_shut:
+            # The children have the client now.  The deadline has to reach the connection.
+            return
         self._counted = self.written
         self.gone = cookie(self)
         super()._real_close()  # type: ignore[misc]
@@ -380,7 +357,7 @@ class FreezingSocket(HandlerSocket):
         raise FreezeInterrupt
 
     def _real_close(self) -> None:
-        """Leave the connection open: ``with self.request:`` closes before the handler saves its state."""
+        """Leave the connection open: ``with self.request:`` closes before the state is saved."""
 
 
 class DirectSocket(HandlerSocket):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import socket
 import time
@@ -10,6 +9,7 @@ from collections import deque
 from threading import Condition, Lock, Thread, current_thread, get_ident
 
 from graced.handlers.handler_socket import HandlerSocket
+from graced.handlers.strays import Strays
 from graced.log import events
 from graced.log.event import summary_of
 from graced.loop.client import Client
@@ -82,6 +82,7 @@ class HandlerPool:
         self._on_close = on_close
         self._lock = Lock()
         self._session_ended = Condition(self._lock)
+        self._strays = Strays(gap)
         self._frozen: list[Client] = []
         self._waiting: deque[_Session] = deque()
         self._sessions: set[_Session] = set()
@@ -159,8 +160,9 @@ class HandlerPool:
         """
         with self._lock:
             requests = [session.request for session in self._sessions]
-        waits = [each.say_goodbye() for each in requests if isinstance(each, HandlerSocket)]
-        return min(filter(None, waits), default=math.inf)
+        ours = [each for each in requests if isinstance(each, HandlerSocket)]
+        waits = [each.say_goodbye() for each in ours]
+        return min([self._strays.say_goodbyes(ours), *filter(None, waits)])
 
     def close_idle(self, timeout: float) -> float:
         """Close the clients that have been silent for `timeout` seconds.
@@ -235,6 +237,7 @@ class HandlerPool:
             pending = _tell_at_deadline(pending)
         for request in requests:
             _end(request)
+        self._strays.end(each for each in requests if isinstance(each, HandlerSocket))
         return len(requests)
 
     def join(self, timeout: float) -> int:
@@ -269,6 +272,8 @@ class HandlerPool:
         client, request = session.client, session.request
         reason = HANDLER_ENDED
         try:
+            if isinstance(request, HandlerSocket):
+                request.lineage.watch()
             self._run(request, client.address)
         except ConnectionError:
             # No fault of the handler: the client has reset the connection.
@@ -303,7 +308,10 @@ class HandlerPool:
             return
         request = session.request
         if isinstance(request, HandlerSocket):
+            request.outlive_children()
             session.client.echoed += request.written
+            if request.detached:
+                self._strays.remember(request.gone)
         if self._closing:
             reason = DEADLINE
             discard(request)

@@ -26,6 +26,7 @@ import sys
 import threading
 import weakref
 from fcntl import ioctl
+from functools import partial
 from threading import get_native_id
 from time import monotonic
 
@@ -44,10 +45,11 @@ _NOTHING, _READ, _WRITTEN = range(3)
 class NotedSocket(socket.socket):
     """A connected stream socket of which the last read or write is known.
 
-    `_read` and `_write` are for the handler's thread, the rest is for any thread.
+    The calls of a socket are for the handler's thread, the rest is for any thread.
     """
 
     __slots__ = (
+        "_counted",
         "_last",
         "_last_activity",
         "_peeking",
@@ -73,6 +75,8 @@ class NotedSocket(socket.socket):
         """Whether reads return nothing, because we look at what `_reader` has read ahead."""
         self._to_read = 0
         """Bytes that had arrived when the drain began, and that the handler has not read yet."""
+        self._counted = 0
+        """Bytes that the handler has written, where the kernel does not count them."""
         self._write_lock = threading.RLock()
 
     @property
@@ -142,6 +146,45 @@ class NotedSocket(socket.socket):
             self._last_activity = monotonic()
             self._last = _READ if self._has_read_ahead() else _WRITTEN
         return result
+
+    def recv(self, *args: Any) -> bytes:
+        return bytes(self._read(super().recv, *args))
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        return int(self._read(super().recv_into, *args, **kwargs))
+
+    def recvmsg(self, *args: Any) -> Any:
+        return self._read(super().recvmsg, *args)
+
+    def recvmsg_into(self, *args: Any) -> Any:
+        return self._read(super().recvmsg_into, *args)
+
+    def recvfrom(self, *args: Any) -> Any:
+        return self._read(super().recvfrom, *args)
+
+    def recvfrom_into(self, *args: Any, **kwargs: Any) -> Any:
+        return self._read(super().recvfrom_into, *args, **kwargs)
+
+    def send(self, data: Any, *args: Any) -> int:
+        sent = int(self._write(super().send, data, *args))
+        self._counted += sent
+        return sent
+
+    def sendall(self, data: Any, *args: Any) -> None:
+        self._write(super().sendall, data, *args)
+        self._counted += memoryview(data).nbytes
+
+    def sendmsg(self, *args: Any) -> int:
+        sent = int(self._write(super().sendmsg, *args))
+        self._counted += sent
+        return sent
+
+    def sendfile(self, *args: Any, **kwargs: Any) -> int:
+        before = self._counted
+        sent = int(self._write(partial(super().sendfile, *args, **kwargs)))
+        # `sendfile` of the base class may have called `send`, which counts too.
+        self._counted = before + sent
+        return sent
 
     # Reading ahead.
 
