@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 import socketserver
 import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 
 class KeepAlive(BaseHTTPRequestHandler):
@@ -105,10 +106,7 @@ class Detached(socketserver.BaseRequestHandler):
     """Goes on with a socket of its own, and never looks at the end of its input."""
 
     def handle(self) -> None:
-        request = self.request.dup() if self.client_address else None
-        assert request is not None
-        fd = self.request.detach()
-        os.close(fd)
+        request = socket.socket(fileno=self.request.detach())
         data = b" "
         while data != b"":
             data = request.recv(1024)
@@ -122,8 +120,6 @@ class Selecting(socketserver.BaseRequestHandler):
     """Waits in select(2)."""
 
     def handle(self) -> None:
-        import select
-
         while select.select([self.request], [], [])[0]:
             data = self.request.recv(1024)
             if not data:
@@ -148,5 +144,3 @@ class Context(socketserver.BaseRequestHandler):
 
     def restore(self, state: bytes) -> None:
         self.number = int(state)
-
-

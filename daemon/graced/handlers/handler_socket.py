@@ -324,7 +324,7 @@ class HandlerSocket(NotedSocket):
         self._is_shut = self._is_shut or how != socket.SHUT_RD
 
     def outlive_children(self) -> None:
-        """Wait for the children of a handler that has left its client to them; close then."""
+        """Wait for the children of a handler that serve its client now; close then."""
         if self._closed and self.fileno() >= 0:  # type: ignore[attr-defined]
             self.lineage.wait(self)
         self.lineage.close()
@@ -357,7 +357,7 @@ class FreezingSocket(HandlerSocket):
         raise FreezeInterrupt
 
     def _real_close(self) -> None:
-        """Leave the connection open: ``with self.request:`` closes before the state is saved."""
+        """Close nothing: ``with self.request:`` closes before the state is saved."""
 
 
 class DirectSocket(HandlerSocket):

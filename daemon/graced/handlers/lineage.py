@@ -83,17 +83,17 @@ def _lineage() -> Lineage | None:
 
 
 def _before() -> None:
-    if lineage := _lineage():
+    if (lineage := _lineage()) is not None:
         lineage._before()
 
 
 def _in_parent() -> None:
-    if lineage := _lineage():
+    if (lineage := _lineage()) is not None:
         lineage._in_parent()
 
 
 def _in_child() -> None:
-    if lineage := _lineage():
+    if (lineage := _lineage()) is not None:
         lineage._in_child()
 
 

@@ -501,3 +501,52 @@ def test_client_that_waits_for_thread_has_no_state(
         each.sock.close()
     there.pool.start(moved[0])
     assert waiting.recv() == b"hello"
+
+
+class Context(Counting):
+    """Uses its socket as a context manager."""
+
+    def handle(self) -> None:
+        with self.request:
+            super().handle()
+
+
+class Closing(Counting):
+    """Closes its socket, and reads then."""
+
+    def handle(self) -> None:
+        self.request.recv(100)
+        self.request.close()
+        while not self.request.freezing:
+            time.sleep(0.001)
+        self.request.recv(100)
+
+
+@COME
+@pytest.mark.usefixtures("_nudged")
+def test_handler_with_socket_as_context_manager_goes_on_in_next_process(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other]
+) -> None:
+    run = runs(Context, monkeypatch)
+    here, there = stage(run, movable=True), stage(run, movable=True)
+    client = come(here)
+    ask(client, 1)
+    (moved,) = here.pool.freeze(PATIENCE)
+    assert moved.saved == b"1"
+    there.pool.start(moved)
+    ask(client, 2)
+    client.close()
+    assert there.next_reason() == "handler ended"
+
+
+@COME
+@pytest.mark.usefixtures("_nudged")
+def test_handler_that_has_closed_its_socket_is_not_handed_over(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other]
+) -> None:
+    scene = stage(runs(Closing, monkeypatch), movable=True)
+    client = come(scene)
+    client.send(b"how many?")
+    client.expect_end()
+    assert scene.pool.freeze(PATIENCE) == []
+    assert scene.next_reason() == "handler ended"

@@ -1,0 +1,84 @@
+"""The end of a connection: tell, half-close, read, close."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from graced.sockets import closing
+from support import Client
+
+Pair = tuple[socket.socket, Client]
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], client
+
+
+@pytest.fixture(params=[tcp_pair, socket.socketpair], ids=["tcp", "unix"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    make: Callable[[], tuple[socket.socket, socket.socket]] = request.param
+    ours, theirs = make()
+    with ours, Client(theirs) as client:
+        yield ours, client
+
+
+def test_part_sends_last_words_and_end_of_file(pair: Pair) -> None:
+    ours, client = pair
+    closing.part(ours, b"goodbye")
+    assert client.recv_to_end() == b"goodbye"
+
+
+def test_part_does_not_wait_for_a_client_that_does_not_read(pair: Pair) -> None:
+    ours, _ = pair
+    ours.setblocking(False)
+    try:
+        while True:
+            ours.send(b"x" * 65536)
+    except BlockingIOError:
+        ours.setblocking(True)
+    closing.part(ours, b"goodbye")
+
+
+def test_discarded_input_does_not_make_a_reset(pair: Pair) -> None:
+    ours, client = pair
+    client.send(b"x" * 100_000)
+    closing.part(ours, b"goodbye")
+    closing.discard(ours)
+    ours.close()
+    assert client.recv_to_end() == b"goodbye"
+
+
+def test_end_input_wakes_nobody_but_the_reader(pair: Pair) -> None:
+    ours, client = pair
+    client.send(b"before")
+    closing.end_input(ours)
+    assert ours.recv(100) == b"before"
+    assert ours.recv(100) == b""
+    ours.sendall(b"goodbye")
+    assert client.recv() == b"goodbye"
+
+
+def test_linger_ends_when_the_client_closes(pair: Pair) -> None:
+    ours, client = pair
+    client.send(b"x" * 1000)
+    client.finish()
+    began = time.monotonic()
+    closing.linger(ours)
+    assert time.monotonic() - began < closing.LINGER_TIMEOUT
+    client.expect_end()
+
+
+@pytest.mark.parametrize("close", [closing.end_one_way, closing.end_input, closing.end_both_ways])
+def test_socket_that_is_closed_is_no_error(
+    pair: Pair, close: Callable[[socket.socket], None]
+) -> None:
+    pair[0].close()
+    close(pair[0])
+    closing.discard(pair[0])
+    closing.linger(pair[0])
