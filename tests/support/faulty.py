@@ -10,7 +10,7 @@ import os
 import signal
 from typing import Any
 
-from support.handlers import TutorialHandler
+from support.handlers import TellingHandler
 
 
 def __getattr__(name: str) -> Any:
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
         raise SystemExit(3)
     else:
         raise AttributeError(name)
-    return TutorialHandler
+    return TellingHandler
 
 
 def _break_start() -> None:

@@ -219,7 +219,12 @@ class HandlerSocket(NotedSocket):
 
     @property
     def _may_be_told(self) -> bool:
-        """Whether the client is at rest, and no answer is under way."""
+        """Whether the client is at rest, and no answer is under way.
+
+        Where no handler has started, no answer is under way, whatever the client has sent.
+        """
+        if self.thread is None and self._farewell:
+            return True
         return self.is_at_rest and (self.handler_waits or not self._speaks)
 
     @property
