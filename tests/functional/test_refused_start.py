@@ -129,7 +129,11 @@ def test_running_instance_refuses_and_tells(
 # A full disk, from the fork on.
 LIMITED = """
 import resource
-from support.handlers import TellingHandler
+from graced.handlers.echo import EchoHandler
+
+class Telling(EchoHandler):
+    farewell = b"SHUTDOWN"
+
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 """
 
@@ -143,7 +147,7 @@ def test_daemon_that_cannot_write_its_pidfile_tells(
     found = start(
         passed,
         *("--daemon", "--config", "/dev/null", "--pid-file", str(tmp_path / "pid")),
-        *("--listen", "127.0.0.1:0", "--handler", "limited:TellingHandler"),
+        *("--listen", "127.0.0.1:0", "--handler", "limited:Telling"),
         path=tmp_path,
     )
     assert found.returncode == 73, found
