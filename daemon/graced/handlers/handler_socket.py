@@ -291,7 +291,7 @@ class HandlerSocket(NotedSocket):
         A client that answers whatever comes leaves no gap.  It gets a declared farewell when all
         that had arrived before the drain is answered, and its next bytes stay unread for the gap.
         """
-        if not self._has_answered:
+        if not self._has_answered or (self._speaks and not self._is_called_by_handler):
             return
         wait = max(0.0, self._gap - self.silence)
         if self._speaks and not self._to_read:

@@ -263,7 +263,7 @@ class HandlerPool:
                 session = self._waiting.popleft()
                 session.thread = get_ident()
                 if isinstance(session.request, HandlerSocket):
-                    session.request.thread = current_thread().native_id
+                    session.request.thread = current_thread()
                 return session
             self._threads.discard(current_thread())
             return None

@@ -27,7 +27,7 @@ import threading
 import weakref
 from fcntl import ioctl
 from functools import partial
-from threading import get_native_id
+from threading import get_ident
 from time import monotonic
 
 from graced.sockets.blocked_read import waits_for_input
@@ -63,12 +63,12 @@ class NotedSocket(socket.socket):
     def __init__(self, sock: socket.socket) -> None:
         """Take over the descriptor of `sock`."""
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
-        self.thread: int | None = None
-        """The native id of the handler's thread; None before the handler has started."""
+        self.thread: threading.Thread | None = None
+        """The handler's thread; None before the handler has started."""
         self._last = _NOTHING
         self._last_activity = monotonic()
-        self._reading = False
-        """Whether a read that is noted is under way."""
+        self._reading = 0
+        """The identity of the thread in a read that is noted; 0: none is under way."""
         self._reader: weakref.ref[io.BufferedReader] | None = None
         """The file from which the handler reads, if any."""
         self._peeking = False
@@ -92,10 +92,13 @@ class NotedSocket(socket.socket):
 
     @property
     def handler_waits(self) -> bool:
-        """Whether the handler waits for its client in a read, or has not started."""
-        if self.thread is None or self._reading:
+        """Whether the handler waits for its client in a read, or has not started.
+
+        A read of another thread, as that of a chat, says nothing of what the handler does.
+        """
+        if self.thread is None or self._reading == self.thread.ident:
             return True
-        return waits_for_input(self.thread, self.fileno())
+        return waits_for_input(self.thread.native_id or 0, self.fileno())
 
     def _is_answered(self, info: TcpInfo | None) -> bool:
         """Whether the server spoke last, and the client has all of it."""
@@ -127,11 +130,11 @@ class NotedSocket(socket.socket):
         if self._peeking:
             raise BlockingIOError(errno.EAGAIN, "not a read of the handler")
         self._before_reading()
-        self._reading = True
+        self._reading = get_ident()
         try:
             result = call(*args, **kwargs)
         finally:
-            self._reading = False
+            self._reading = 0
         self._last_activity = monotonic()
         length = _length(result)
         if length:
@@ -219,12 +222,16 @@ class NotedSocket(socket.socket):
             self._peeking = False
 
     @property
+    def _is_called_by_handler(self) -> bool:
+        return self.thread is None or self.thread.ident == get_ident()
+
+    @property
     def _is_read_by_nobody(self) -> bool:
         """Whether no other thread is in a read of `_reader`, for whose lock we would wait.
 
         Reads that began before the drain are not noted; such a thread is found by its frame.
         """
-        if self._reading or get_native_id() != self.thread:
+        if self._reading or not self._is_called_by_handler:
             return False
         return not any(
             frame.f_code is socket.SocketIO.readinto.__code__

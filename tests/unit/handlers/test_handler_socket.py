@@ -77,7 +77,7 @@ class Running:
         self._thread.start()
 
     def _run(self) -> None:
-        self._pair.handler.thread = threading.get_native_id()
+        self._pair.handler.thread = threading.current_thread()
         with suppress(ConnectionError):
             self._handle(self._pair.handler)
 
@@ -359,10 +359,42 @@ def test_writer_and_reader_in_two_threads_do_not_wait_for_each_other(
         with Running(pair, lambda request: request.sendall(b"before")):
             assert pair.client.recv() == b"before"
             pair.handler.begin_drain()
-            pair.handler.thread = threading.get_native_id()
+            pair.handler.thread = threading.current_thread()
             pair.handler.sendall(b"in the drain")
             assert pair.client.recv() == b"in the drain"
         reader.join()
+
+
+@pytest.mark.parametrize("drain_first", [True, False])
+def test_farewell_does_not_come_between_two_writes_while_another_thread_reads(
+    make: Callable[..., Pair], *, drain_first: bool
+) -> None:
+    pair = make()
+    gate = threading.Event()
+
+    def read(request: HandlerSocket) -> None:
+        with suppress(ConnectionError):
+            while request.recv(100):
+                pass
+
+    def write(request: HandlerSocket) -> None:
+        if drain_first:
+            request.begin_drain()
+        reader = threading.Thread(target=read, args=(request,))
+        reader.start()
+        request.sendall(b"one, ")
+        assert gate.wait(PATIENCE)
+        request.sendall(b"two")
+        reader.join()
+
+    with Running(pair, write) as handler:
+        assert pair.client.recv() == b"one, "
+        handler.wait_until_asleep()
+        wait_for_the_gap(pair)
+        assert say_goodbye(pair) > 0
+        assert nothing_to_read(pair.client)
+        gate.set()
+        assert pair.client.recv() == b"two"
 
 
 # Writes that take long.
