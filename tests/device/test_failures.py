@@ -30,6 +30,8 @@ from graced.loop.io_thread import IOThread
 
 
 class Echo(BaseRequestHandler):
+    farewell = b"SHUTDOWN"
+
     def handle(self):
         while data := self.request.recv(65536):
             self.request.sendall(data)

@@ -64,6 +64,8 @@ PLAIN_HANDLER = """
 from socketserver import BaseRequestHandler
 
 class Plain(BaseRequestHandler):
+    farewell = b"SHUTDOWN"
+
     def handle(self):
         while data := self.request.recv(65536):
             self.request.sendall(data)

@@ -32,6 +32,8 @@ if "GRACED_PREFLIGHT" in os.environ:
     {action}
 
 class Echo(BaseRequestHandler):
+    farewell = b"SHUTDOWN"
+
     def handle(self):
         while data := self.request.recv(65536):
             self.request.sendall(data)

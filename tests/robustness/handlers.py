@@ -36,6 +36,7 @@ def _recurse(depth: int) -> int:
 class Misbehaving(socketserver.BaseRequestHandler):
     """Does what the message says, if it is the name of one of the methods below."""
 
+    farewell = b"SHUTDOWN"
     request: socket.socket
 
     def handle(self) -> None:
