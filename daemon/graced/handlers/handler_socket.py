@@ -36,6 +36,7 @@ from time import sleep
 
 from graced.handlers.lineage import Lineage
 from graced.handlers.rest import NotedSocket, unread
+from graced.sockets.blocked_read import is_known
 from graced.sockets.closing import end_both_ways, end_input, is_at_its_end
 from graced.sockets.elsewhere import cookie
 from graced.sockets.tcp_info import tcp_info
@@ -127,7 +128,8 @@ class HandlerSocket(NotedSocket):
         """The end of the farewell that the kernel has not taken yet."""
         self._gap = gap
         self._stage = Stage.ANSWERED if told else Stage.ACTIVE
-        if info and not told:
+        # Where we could not see later that a read waits, calls are noted from the beginning.
+        if info and not told and (not farewell or is_known()):
             self.__class__ = DirectSocket
 
     @property

@@ -14,18 +14,30 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import cache
 from select import POLLIN
+from threading import get_native_id
 
 _LOWEST_ADDRESS = 0x10000
 """No memory is mapped below (/proc/sys/vm/mmap_min_addr), and no descriptor is above."""
 _POLLFD = struct.Struct("=ihh")
 
 
+@cache
+def is_known() -> bool:
+    """Whether the kernel tells what the threads of this process wait for."""
+    try:
+        with open(f"/proc/self/task/{get_native_id()}/syscall", "rb", buffering=0) as file:
+            return bool(file.read(1))
+    except OSError:
+        return False
+
+
 def waits_for_input(thread: int, fd: int) -> bool:
     """Whether the thread sleeps until input of the descriptor `fd`, and of no other, arrives.
 
     `thread`: as from `threading.get_native_id`.  The caller knows that no byte of `fd` is unsent.
-    False where the kernel does not tell: without /proc, for example.
+    False where the kernel does not tell (see `is_known`).
     """
     try:
         with open(f"/proc/self/task/{thread}/syscall", "rb", buffering=0) as file:
