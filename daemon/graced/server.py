@@ -14,7 +14,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event, Lock
 
-from graced.errors import StuckError
+from graced.errors import StartError, StuckError
 from graced.handlers.pool import DEADLINE, HandlerPool
 from graced.log import events
 from graced.loop.admission import Admission
@@ -121,10 +121,28 @@ class Server:
             for number in range(io_threads)
         ]
 
-    def start(self) -> None:
-        """Start the I/O threads.  Raises `StartError`."""
-        for thread in self.io_threads:
-            start_thread(thread)
+    def start(self, inherited: Sequence[Client] = ()) -> None:
+        """Start the I/O threads, which serve `inherited` clients before new clients.
+
+        Raises `StartError`; no client has been served then.
+        """
+        decided, all_started = Event(), Event()
+
+        def wait_for_the_others() -> None:
+            decided.wait()
+            if not all_started.is_set():
+                raise StartError("another I/O thread cannot be started")
+
+        try:
+            for thread in self.io_threads:
+                thread.post(wait_for_the_others)
+                start_thread(thread)
+            if inherited:
+                # The threads cannot answer yet.
+                self.adopt(inherited, timeout=0.0)
+            all_started.set()
+        finally:
+            decided.set()
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Accept clients from further listeners.  After `start`."""
@@ -167,9 +185,7 @@ class Server:
     def adopt(self, clients: Sequence[Client], timeout: float = IO_REPLY_TIMEOUT) -> None:
         """Serve clients that were frozen, here or in another process.
 
-        Return when the I/O threads have taken the clients, or after `timeout` seconds.  Before
-        `start` the threads cannot answer, and a `timeout` of 0 is right: a thread serves
-        the adopted clients before new clients.
+        Return when the I/O threads have taken the clients, or after `timeout` seconds.
         """
         done: SimpleQueue[None] = SimpleQueue()
         number = len(self.io_threads)

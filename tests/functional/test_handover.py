@@ -218,3 +218,39 @@ def start_fails(
     )
     config.unlink()
     return failed
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failed_start_leaves_handed_over_clients_to_the_next(
+    store: FdStore, tmp_path: Path, failure: str
+) -> None:
+    with Graced(**start(store)) as first:
+        (address,) = first.addresses
+        client = first.served()
+        client.echo(b"hello")
+        first.signal(SIGUSR2)
+        assert first.wait() == 79
+    with client:
+        before = stored(store)
+        assert start_fails(store, tmp_path, failure, address).returncode != 0
+        assert stored(store) == before
+        with Graced(listen=address, **start(store)) as second:
+            client.echo(b"still here")
+            second.signal(SIGTERM)
+            client.expect_farewell_alone()
+            client.close()
+            assert second.wait() == 0
+
+
+def test_failed_start_tells_the_clients_of_a_queue_that_had_to_go(
+    store: FdStore, tmp_path: Path
+) -> None:
+    """The path is bound afresh, as its mode is to be another: the store has the client no more."""
+    address = f"unix:{tmp_path}/socket"
+    with Graced(listen=address, **start(store)) as first:
+        first.signal(SIGUSR2)
+        assert first.wait() == 79
+    with Client.connect(address) as queued:
+        (tmp_path / "socket").chmod(0o600)
+        assert start_fails(store, tmp_path, "FailingStartHandler", address).returncode == 1
+        assert queued.recv_to_end() == FAREWELL

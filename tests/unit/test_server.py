@@ -6,12 +6,13 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from graced import server as server_module
-from graced.errors import StuckError
+from graced.errors import StartError, StuckError
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
 from graced.server import Blocking, Server, default_io_threads
@@ -156,6 +157,33 @@ def test_failure_of_a_thread_is_a_change(make: Make) -> None:
     server.io_threads[1].post(fail)
     wait_for(server, lambda: server.failure)
     assert isinstance(server.failure, LookupError)
+
+
+def test_no_client_is_served_unless_every_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start that fails must not read what the next start is to answer."""
+    started: list[threading.Thread] = []
+
+    def start_one(thread: threading.Thread) -> None:
+        if started:
+            raise StartError("cannot start a thread: can't start new thread")
+        started.append(thread)
+        thread.start()
+
+    monkeypatch.setattr(server_module, "start_thread", start_one)
+    (listener,) = binding.bind([Address.parse("127.0.0.1:0")], 100)
+    with ExitStack() as stack:
+        stack.callback(listener.close)
+        server = Server([listener], admission=Admission(100, 0), policy=Policy(), io_threads=2)
+        stack.callback(server.close)
+        client = stack.enter_context(connect(server))
+        client.send(b"for the next start")
+        with pytest.raises(StartError):
+            server.start()
+        started[0].join(PATIENCE)
+        assert not started[0].is_alive()
+        assert server.admitted == 0
+        with listener.accept()[0] as accepted:
+            assert accepted.recv(100) == b"for the next start"
 
 
 def test_stuck_handlers_are_counted(make: Make) -> None:

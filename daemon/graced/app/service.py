@@ -75,6 +75,7 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launc
             raise
         except BaseException as error:
             events.FAILED(reason=repr(error), exc_info=error)
+            service.turn_away_unstored()
             raise FailedError(repr(error)) from error
 
 
@@ -197,8 +198,9 @@ class Service:
 
     def turn_away_unstored(self) -> None:
         """Tell the inherited clients that the next try to start would not find."""
-        if self._inherited and not self._inherited.in_store:
-            self._inherited.turn_away_clients(_last_words(self._settings, self._launch.environment))
+        if self._inherited:
+            words = _last_words(self._settings, self._launch.environment)
+            self._inherited.turn_away_unstored(words)
 
     def serve_detached(self, foreign: frozenset[int]) -> int:
         """Serve in the background; in the parent, return when the daemon serves.
@@ -324,17 +326,15 @@ class Service:
                 client.counted = False
         server.restore_counts(inherited.counts)
         count = sum(client.counted for client in inherited.clients)
-        note = ""
-        if inherited.clients and inherited.frozen:
-            waited = round(1000 * (monotonic() - inherited.frozen))
-            events.INHERITED(clients=count, milliseconds=waited)
-            note = f"; inherited {plural(count, 'client')} in {waited} ms"
-        elif inherited.clients:
-            events.INHERITED_AFTER_CRASH(clients=count)
-            note = f"; inherited {plural(count, 'client')} after a crash"
-        supervisor.note = note
+        waited = round(1000 * (monotonic() - inherited.frozen))
+        how = f"in {waited} ms" if inherited.frozen else "after a crash"
+        supervisor.note = f"; inherited {plural(count, 'client')} {how}" * bool(inherited.clients)
         supervisor.start(inherited.clients)
         self._inherited = None
+        if inherited.clients and inherited.frozen:
+            events.INHERITED(clients=count, milliseconds=waited)
+        elif inherited.clients:
+            events.INHERITED_AFTER_CRASH(clients=count)
         if mirror:
             mirror.start()
         self._store.forget(inherited.names - ({MIRRORED} if mirror else set()))

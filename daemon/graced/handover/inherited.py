@@ -86,12 +86,21 @@ class Inherited:
 
         The clients in the queues of listening sockets are among them.
         """
-        self.turn_away_clients(farewell)
+        _turn_away(self.clients, farewell)
         _turn_away(self.retire_listeners(), farewell)
 
-    def turn_away_clients(self, farewell: bytes) -> None:
-        """The same for the clients that have been accepted; the listening sockets stay."""
-        _turn_away(self.clients, farewell)
+    def turn_away_unstored(self, farewell: bytes) -> None:
+        """The same for the clients that the store does not have; listening sockets stay there.
+
+        Such clients are those of a bundle that had to be emptied, and those from the queue of a
+        listening socket that was in the way of a new socket.
+        """
+        if not self.in_store:
+            _turn_away(self.clients, farewell)
+        for sock in self.listeners.sockets:
+            sock.close()
+        self.listeners.sockets.clear()
+        _turn_away(self.retire_listeners(), farewell)
 
     def _read_clients(self, bundle: socket) -> None:
         messages = unpack(bundle)

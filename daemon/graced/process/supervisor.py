@@ -122,9 +122,7 @@ class Supervisor:
 
     def start(self, inherited: Sequence[Client] = ()) -> None:
         """Serve, `inherited` clients first, and report READY=1.  Raises `StartError`."""
-        if inherited:
-            self._server.adopt(inherited, timeout=0.0)
-        self._server.start()
+        self._server.start(inherited)
         self._watchdog.start()
         self.lifecycle.to(State.SERVING)
         self._set_status(self._status())

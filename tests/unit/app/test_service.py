@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from graced.app import configuration, handler_path, service, terminal
+from graced import server
+from graced.app import assembly, configuration, handler_path, service, terminal
 from graced.app.preflight import Launch
 from graced.app.service import Service
 from graced.app.settings import PID_FILE, Settings
-from graced.errors import AlreadyRunningError, ConfigError, ListenError, PidFileError
+from graced.errors import AlreadyRunningError, ConfigError, ListenError, PidFileError, StartError
 from graced.handover import fd_bundle
 from graced.handover.fd_bundle import FdBundle
 from graced.handover.fdstore import LISTENERS, MIRRORED
@@ -195,6 +196,30 @@ def test_failed_start_tells_clients_that_the_next_would_not_find(
             client.recv(100)
         client.settimeout(PATIENCE)
         started.turn_away()
+    assert heard(client) == FAREWELL
+
+
+def test_inherited_is_said_when_the_clients_are_served(
+    client: socket.socket, log: Log, belongings: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: object) -> None:
+        raise StartError("cannot start a thread: can't start new thread")
+
+    def build(*arguments: Any) -> server.Server:
+        built = assembly.build(*arguments)
+        belongings.callback(built.close)
+        return built
+
+    monkeypatch.setattr(server, "start_thread", refuse)
+    monkeypatch.setattr(service, "build", build)
+    started = make(settings(), log, belongings)
+    started.claim()
+    belongings.callback(log.stop)
+    with pytest.raises(StartError):
+        started.serve()
+    started.turn_away()
+    log.stop()
+    assert log.sink.records == []  # type: ignore[attr-defined]
     assert heard(client) == FAREWELL
 
 
