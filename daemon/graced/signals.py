@@ -68,12 +68,17 @@ class SignalInbox:
     and the wake-up descriptor of before are restored.
     """
 
-    def __init__(self, watched: Sequence[signal.Signals] = WATCHED) -> None:
-        """`watched`: the signals to catch.  Other signals keep their handlers.
+    def __init__(
+        self,
+        watched: Sequence[signal.Signals] = WATCHED,
+        interrupting: Sequence[signal.Signals] = (NUDGE,),
+    ) -> None:
+        """`watched`: the signals to catch; `interrupting`: those that only interrupt a system call.
 
-        Raises `StartError` where the system has no pipe for us.
+        Other signals keep their handlers.  Raises `StartError` where the system has no pipe for us.
         """
         self._watched = watched
+        self._interrupting = interrupting
         try:
             self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -88,7 +93,7 @@ class SignalInbox:
             raise
         watched = [each for each in self._watched if signal.getsignal(each) is not signal.SIG_IGN]
         self._handlers: dict[signal.Signals, Any] = {
-            signum: signal.signal(signum, _do_nothing) for signum in (*watched, NUDGE)
+            signum: signal.signal(signum, _do_nothing) for signum in (*watched, *self._interrupting)
         }
         self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._watched)
         return self
