@@ -25,7 +25,7 @@ from graced.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from graced.handlers.pool import Run
@@ -41,10 +41,16 @@ HANDLER_FREEZE_TIMEOUT = 1.0
 class Blocking:
     """Blocking handlers: the function that runs a handler, and the options of the handlers."""
 
-    __slots__ = ("greet", "max_threads", "movable", "run")
+    __slots__ = ("greet", "max_threads", "movable", "new_pool", "run")
 
     def __init__(
-        self, run: Run, *, greet: bool = False, movable: bool = False, max_threads: int = 256
+        self,
+        run: Run,
+        *,
+        greet: bool = False,
+        movable: bool = False,
+        max_threads: int = 256,
+        new_pool: Callable[..., HandlerPool] = HandlerPool,
     ) -> None:
         self.run = run
         self.greet = greet
@@ -53,6 +59,8 @@ class Blocking:
         """Whether a handler can save its state and go on in another process."""
         self.max_threads = max_threads
         """Handlers that run at once; further clients wait."""
+        self.new_pool = new_pool
+        """Creates the pool, from the arguments of `HandlerPool`."""
 
 
 def default_io_threads() -> int:
@@ -97,7 +105,7 @@ class Server:
         self._probe = 0
         self.pool: HandlerPool | None = None
         if blocking:
-            self.pool = HandlerPool(
+            self.pool = blocking.new_pool(
                 blocking.run,
                 greet=blocking.greet,
                 movable=blocking.movable,

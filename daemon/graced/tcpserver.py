@@ -1,10 +1,17 @@
 """Drop-in replacements for the threading servers of `socketserver`, with graced's goodbye.
 
-Each method that a subclass of a `socketserver` class may override is called in the same order and
-with the same arguments as there.  `get_request` and `verify_request` run in the I/O thread, and
-must not wait; `process_request` and all that it calls run in the handler's thread.  Only the loop
-of `serve_forever` and the work of `shutdown` are different.  `serve_until_stopped` is new:
-`serve_forever` for the main thread of a program, which ends gracefully on a signal.
+What a subclass may override is called as by `socketserver`, see docs/socketserver.md.  An I/O
+thread has the place of the loop of `serve_forever`: it calls `get_request`, `verify_request` and
+`process_request`, one request after the other.  The thread in `serve_forever` calls
+`service_actions`, and so can end the server while a client hangs in `get_request`.
+
+`socketserver.BaseServer` has two private attributes, a flag and an event, between the thread that
+calls `shutdown` and the thread in `serve_forever`.  Both are properties here.  So it makes no
+difference whether a program calls ``server.shutdown()`` or ``TCPServer.shutdown(server)``, or
+whether another base class extends `shutdown`.
+
+`serve_until_stopped` is new: `serve_forever` for the main thread of a program, which ends
+gracefully on a signal.
 """
 
 from __future__ import annotations
@@ -15,11 +22,17 @@ import math
 import select
 import socket
 import socketserver
+import threading
 import time
+from functools import partial
 from threading import Event, Lock, current_thread
-from typing import Any
+from typing import Any, Self
+from weakref import WeakKeyDictionary
 
+from graced.handlers.handler_class import CheckedServer, underlying
 from graced.handlers.handler_socket import HandlerSocket
+from graced.handlers.request_listener import RequestListener
+from graced.handlers.request_pool import RequestPool
 from graced.log import events
 from graced.loop.admission import Admission
 from graced.loop.io_thread import IOThread
@@ -27,49 +40,45 @@ from graced.loop.policy import Policy
 from graced.loop.poller import MAX_POLL_TIMEOUT
 from graced.server import Blocking, Server
 from graced.signals import IMPATIENT, STOP, SignalInbox
-from graced.sockets.address import format_address
 from graced.sockets.closing import linger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from threading import Thread
 
 UNLIMITED = 1_000_000
 """Clients."""
+KEPT_INTERVAL = 0.1
+"""Seconds in the drain between two looks at the requests that are kept by the program: a socket
+that is closed by the program tells nobody."""
 
 
-class _OwnListener:
-    """The listening socket of a server, whose overridable methods accept the clients."""
+class _Handling(threading.local):
+    """The number of requests that the current thread is handling, one in another."""
 
-    passed = False
-    fallible = True
+    requests = 0
 
-    def __init__(self, server: socketserver.TCPServer) -> None:
-        self._server = server
-        self.sock = server.socket
-        self.name = format_address(server.server_address)
+    def __enter__(self) -> None:
+        self.requests += 1
 
-    def refuse_connections(self) -> float:
-        """Do nothing: the program owns the socket, and may serve again."""
-        return 0.0
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """Accept and verify a client.  Raises `OSError`."""
-        server = self._server
-        request: Any
-        request, address = server.get_request()
-        try:
-            if server.verify_request(request, address):
-                return request, address
-        except Exception:
-            server.handle_error(request, address)
-        server.shutdown_request(request)
-        raise ConnectionAbortedError(errno.ECONNABORTED, "turned down by verify_request")
+    def __exit__(self, *_failure: object) -> None:
+        self.requests -= 1
 
 
-class GracefulTCPServer(socketserver.ThreadingTCPServer):
+_NO_WAIT = Event()
+_NO_WAIT.set()
+
+
+class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
     """A `socketserver.ThreadingTCPServer` that says goodbye to its clients.
 
     When the server stops, a client gets the whole answer to its request, and is told then, at once
     if it is idle: by `farewell`, where the server class has one, and else by end of file, which the
     next read of its handler returns.  After `grace_period` seconds the rest is closed.  A handler
     can look at ``self.server.draining`` and ``self.server.deadline``.
+
+    The constructor raises `TypeError` for a handler class that could not serve a stream, and for a
+    subclass that is a `socketserver.ForkingMixIn` or not for streams.
 
     ``with GracefulTCPServer(address, Handler) as server: server.serve_until_stopped()`` is a
     whole program.
@@ -89,36 +98,68 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
     max_handler_threads = 4096
     """Handlers that run at once; further clients wait, with their data unread."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    # Not in __init__, which a subclass may pass by: `xmlrpc.server` calls TCPServer.__init__.
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+        self = super().__new__(cls)
         self.draining = Event()
-        """Set when the drain begins."""
-        self.deadline: float | None = None
-        """Monotonic time at which the remaining clients are closed; None before the drain."""
-        self._engine: Server | None = None
+        self.deadline = None
+        self._engine = None
         self._engine_lock = Lock()
-        """Held while the engine is used by another thread, or closed."""
-        self._inbox: SignalInbox | None = None
+        self._inbox = None
         self._drain_began = 0.0
         self._over = Event()
-        """Set while `serve_forever` does not run."""
         self._over.set()
-        super().__init__(*args, **kwargs)
+        self._serving = None
+        self._handling = _Handling()
+        self._unfinished = []
+        return self
 
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
+    draining: Event
+    """Set when the drain begins."""
+    deadline: float | None
+    """Monotonic time at which the remaining clients are closed; None before the drain."""
+    _engine: Server | None
+    _engine_lock: Lock
+    """Held while the engine is used by another thread, or closed."""
+    _inbox: SignalInbox | None
+    _drain_began: float
+    _over: Event
+    """Set while `serve_forever` does not run."""
+    _serving: Thread | None
+    """The thread in `serve_forever`."""
+    _handling: _Handling
+    _unfinished: list[Thread]
+    """The threads for which `server_close` waits."""
+
+    def serve_forever(self, poll_interval: float | None = 0.5) -> None:
         """Serve until `shutdown`, and say goodbye.
 
         `poll_interval`: seconds between two calls of `service_actions`, where a subclass overrides
-        that method; nothing else is polled.
+        that method; nothing else is polled.  Raises `RuntimeError` while another thread is in
+        `serve_forever`, and `OSError` where the socket does not listen.
         """
-        self._over.clear()
+        with self._engine_lock:
+            if not self._over.is_set():
+                raise RuntimeError("serve_forever of this server runs already")
+            self._over.clear()
+        self._serving = current_thread()
         try:
+            timeout = self.socket.gettimeout()
+            if not self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise OSError(errno.EINVAL, "the socket of the server does not listen")
             self.socket.setblocking(False)
-            self._serve(poll_interval)
+            try:
+                self._serve(poll_interval)
+            finally:
+                # The program may have closed the server in between.
+                if self.socket.fileno() >= 0:
+                    self.socket.settimeout(timeout)
         finally:
+            self._serving = None
             self.draining.clear()
             self._over.set()
 
-    def serve_until_stopped(self, poll_interval: float = 0.5) -> None:
+    def serve_until_stopped(self, poll_interval: float | None = 0.5) -> None:
         """Serve until SIGTERM, SIGHUP, SIGINT or SIGQUIT, or until `shutdown`, and say goodbye.
 
         The signal begins the drain: clients receive the farewell, and are served until no client
@@ -127,16 +168,17 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
         (SIG_IGN: by the program, nohup(1), a shell without job control) stays ignored.
 
         Main thread only; `ValueError` is raised in another thread.  The signal handlers of the
-        program are restored on return.  `poll_interval`: see `serve_forever`.
+        program for these four signals, and its `signal.set_wakeup_fd`, are replaced, and restored
+        on return.  `poll_interval`: see `serve_forever`.
         """
-        with SignalInbox(STOP) as inbox:
+        with SignalInbox(STOP, ignored=()) as inbox:
             self._inbox = inbox
             try:
                 self.serve_forever(poll_interval)
             finally:
                 self._inbox = None
 
-    def _serve(self, poll_interval: float) -> None:
+    def _serve(self, poll_interval: float | None) -> None:
         engine = self._engine = self._build()
         try:
             if not self.draining.is_set():
@@ -144,10 +186,11 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
                 self._watch(engine, poll_interval)
         finally:
             stuck = engine.stop()
+            if self.block_on_close and not self.daemon_threads and engine.pool:
+                self._unfinished += engine.pool.threads
             with self._engine_lock:
                 self._engine = None
                 engine.close()
-            self.socket.setblocking(True)
         if self._inbox:
             if stuck:
                 events.HANDLERS_STUCK(handlers=stuck)
@@ -157,14 +200,45 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
                 clients_closed=engine.closed,
             )
 
+    # `BaseServer.shutdown` sets the flag, and waits for the event.
+
+    @property
+    def _BaseServer__shutdown_request(self) -> bool:
+        return self.draining.is_set()
+
+    @_BaseServer__shutdown_request.setter
+    def _BaseServer__shutdown_request(self, value: bool) -> None:
+        if value:
+            self._drain()
+        else:
+            self.draining.clear()
+
+    @property
+    def _BaseServer__is_shut_down(self) -> Event:
+        return _NO_WAIT if self._waits_for(current_thread()) else self._over
+
+    @_BaseServer__is_shut_down.setter
+    def _BaseServer__is_shut_down(self, _event: Event) -> None:
+        """Keep the event of this class."""
+
     def shutdown(self) -> None:
         """Begin the drain, and return when `serve_forever` has returned.
 
-        Any thread may call, except the thread in `serve_forever`.  Where no thread is in
-        `serve_forever`, the next call of `serve_forever` returns at once.
+        Any thread may call.  A thread for which `serve_forever` itself waits does not wait for
+        `serve_forever`: in a handler, in `process_request` and in `service_actions` the method
+        begins the drain and returns.  Where no thread is in `serve_forever`, the method returns at
+        once, and so does the next call of `serve_forever`.
         """
-        self._drain()
-        self._over.wait()
+        super().shutdown()
+
+    def _waits_for(self, thread: Thread) -> bool:
+        """Whether `serve_forever` cannot return before `thread`, the current one, goes on."""
+        if thread is self._serving or self._handling.requests:
+            return True
+        engine, pool = self._engine, self._pool
+        return (engine is not None and thread in engine.io_threads) or (
+            pool is not None and thread in pool.threads
+        )
 
     def _drain(self) -> None:
         """Begin the drain, unless the drain has begun."""
@@ -176,12 +250,28 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
                 if engine := self._engine:
                     engine.drain(self.deadline)
 
+    # What a subclass may override, with the difference to `socketserver`.
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept a connection."""
+        request, address = super().get_request()
+        return self._own(request), address
+
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle one request; in `serve_forever` the calling thread is that of the handler."""
-        if self._engine:
-            self.process_request_thread(request, client_address)
-        else:
+        """Run `process_request_thread` in a thread, soon."""
+        pool = self._pool
+        if not (pool and pool.run(request, client_address)):
             super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Handle a request, and close its connection; the current thread is that of the handler."""
+        with self._handling:
+            super().process_request_thread(request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Handle a request."""
+        with self._handling:
+            super().finish_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection; in the drain, after the client has had time to read the farewell."""
@@ -192,23 +282,67 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
             linger(request)
         super().shutdown_request(request)
 
+    def close_request(self, request: Any) -> None:
+        """Close the descriptor of a connection."""
+        super().close_request(request)
+        if pool := self._pool:
+            pool.release(request)
+
+    def server_close(self) -> None:
+        """Close the listening socket; wait for handlers that are neither daemonic nor finished."""
+        super().server_close()
+        while self._unfinished:
+            self._unfinished.pop().join()
+
+    # How it works.
+
+    @property
+    def _pool(self) -> RequestPool | None:
+        engine = self._engine
+        return engine.pool if engine else None  # type: ignore[return-value]
+
+    def _own(self, request: Any) -> Any:
+        pool = self._pool
+        return pool.own(request) if pool else request
+
+    def _process(self, request: Any, client_address: Any) -> None:
+        """Process a request that was verified, in the I/O thread."""
+        try:
+            self.process_request(request, client_address)
+        except Exception:
+            self.handle_error(request, client_address)
+            self.shutdown_request(request)
+        except BaseException:
+            self.shutdown_request(request)
+            raise
+
     def _build(self) -> Server:
+        timeouts: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
         return Server(
-            [_OwnListener(self)],
+            [RequestListener(self, self._own, timeouts)],
             admission=Admission(UNLIMITED, 0),
             policy=Policy(
                 self.farewell or None, self.farewell_gap, stall_timeout=0.0, log_connections=False
             ),
             blocking=Blocking(
-                self.process_request,
-                greet=getattr(self.RequestHandlerClass, "greets", True),
+                self.process_request_thread,
+                greet=getattr(underlying(self.RequestHandlerClass), "greets", True),
                 max_threads=self.max_handler_threads,
+                new_pool=partial(
+                    RequestPool,
+                    process=self._process,
+                    timeouts=timeouts,
+                    daemon_threads=self.daemon_threads,
+                ),
             ),
         )
 
-    def _watch(self, engine: Server, poll_interval: float) -> None:
-        overridden = type(self).service_actions is not socketserver.BaseServer.service_actions
-        interval = poll_interval if overridden else math.inf
+    def _watch(self, engine: Server, poll_interval: float | None) -> None:
+        action = getattr(self.service_actions, "__func__", None)
+        overridden = action is not socketserver.BaseServer.service_actions
+        interval = math.inf if poll_interval is None or not overridden else poll_interval
+        pool = self._pool
+        assert pool
         poll = select.poll()
         poll.register(engine.changed_fd, select.POLLIN)
         if self._inbox:
@@ -217,6 +351,10 @@ class GracefulTCPServer(socketserver.ThreadingTCPServer):
             remaining = math.inf if engine.deadline is None else engine.deadline - time.monotonic()
             if remaining <= 0 or self._take_signals(engine):
                 return
+            if self.draining.is_set() and pool.release_closed():
+                # The I/O thread may be busy with one of these requests.
+                pool.send_pending_farewells()
+                remaining = min(remaining, KEPT_INTERVAL)
             poll.poll(min(remaining, interval, MAX_POLL_TIMEOUT) * 1000)
             engine.take_changes()
             if engine.failure:

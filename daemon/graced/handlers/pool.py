@@ -52,6 +52,9 @@ class _Session:
 class HandlerPool:
     """Runs handlers in threads.  Any thread may call."""
 
+    daemon_threads = True
+    """Whether the interpreter exits while a handler runs."""
+
     def __init__(
         self,
         run: Run,
@@ -111,7 +114,7 @@ class HandlerPool:
             missing = len(self._waiting) - self._starting
             free = self._max_threads - len(self._threads)
             threads = [
-                Thread(target=self._work, name=f"handler {client}", daemon=True)
+                Thread(target=self._work, name=f"handler {client}", daemon=self.daemon_threads)
                 for _ in range(min(missing, free))
             ]
             self._threads.update(threads)
@@ -243,12 +246,16 @@ class HandlerPool:
     def join(self, timeout: float) -> int:
         """Wait for the handlers, for `timeout` seconds in all; return the number still running."""
         deadline = time.monotonic() + timeout
-        with self._lock:
-            threads = list(self._threads)
-        for thread in threads:
+        for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
             return len(self._threads)
+
+    @property
+    def threads(self) -> list[Thread]:
+        """The threads in which handlers run."""
+        with self._lock:
+            return list(self._threads)
 
     def _work(self) -> None:
         with self._lock:

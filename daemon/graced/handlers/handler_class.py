@@ -1,0 +1,83 @@
+"""What a handler class must not be, and a server class.
+
+`socketserver` accepts each of these, and then accepts clients that are never answered.
+"""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from socketserver import DatagramRequestHandler, ForkingMixIn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+_COROUTINE = 0x80
+_ASYNC_GENERATOR = 0x200
+_GENERATOR = 0x20
+"""Flags of a code object, see `inspect`, which takes long to import."""
+_STEPS = ("setup", "handle", "finish")
+
+
+def underlying(factory: Any) -> Any:
+    """The class or function of a `functools.partial`; anything else as it is."""
+    while isinstance(factory, partial):
+        factory = factory.func
+    return factory
+
+
+def reason_against(factory: Any) -> str | None:
+    """Why `factory` cannot handle the requests of a stream server; None if it seems that it can."""
+    factory = underlying(factory)
+    if not callable(factory):
+        return "cannot be called"
+    if isinstance(factory, type):
+        if issubclass(factory, DatagramRequestHandler):
+            return "is a DatagramRequestHandler, and this server has streams"
+        functions = {f"{step}()": getattr(factory, step, None) for step in _STEPS}
+    else:
+        functions = {"": factory, "__call__()": vars(type(factory)).get("__call__")}
+    for name, function in functions.items():
+        if kind := _kind(function):
+            what = f"has {kind} {name}" if name else f"is {kind} function"
+            return f"{what}, which nobody would run: handlers are called in threads"
+    return None
+
+
+def _kind(function: Any) -> str | None:
+    function = underlying(function)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    flags = getattr(code, "co_flags", 0)
+    if flags & (_COROUTINE | _ASYNC_GENERATOR):
+        return "an async"
+    return "a generator" if flags & _GENERATOR else None
+
+
+class CheckedServer:
+    """A base of a `socketserver.TCPServer` class that raises `TypeError` in its constructor."""
+
+    socket_type: int
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+        if cls.socket_type != socket.SOCK_STREAM:
+            raise TypeError(
+                f"{cls.__name__}: graced serves streams, not socket type {cls.socket_type}"
+            )
+        if issubclass(cls, ForkingMixIn):
+            raise TypeError(f"{cls.__name__}: graced serves in threads, without ForkingMixIn")
+        return super().__new__(cls)
+
+    @property
+    def RequestHandlerClass(self) -> Any:
+        """A callable with the arguments of `socketserver.BaseRequestHandler`.
+
+        Raises `TypeError` when it is set to a callable that could not serve a stream.
+        """
+        return self._handler_class
+
+    @RequestHandlerClass.setter
+    def RequestHandlerClass(self, value: Any) -> None:
+        if reason := reason_against(value):
+            raise TypeError(f"handler {getattr(value, '__qualname__', value)!r} {reason}")
+        self._handler_class = value
