@@ -10,6 +10,8 @@ calls `shutdown` and the thread in `serve_forever`.  Both are properties here.  
 difference whether a program calls ``server.shutdown()`` or ``TCPServer.shutdown(server)``, or
 whether another base class extends `shutdown`.
 
+The classes are for programs to extend, so names that are ours alone begin with two underscores.
+
 `serve_until_stopped` is new: `serve_forever` for the main thread of a program, which ends
 gracefully on a signal.
 """
@@ -25,7 +27,7 @@ import socketserver
 import threading
 import time
 from functools import partial
-from threading import Event, Lock, current_thread
+from threading import Event, RLock, current_thread
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -45,6 +47,8 @@ from graced.sockets.closing import linger
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from threading import Thread
+
+    from graced.handlers.request_listener import Arrival
 
 UNLIMITED = 1_000_000
 """Clients."""
@@ -103,32 +107,32 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
         self = super().__new__(cls)
         self.draining = Event()
         self.deadline = None
-        self._engine = None
-        self._engine_lock = Lock()
-        self._inbox = None
-        self._drain_began = 0.0
-        self._over = Event()
-        self._over.set()
-        self._serving = None
-        self._handling = _Handling()
-        self._unfinished = []
+        self.__engine = None
+        self.__engine_lock = RLock()
+        self.__inbox = None
+        self.__drain_began = 0.0
+        self.__over = Event()
+        self.__over.set()
+        self.__serving = None
+        self.__handling = _Handling()
+        self.__unfinished = []
         return self
 
     draining: Event
     """Set when the drain begins."""
     deadline: float | None
     """Monotonic time at which the remaining clients are closed; None before the drain."""
-    _engine: Server | None
-    _engine_lock: Lock
+    __engine: Server | None
+    __engine_lock: RLock
     """Held while the engine is used by another thread, or closed."""
-    _inbox: SignalInbox | None
-    _drain_began: float
-    _over: Event
+    __inbox: SignalInbox | None
+    __drain_began: float
+    __over: Event
     """Set while `serve_forever` does not run."""
-    _serving: Thread | None
+    __serving: Thread | None
     """The thread in `serve_forever`."""
-    _handling: _Handling
-    _unfinished: list[Thread]
+    __handling: _Handling
+    __unfinished: list[Thread]
     """The threads for which `server_close` waits."""
 
     def serve_forever(self, poll_interval: float | None = 0.5) -> None:
@@ -138,26 +142,26 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
         that method; nothing else is polled.  Raises `RuntimeError` while another thread is in
         `serve_forever`, and `OSError` where the socket does not listen.
         """
-        with self._engine_lock:
-            if not self._over.is_set():
+        with self.__engine_lock:
+            if not self.__over.is_set():
                 raise RuntimeError("serve_forever of this server runs already")
-            self._over.clear()
-        self._serving = current_thread()
+            self.__over.clear()
+        self.__serving = current_thread()
         try:
             timeout = self.socket.gettimeout()
             if not self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise OSError(errno.EINVAL, "the socket of the server does not listen")
             self.socket.setblocking(False)
             try:
-                self._serve(poll_interval)
+                self.__serve(poll_interval)
             finally:
                 # The program may have closed the server in between.
                 if self.socket.fileno() >= 0:
                     self.socket.settimeout(timeout)
         finally:
-            self._serving = None
+            self.__serving = None
             self.draining.clear()
-            self._over.set()
+            self.__over.set()
 
     def serve_until_stopped(self, poll_interval: float | None = 0.5) -> None:
         """Serve until SIGTERM, SIGHUP, SIGINT or SIGQUIT, or until `shutdown`, and say goodbye.
@@ -172,30 +176,30 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
         on return.  `poll_interval`: see `serve_forever`.
         """
         with SignalInbox(STOP, ignored=()) as inbox:
-            self._inbox = inbox
+            self.__inbox = inbox
             try:
                 self.serve_forever(poll_interval)
             finally:
-                self._inbox = None
+                self.__inbox = None
 
-    def _serve(self, poll_interval: float | None) -> None:
-        engine = self._engine = self._build()
+    def __serve(self, poll_interval: float | None) -> None:
+        engine = self.__engine = self.__build()
         try:
             if not self.draining.is_set():
                 engine.start()
-                self._watch(engine, poll_interval)
+                self.__watch(engine, poll_interval)
         finally:
             stuck = engine.stop()
             if self.block_on_close and not self.daemon_threads and engine.pool:
-                self._unfinished += engine.pool.threads
-            with self._engine_lock:
-                self._engine = None
+                self.__unfinished += engine.pool.threads
+            with self.__engine_lock:
+                self.__engine = None
                 engine.close()
-        if self._inbox:
+        if self.__inbox:
             if stuck:
                 events.HANDLERS_STUCK(handlers=stuck)
             events.STOPPED(
-                seconds=time.monotonic() - self._drain_began,
+                seconds=time.monotonic() - self.__drain_began,
                 clients_gone=engine.departed,
                 clients_closed=engine.closed,
             )
@@ -209,13 +213,13 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
     @_BaseServer__shutdown_request.setter
     def _BaseServer__shutdown_request(self, value: bool) -> None:
         if value:
-            self._drain()
+            self.__drain()
         else:
             self.draining.clear()
 
     @property
     def _BaseServer__is_shut_down(self) -> Event:
-        return _NO_WAIT if self._waits_for(current_thread()) else self._over
+        return _NO_WAIT if self.__waits_for(current_thread()) else self.__over
 
     @_BaseServer__is_shut_down.setter
     def _BaseServer__is_shut_down(self, _event: Event) -> None:
@@ -231,23 +235,23 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
         """
         super().shutdown()
 
-    def _waits_for(self, thread: Thread) -> bool:
+    def __waits_for(self, thread: Thread) -> bool:
         """Whether `serve_forever` cannot return before `thread`, the current one, goes on."""
-        if thread is self._serving or self._handling.requests:
+        if thread is self.__serving or self.__handling.requests:
             return True
-        engine, pool = self._engine, self._pool
+        engine, pool = self.__engine, self.__pool
         return (engine is not None and thread in engine.io_threads) or (
             pool is not None and thread in pool.threads
         )
 
-    def _drain(self) -> None:
+    def __drain(self) -> None:
         """Begin the drain, unless the drain has begun."""
-        with self._engine_lock:
+        with self.__engine_lock:
             if not self.draining.is_set():
-                self._drain_began = time.monotonic()
-                self.deadline = self._drain_began + self.grace_period
+                self.__drain_began = time.monotonic()
+                self.deadline = self.__drain_began + self.grace_period
                 self.draining.set()
-                if engine := self._engine:
+                if engine := self.__engine:
                     engine.drain(self.deadline)
 
     # What a subclass may override, with the difference to `socketserver`.
@@ -255,22 +259,22 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
     def get_request(self) -> tuple[Any, Any]:
         """Accept a connection."""
         request, address = super().get_request()
-        return self._own(request), address
+        return self.__own(request), address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Run `process_request_thread` in a thread, soon."""
-        pool = self._pool
+        pool = self.__pool
         if not (pool and pool.run(request, client_address)):
             super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Handle a request, and close its connection; the current thread is that of the handler."""
-        with self._handling:
+        with self.__handling:
             super().process_request_thread(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Handle a request."""
-        with self._handling:
+        with self.__handling:
             super().finish_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -285,27 +289,27 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
     def close_request(self, request: Any) -> None:
         """Close the descriptor of a connection."""
         super().close_request(request)
-        if pool := self._pool:
+        if pool := self.__pool:
             pool.release(request)
 
     def server_close(self) -> None:
         """Close the listening socket; wait for handlers that are neither daemonic nor finished."""
         super().server_close()
-        while self._unfinished:
-            self._unfinished.pop().join()
+        while self.__unfinished:
+            self.__unfinished.pop().join()
 
     # How it works.
 
     @property
-    def _pool(self) -> RequestPool | None:
-        engine = self._engine
+    def __pool(self) -> RequestPool | None:
+        engine = self.__engine
         return engine.pool if engine else None  # type: ignore[return-value]
 
-    def _own(self, request: Any) -> Any:
-        pool = self._pool
+    def __own(self, request: Any) -> Any:
+        pool = self.__pool
         return pool.own(request) if pool else request
 
-    def _process(self, request: Any, client_address: Any) -> None:
+    def __process(self, request: Any, client_address: Any) -> None:
         """Process a request that was verified, in the I/O thread."""
         try:
             self.process_request(request, client_address)
@@ -316,10 +320,10 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
             self.shutdown_request(request)
             raise
 
-    def _build(self) -> Server:
-        timeouts: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+    def __build(self) -> Server:
+        arrivals: WeakKeyDictionary[Any, Arrival] = WeakKeyDictionary()
         return Server(
-            [RequestListener(self, self._own, timeouts)],
+            [RequestListener(self, self.__own, arrivals)],
             admission=Admission(UNLIMITED, 0),
             policy=Policy(
                 self.farewell or None, self.farewell_gap, stall_timeout=0.0, log_connections=False
@@ -330,26 +334,26 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
                 max_threads=self.max_handler_threads,
                 new_pool=partial(
                     RequestPool,
-                    process=self._process,
-                    timeouts=timeouts,
+                    process=self.__process,
+                    arrivals=arrivals,
                     daemon_threads=self.daemon_threads,
                 ),
             ),
         )
 
-    def _watch(self, engine: Server, poll_interval: float | None) -> None:
+    def __watch(self, engine: Server, poll_interval: float | None) -> None:
         action = getattr(self.service_actions, "__func__", None)
         overridden = action is not socketserver.BaseServer.service_actions
         interval = math.inf if poll_interval is None or not overridden else poll_interval
-        pool = self._pool
+        pool = self.__pool
         assert pool
         poll = select.poll()
         poll.register(engine.changed_fd, select.POLLIN)
-        if self._inbox:
-            poll.register(self._inbox, select.POLLIN)
+        if self.__inbox:
+            poll.register(self.__inbox, select.POLLIN)
         while not engine.drained:
             remaining = math.inf if engine.deadline is None else engine.deadline - time.monotonic()
-            if remaining <= 0 or self._take_signals(engine):
+            if remaining <= 0 or self.__take_signals(engine):
                 return
             if self.draining.is_set() and pool.release_closed():
                 # The I/O thread may be busy with one of these requests.
@@ -362,13 +366,13 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
             if overridden:
                 self.service_actions()
 
-    def _take_signals(self, engine: Server) -> bool:
+    def __take_signals(self, engine: Server) -> bool:
         """Obey the signals that have arrived; return whether the grace period is to end now."""
-        for signum in self._inbox.take() if self._inbox else ():
+        for signum in self.__inbox.take() if self.__inbox else ():
             clients = engine.clients
             if not self.draining.is_set():
                 events.SIGNAL(signal=signum.name, seconds=self.grace_period, clients_left=clients)
-                self._drain()
+                self.__drain()
             elif signum in IMPATIENT:
                 events.SIGNAL_IMPATIENT(signal=signum.name)
                 return True

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from graced import GracefulTCPServer, GracefulUnixStreamServer
+from graced.server import Server
 from support.client import FAREWELL, Client
 from support.log import PATIENCE
 
@@ -58,6 +59,13 @@ class Recording(GracefulTCPServer):
     def shutdown_request(self, request: Any) -> None:
         super().shutdown_request(request)
         self.ended.release()
+
+
+def engine_of(server: GracefulTCPServer) -> Server:
+    """What serves, while `serve_forever` runs."""
+    engine = vars(server)["_GracefulTCPServer__engine"]
+    assert isinstance(engine, Server)
+    return engine
 
 
 def connect(server: socketserver.TCPServer) -> Client:

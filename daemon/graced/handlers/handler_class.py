@@ -74,10 +74,10 @@ class CheckedServer:
 
         Raises `TypeError` when it is set to a callable that could not serve a stream.
         """
-        return self._handler_class
+        return self.__handler_class
 
     @RequestHandlerClass.setter
     def RequestHandlerClass(self, value: Any) -> None:
         if reason := reason_against(value):
             raise TypeError(f"handler {getattr(value, '__qualname__', value)!r} {reason}")
-        self._handler_class = value
+        self.__handler_class = value

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
     from weakref import WeakKeyDictionary
 
+    Arrival = tuple[Any, float | None]
+    """The address of a client, which may be any object, and the timeout of its request."""
+
 
 class RequestListener:
     """The listening socket of a server, whose overridable methods accept the clients."""
@@ -25,16 +28,16 @@ class RequestListener:
         self,
         server: socketserver.TCPServer,
         own: Callable[[Any], Any],
-        timeouts: WeakKeyDictionary[Any, float],
+        arrivals: WeakKeyDictionary[Any, Arrival],
     ) -> None:
         """Take the listening socket of `server`.
 
-        `own` returns the socket to use for a request.  `timeouts` takes the timeout, in seconds, of
-        each request that has one.
+        `own` returns the socket to use for a request.  `arrivals` takes what `get_request` has
+        decided.
         """
         self._server = server
         self._own = own
-        self._timeouts = timeouts
+        self._arrivals = arrivals
         self.sock = server.socket
         self.name = format_address(server.server_address)
 
@@ -53,11 +56,14 @@ class RequestListener:
         request = self._own(request)
         try:
             if server.verify_request(request, address):
-                timeout = request.gettimeout()
-                if timeout is not None:
-                    self._timeouts[request] = timeout
-                return request, address
+                self._arrivals[request] = address, request.gettimeout()
+                return request, address if _is_usual(address) else None
         except Exception:
             server.handle_error(request, address)
         server.shutdown_request(request)
         raise ConnectionAbortedError(errno.ECONNABORTED, "turned down by verify_request")
+
+
+def _is_usual(address: Any) -> bool:
+    """Whether an address is one of accept(2), with a host and a port, and fit for the log."""
+    return isinstance(address, tuple) and len(address) > 1 and isinstance(address[0], str)

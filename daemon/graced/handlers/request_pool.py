@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 from threading import get_ident
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 from graced.handlers.handler_socket import HandlerSocket
 from graced.handlers.pool import DEADLINE, HandlerPool, _Session
@@ -23,9 +23,9 @@ from graced.sockets.closing import end_both_ways
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-    from weakref import WeakKeyDictionary
 
     from graced.handlers.pool import Run
+    from graced.handlers.request_listener import Arrival
     from graced.loop.client import Client
 
 FIRST_SWEEP = 64
@@ -80,17 +80,19 @@ class RequestPool(HandlerPool):
         run: Run,
         *,
         process: Run,
-        timeouts: WeakKeyDictionary[Any, float],
+        arrivals: WeakKeyDictionary[Any, Arrival],
         daemon_threads: bool,
         **options: Any,
     ) -> None:
         """`process` is called in the I/O thread; `options`: see `HandlerPool`.
 
-        `timeouts`: the timeouts in seconds that requests had before the server set its own.
+        `arrivals`: what `get_request` has decided, for requests that were not started yet.
         """
         super().__init__(self._run_request, **options)
         self.daemon_threads = daemon_threads
-        self._timeouts = timeouts
+        self._arrivals = arrivals
+        self._timeouts: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        """The timeouts of requests that wait for a thread, in seconds."""
         self._process = process
         self._run_in_thread = run
         self._kept: dict[int, _KeptSession] = {}
@@ -114,7 +116,7 @@ class RequestPool(HandlerPool):
             self.release_closed()
             self._next_sweep = FIRST_SWEEP + 2 * len(self._sessions)
         request: Any = client.sock
-        timeout = self._timeouts.pop(request, None)
+        client.address, timeout = self._arrivals.pop(request)
         request.settimeout(timeout)
         session = self._keep(client, request)
         self._in_process = get_ident(), session

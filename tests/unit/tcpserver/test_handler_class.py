@@ -154,3 +154,31 @@ def test_forking_is_refused() -> None:
 
     with pytest.raises(TypeError, match="Forking: graced serves in threads, without ForkingMixIn"):
         Forking(LOCALHOST, EchoHandler)
+
+
+def test_names_of_the_program_are_its_own() -> None:
+    """A subclass may use any name that is not documented."""
+    documented = {name for name in vars(GracefulTCPServer) if not name.startswith("_")}
+    assert documented - set(dir(socketserver.ThreadingTCPServer)) == {
+        *("farewell", "farewell_gap", "grace_period", "max_handler_threads"),
+        "serve_until_stopped",
+    }
+    with GracefulTCPServer(LOCALHOST, EchoHandler) as server:
+        ours = {
+            name
+            for name in [*vars(server), *dir(type(server))]
+            if not hasattr(socketserver.ThreadingTCPServer, name)
+            and not name.startswith(("_GracefulTCPServer__", "_CheckedServer__", "_BaseServer__"))
+        }
+    instance = {"RequestHandlerClass", "deadline", "draining", "server_address", "socket"}
+    assert ours - documented <= instance | {"__annotations__"}
+
+
+def test_threading_mix_in_is_in_already() -> None:
+    with pytest.raises(TypeError, match="method resolution"):
+        type("Server", (socketserver.ThreadingMixIn, GracefulTCPServer), {})
+
+    class Server(GracefulTCPServer, socketserver.ThreadingMixIn):
+        pass
+
+    assert issubclass(Server, socketserver.ThreadingTCPServer)

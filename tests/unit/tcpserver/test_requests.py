@@ -23,6 +23,7 @@ from support.library import (
     TellingServer,
     connect,
     draining,
+    engine_of,
     serving,
 )
 
@@ -67,10 +68,10 @@ def test_client_of_own_pool_is_told_and_waited_for() -> None:
     server = PoolServer(LOCALHOST, EchoHandler)
     with serving(server) as stop, connect(server) as client:
         client.echo(b"hello")
-        with draining(server):
+        with draining(server) as stopping:
             client.expect_farewell_alone()
             client.echo(b"one moment")
-            assert not server._over.is_set()
+            assert stopping.is_alive()
             client.close()
         stop()
 
@@ -121,11 +122,11 @@ def test_request_that_is_kept_stays_open() -> None:
         assert request.recv(100) == b"hello"
         request.sendall(b"world")
         assert client.recv_exactly(5) == b"world"
-        with draining(server):
+        with draining(server) as stopping:
             client.expect_farewell_alone()
             client.send(b"bye")
             assert request.recv(100) == b"bye"
-            assert not server._over.is_set()
+            assert stopping.is_alive()
             # By none of the server's methods.
             request.close()
             client.expect_end()
@@ -166,8 +167,7 @@ def test_requests_that_are_dropped_cost_nothing() -> None:
             with connect(server) as client:
                 server.requests.get(timeout=PATIENCE)
                 client.expect_end()
-        assert server._engine
-        assert server._engine.clients < 200
+        assert engine_of(server).clients < 200
         stop()
 
 
@@ -362,4 +362,30 @@ def test_semaphore_in_process_request_limits_clients() -> None:
         first.close()
         assert second.recv_exactly(8) == b"patience"
         second.close()
+        stop()
+
+
+@pytest.mark.parametrize(
+    "address", [["local", 0], ("local",), (1, 2), (None, 0), None, "local", b""]
+)
+def test_address_may_be_of_any_kind(address: Any) -> None:
+    """As for Unix sockets, for which `http.server` needs a pair."""
+    seen: SimpleQueue[Any] = SimpleQueue()
+
+    class Server(GracefulTCPServer):
+        def get_request(self) -> Any:
+            request, _ = super().get_request()
+            return request, address
+
+    class Handler(LineHandler):
+        def handle(self) -> None:
+            seen.put(self.client_address)
+            super().handle()
+
+    server = Server(LOCALHOST, Handler)
+    with serving(server) as stop:
+        with connect(server) as client:
+            client.send(b"hello\n")
+            assert client.recv_to_end() == b"hello\n"
+        assert seen.get(timeout=PATIENCE) == address
         stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socketserver
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from support.library import (
     LineHandler,
     TellingServer,
     connect,
+    engine_of,
     serving,
 )
 
@@ -82,8 +84,7 @@ def test_hanging_get_request_does_not_delay_shutdown() -> None:
     with serving(server) as stop, connect(server):
         assert inside.wait(PATIENCE)
         (stuck,) = [t for t in threading.enumerate() if t.name.startswith("io-")]
-        assert server._engine
-        engine = server._engine
+        engine = engine_of(server)
         stop()
         assert stuck.is_alive()
         # The descriptors stay open until the thread has ended.
@@ -318,3 +319,36 @@ def test_server_close_waits_for_handlers_that_are_not_daemonic(waits: bool) -> N
         handler.join(PATIENCE)
         assert not closing.is_alive()
         assert not handler.is_alive()
+
+
+def test_shutdown_in_signal_handler_of_the_serving_thread() -> None:
+    class Alarming(GracefulTCPServer):
+        def service_actions(self) -> None:
+            signal.raise_signal(signal.SIGALRM)
+
+    with Alarming(LOCALHOST, EchoHandler) as server, connect(server) as client:
+        before = signal.signal(signal.SIGALRM, lambda *_: server.shutdown())
+        try:
+            client.close()
+            server.serve_forever(0.01)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+
+def test_flag_of_socketserver_begins_the_drain() -> None:
+    """As programs set it that have no thread to spare for `shutdown`."""
+
+    class Stopping(socketserver.BaseRequestHandler):
+        server: Any
+
+        def handle(self) -> None:
+            self.server._BaseServer__shutdown_request = True
+            self.request.sendall(b"stopping")
+
+    with TellingServer(LOCALHOST, Stopping) as server, connect(server) as client:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        assert client.recv_exactly(8) == b"stopping"
+        client.close()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
