@@ -139,13 +139,15 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
         """Serve until `shutdown`, and say goodbye.
 
         `poll_interval`: seconds between two calls of `service_actions`, where a subclass overrides
-        that method; nothing else is polled.  Raises `RuntimeError` while another thread is in
-        `serve_forever`, and `OSError` where the socket does not listen.
+        that method; nothing else is polled.  While another thread is in `serve_forever`, the
+        method waits until that thread returns.  Raises `OSError` where the socket does not listen.
         """
         with self.__engine_lock:
-            if not self.__over.is_set():
-                raise RuntimeError("serve_forever of this server runs already")
+            serves = not self.__over.is_set()
             self.__over.clear()
+        if serves:
+            self.__wait_for_other()
+            return
         self.__serving = current_thread()
         try:
             timeout = self.socket.gettimeout()
@@ -174,13 +176,22 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
         Main thread only; `ValueError` is raised in another thread.  The signal handlers of the
         program for these four signals, and its `signal.set_wakeup_fd`, are replaced, and restored
         on return.  `poll_interval`: see `serve_forever`.
+
+        Raises `RuntimeError` while another thread is in `serve_forever`.
         """
+        if not self.__over.is_set():
+            raise RuntimeError("another thread is in serve_forever of this server")
         with SignalInbox(STOP, ignored=()) as inbox:
             self.__inbox = inbox
             try:
                 self.serve_forever(poll_interval)
             finally:
                 self.__inbox = None
+
+    def __wait_for_other(self) -> None:
+        if self.__waits_for(current_thread()):
+            raise RuntimeError("serve_forever of this server waits for this thread")
+        self.__over.wait()
 
     def __serve(self, poll_interval: float | None) -> None:
         engine = self.__engine = self.__build()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 
 from graced.sockets.address import format_address
 
@@ -45,11 +46,23 @@ class RequestListener:
         """Do nothing: the program owns the socket, and may serve again."""
         return 0.0
 
+    def _has_client(self) -> bool:
+        """Whether a client waits to be accepted.
+
+        As in `socketserver`, `get_request` is not called otherwise: the method may report each
+        `OSError`, or try again until there is a client.
+        """
+        if self.sock.fileno() < 0:
+            # The program has closed its server, and shuts down later.
+            return False
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept and verify a client.  Raises `OSError`."""
         server = self._server
-        if self.sock.fileno() < 0:
-            # The program has closed its server, and shuts down later.
+        if not self._has_client():
             raise BlockingIOError
         request: Any
         request, address = server.get_request()

@@ -303,3 +303,21 @@ def test_new_client_in_drain_is_verified_and_not_processed() -> None:
             client.close()
         stop()
     assert calls == ["verify_request", "process_request", "verify_request"]
+
+
+def test_get_request_is_called_for_clients_only() -> None:
+    calls: list[str] = []
+
+    class Counting(GracefulTCPServer):
+        def get_request(self) -> Any:
+            calls.append("get_request")
+            return super().get_request()
+
+    server = Counting(LOCALHOST, LineHandler)
+    with serving(server) as stop:
+        for _ in range(3):
+            with connect(server) as client:
+                client.send(b"hello\n")
+                assert client.recv_to_end() == b"hello\n"
+        stop()
+    assert len(calls) == 3

@@ -249,14 +249,36 @@ def test_loop_of_socketserver_ends_by_shutdown() -> None:
         assert not thread.is_alive()
 
 
-def test_second_serve_forever_at_the_same_time_is_refused() -> None:
+def test_second_serve_forever_at_the_same_time_returns_with_the_first() -> None:
+    """As in programs that call the method in a thread, and in the main thread too."""
     server = GracefulTCPServer(LOCALHOST, EchoHandler)
     with serving(server) as stop, connect(server) as client:
         client.echo(b"hello")
-        with pytest.raises(RuntimeError, match="runs already"):
-            server.serve_forever()
+        second = threading.Thread(target=server.serve_forever)
+        second.start()
         client.echo(b"still served")
+        with pytest.raises(RuntimeError, match="another thread is in serve_forever"):
+            server.serve_until_stopped()
         client.close()
+        assert second.is_alive()
+        stop()
+        second.join(PATIENCE)
+        assert not second.is_alive()
+
+
+def test_serve_forever_in_handler_is_refused() -> None:
+    class Serving(socketserver.BaseRequestHandler):
+        server: GracefulTCPServer
+
+        def handle(self) -> None:
+            with pytest.raises(RuntimeError, match="waits for this thread"):
+                self.server.serve_forever()
+            self.request.sendall(b"refused")
+
+    server = GracefulTCPServer(LOCALHOST, Serving)
+    with serving(server) as stop:
+        with connect(server) as client:
+            assert client.recv_to_end() == b"refused"
         stop()
 
 
