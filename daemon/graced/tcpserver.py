@@ -24,7 +24,6 @@ import math
 import select
 import socket
 import socketserver
-import threading
 import time
 from functools import partial
 from threading import Event, RLock, current_thread
@@ -33,6 +32,7 @@ from weakref import WeakKeyDictionary
 
 from graced.handlers.handler_class import CheckedServer, underlying
 from graced.handlers.handler_socket import HandlerSocket
+from graced.handlers.handling import Handling
 from graced.handlers.request_listener import RequestListener
 from graced.handlers.request_pool import RequestPool
 from graced.log import events
@@ -55,18 +55,6 @@ UNLIMITED = 1_000_000
 KEPT_INTERVAL = 0.1
 """Seconds in the drain between two looks at the requests that are kept by the program: a socket
 that is closed by the program tells nobody."""
-
-
-class _Handling(threading.local):
-    """The number of requests that the current thread is handling, one in another."""
-
-    requests = 0
-
-    def __enter__(self) -> None:
-        self.requests += 1
-
-    def __exit__(self, *_failure: object) -> None:
-        self.requests -= 1
 
 
 _NO_WAIT = Event()
@@ -114,7 +102,7 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
         self.__over = Event()
         self.__over.set()
         self.__serving = None
-        self.__handling = _Handling()
+        self.__handling = Handling()
         self.__unfinished = []
         return self
 
@@ -131,7 +119,7 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
     """Set while `serve_forever` does not run."""
     __serving: Thread | None
     """The thread in `serve_forever`."""
-    __handling: _Handling
+    __handling: Handling
     __unfinished: list[Thread]
     """The threads for which `server_close` waits."""
 
@@ -280,12 +268,12 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Handle a request, and close its connection; the current thread is that of the handler."""
-        with self.__handling:
+        with self.__handling.of(request):
             super().process_request_thread(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Handle a request."""
-        with self.__handling:
+        with self.__handling.of(request):
             super().finish_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -368,7 +356,7 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
                 return
             if self.draining.is_set() and pool.release_closed():
                 # The I/O thread may be busy with one of these requests.
-                pool.send_pending_farewells()
+                pool.say_goodbyes()
                 remaining = min(remaining, KEPT_INTERVAL)
             poll.poll(min(remaining, interval, MAX_POLL_TIMEOUT) * 1000)
             engine.take_changes()

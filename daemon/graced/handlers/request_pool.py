@@ -17,7 +17,8 @@ from threading import get_ident
 from weakref import WeakKeyDictionary, ref
 
 from graced.handlers.handler_socket import HandlerSocket
-from graced.handlers.pool import DEADLINE, HandlerPool, _Session
+from graced.handlers.pool import DEADLINE, HANDLER_ENDED, HandlerPool, _Session
+from graced.handlers.rest import ANY_THREAD
 from graced.sockets.closing import end_both_ways
 
 TYPE_CHECKING = False
@@ -137,6 +138,8 @@ class RequestPool(HandlerPool):
         if timeout is not None:
             self._timeouts[request] = timeout
         if self._forget(session):
+            if isinstance(request, HandlerSocket):
+                request.thread = None
             session.client.sock = request
             super().start(session.client)
         return True
@@ -166,6 +169,8 @@ class RequestPool(HandlerPool):
 
     def _keep(self, client: Client, request: socket.socket) -> _KeptSession:
         session = _KeptSession(client, request)
+        if isinstance(request, HandlerSocket):
+            request.thread = ANY_THREAD
         # The only reference to the request is that of the program.
         del client.sock
         with self._lock:
@@ -178,6 +183,8 @@ class RequestPool(HandlerPool):
             self._depart(replaced, "dropped")
         if closing:
             end_both_ways(request)
+        elif self._draining and isinstance(request, HandlerSocket):
+            request.begin_drain()
         return session
 
     def _forget(self, session: _KeptSession) -> bool:
@@ -210,7 +217,7 @@ class RequestPool(HandlerPool):
         with self._lock:
             session = self._kept.get(id(request))
         if session and session.is_over:
-            self._depart(session, "handler ended")
+            self._depart(session, HANDLER_ENDED)
 
     def release_closed(self) -> int:
         """Release all kept requests that have been closed; return the number of the others.
@@ -221,7 +228,7 @@ class RequestPool(HandlerPool):
             sessions = list(self._kept.values())
         for session in sessions:
             if session.is_over:
-                self._depart(session, "handler ended")
+                self._depart(session, HANDLER_ENDED)
         return len(self._kept)
 
     def close_all(self) -> int:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+ANY_THREAD = threading.Thread(name="any thread")
+"""In place of a thread, never started: the program has not said which thread reads and writes."""
 _NOTHING, _READ, _WRITTEN = range(3)
 """The last call of the handler that moved a byte, since calls are noted."""
 
@@ -64,7 +66,9 @@ class NotedSocket(socket.socket):
         """Take over the descriptor of `sock`."""
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self.thread: threading.Thread | None = None
-        """The handler's thread; None before the handler has started."""
+        """The handler's thread; None before the handler has started.
+
+        `ANY_THREAD`: unknown, maybe there is none yet."""
         self._last = _NOTHING
         self._last_activity = monotonic()
         self._reading = 0
@@ -98,7 +102,13 @@ class NotedSocket(socket.socket):
         """
         if self.thread is None or self._reading == self.thread.ident:
             return True
-        return waits_for_input(self.thread.native_id or 0, self.fileno())
+        if self.thread is not ANY_THREAD:
+            return waits_for_input(self.thread.native_id or 0, self.fileno())
+        info = tcp_info(self)
+        if self._reading or not (info.written if info else self._last):
+            return True
+        threads = [thread.native_id for thread in threading.enumerate()]
+        return any(waits_for_input(each, self.fileno()) for each in threads if each)
 
     def _is_answered(self, info: TcpInfo | None) -> bool:
         """Whether the server spoke last, and the client has all of it."""

@@ -114,23 +114,39 @@ class LeavingHandler(socketserver.BaseRequestHandler):
         self.server.requests.put(self.request)
 
 
+def echo(request: socket.socket) -> None:
+    while data := request.recv(100):
+        request.sendall(data)
+    # By none of the server's methods.
+    request.close()
+
+
 def test_request_that_is_kept_stays_open() -> None:
     server = LeavingServer(LOCALHOST, LeavingHandler)
     with serving(server) as stop, connect(server) as client:
-        request = server.requests.get(timeout=PATIENCE)
-        client.send(b"hello")
-        assert request.recv(100) == b"hello"
-        request.sendall(b"world")
-        assert client.recv_exactly(5) == b"world"
+        thread = threading.Thread(target=echo, args=[server.requests.get(timeout=PATIENCE)])
+        thread.start()
+        client.echo(b"hello")
         with draining(server) as stopping:
             client.expect_farewell_alone()
-            client.send(b"bye")
-            assert request.recv(100) == b"bye"
+            client.echo(b"bye")
             assert stopping.is_alive()
-            # By none of the server's methods.
-            request.close()
-            client.expect_end()
+            client.close()
+        thread.join(PATIENCE)
         stop()
+
+
+def test_farewell_is_not_said_in_an_answer_of_another_thread() -> None:
+    """The thread that answers is unknown; none waits for the client."""
+    server = LeavingServer(LOCALHOST, LeavingHandler)
+    with serving(server), connect(server) as client:
+        request = server.requests.get(timeout=PATIENCE)
+        request.sendall(b"first half, ")
+        assert client.recv_exactly(12) == b"first half, "
+        server.grace_period = 1.0
+        server.shutdown()
+        assert client.recv_to_end() == b""
+        request.close()
 
 
 def test_request_that_is_kept_is_closed_at_deadline() -> None:
