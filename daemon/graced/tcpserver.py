@@ -70,7 +70,7 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
     can look at ``self.server.draining`` and ``self.server.deadline``.
 
     The constructor raises `TypeError` for a handler class that could not serve a stream, and for a
-    subclass that is a `socketserver.ForkingMixIn` or not for streams.
+    subclass that is not for streams.
 
     ``with GracefulTCPServer(address, Handler) as server: server.serve_until_stopped()`` is a
     whole program.
@@ -319,7 +319,16 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
             self.shutdown_request(request)
             raise
 
+    def __process_in_thread(self, request: Any, client_address: Any) -> None:
+        """Process a request in a thread that waits for the children that `process_request` forks.
+
+        They have the client, while the parent closes the request.
+        """
+        if pool := self.__pool:
+            pool.run(request, client_address)
+
     def __build(self) -> Server:
+        forks = isinstance(self, socketserver.ForkingMixIn)
         arrivals: WeakKeyDictionary[Any, Arrival] = WeakKeyDictionary()
         return Server(
             [RequestListener(self, self.__own, arrivals)],
@@ -328,12 +337,12 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
                 self.farewell or None, self.farewell_gap, stall_timeout=0.0, log_connections=False
             ),
             blocking=Blocking(
-                self.process_request_thread,
+                self.process_request if forks else self.process_request_thread,
                 greet=getattr(underlying(self.RequestHandlerClass), "greets", True),
                 max_threads=self.max_handler_threads,
                 new_pool=partial(
                     RequestPool,
-                    process=self.__process,
+                    process=self.__process_in_thread if forks else self.__process,
                     arrivals=arrivals,
                     daemon_threads=self.daemon_threads,
                 ),

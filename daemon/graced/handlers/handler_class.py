@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from functools import partial
-from socketserver import DatagramRequestHandler, ForkingMixIn
+from socketserver import DatagramRequestHandler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +64,6 @@ class CheckedServer:
             raise TypeError(
                 f"{cls.__name__}: graced serves streams, not socket type {cls.socket_type}"
             )
-        if issubclass(cls, ForkingMixIn):
-            raise TypeError(f"{cls.__name__}: graced serves in threads, without ForkingMixIn")
         return super().__new__(cls)
 
     @property

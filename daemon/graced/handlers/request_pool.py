@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, ref
 from graced.handlers.handler_socket import HandlerSocket
 from graced.handlers.pool import DEADLINE, HANDLER_ENDED, HandlerPool, _Session
 from graced.handlers.rest import ANY_THREAD
+from graced.sockets import elsewhere
 from graced.sockets.closing import end_both_ways
 
 TYPE_CHECKING = False
@@ -42,13 +43,15 @@ def _closed_socket() -> socket.socket:
 class _KeptSession(_Session):
     """A client whose request belongs to the program."""
 
-    __slots__ = ("_reference", "key")
+    __slots__ = ("_reference", "cookie", "key")
 
     _nothing = _closed_socket()
 
     def __init__(self, client: Client, request: socket.socket) -> None:
         super().__init__(client, request)
         self.key = id(request)
+        self.cookie = elsewhere.cookie(request) if is_open(request) else 0
+        """Finds the connection where the program has wrapped the request."""
 
     @property
     def request(self) -> socket.socket:
@@ -60,9 +63,20 @@ class _KeptSession(_Session):
         self._reference = ref(request)
 
     @property
-    def is_over(self) -> bool:
-        """Whether the program has closed or dropped the request."""
-        return not is_open(self.request)
+    def is_closed(self) -> bool:
+        """Whether the program has closed the request."""
+        request = self._reference()
+        return request is not None and not is_open(request) and not _is_detached(request)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the program has dropped the request, or taken the descriptor away."""
+        request = self._reference()
+        return request is None or (not is_open(request) and _is_detached(request))
+
+
+def _is_detached(request: socket.socket) -> bool:
+    return isinstance(request, HandlerSocket) and request.detached
 
 
 def is_open(request: socket.socket) -> bool:
@@ -153,7 +167,7 @@ class RequestPool(HandlerPool):
                 # `process` has wrapped the request, for example in TLS.
                 return self._in_process[1]
             sessions = [each for each in self._kept.values() if each.client.address == address]
-        return next((each for each in sessions if address and each.is_over), None)
+        return next((each for each in sessions if address and each.is_lost), None)
 
     def _run_request(self, request: Any, address: Any) -> None:
         timeout = self._timeouts.pop(request, None)
@@ -203,20 +217,22 @@ class RequestPool(HandlerPool):
 
     def _end(self, session: _Session, reason: str) -> None:
         """Close nothing that the program wants to keep."""
-        request = session.request
-        if is_open(request) and not self._closing:
-            self._keep(session.client, request)
-            with self._lock:
-                self._sessions.discard(session)
-                self._session_ended.notify()
-        else:
+        request: Any = session.request
+        if isinstance(request, HandlerSocket):
+            request.outlive_children()
+        if self._closing or getattr(request, "_closed", False) or not is_open(request):
             super()._end(session, reason)
+            return
+        self._keep(session.client, request)
+        with self._lock:
+            self._sessions.discard(session)
+            self._session_ended.notify()
 
     def release(self, request: Any) -> None:
         """Count the client of a kept request as departed, if the request has been closed."""
         with self._lock:
             session = self._kept.get(id(request))
-        if session and session.is_over:
+        if session and session.is_closed:
             self._depart(session, HANDLER_ENDED)
 
     def release_closed(self) -> int:
@@ -226,9 +242,15 @@ class RequestPool(HandlerPool):
         """
         with self._lock:
             sessions = list(self._kept.values())
+        lost = {session.cookie for session in sessions if session.is_lost}
+        found = elsewhere.find(lost) if lost else {}
+        for sock in found.values():
+            sock.close()
         for session in sessions:
-            if session.is_over:
+            if session.is_closed or (session.is_lost and session.cookie not in found):
                 self._depart(session, HANDLER_ENDED)
+            elif session.is_lost:
+                self._strays.remember(session.cookie)
         return len(self._kept)
 
     def close_all(self) -> int:

@@ -148,14 +148,6 @@ def test_server_may_pass_by_the_constructor() -> None:
         stop()
 
 
-def test_forking_is_refused() -> None:
-    class Forking(socketserver.ForkingMixIn, GracefulTCPServer):
-        pass
-
-    with pytest.raises(TypeError, match="Forking: graced serves in threads, without ForkingMixIn"):
-        Forking(LOCALHOST, EchoHandler)
-
-
 def test_names_of_the_program_are_its_own() -> None:
     """A subclass may use any name that is not documented."""
     documented = {name for name in vars(GracefulTCPServer) if not name.startswith("_")}

@@ -7,6 +7,7 @@ import socket
 import socketserver
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
@@ -405,3 +406,20 @@ def test_address_may_be_of_any_kind(address: Any) -> None:
             assert client.recv_to_end() == b"hello\n"
         assert seen.get(timeout=PATIENCE) == address
         stop()
+
+
+def test_child_of_forking_server_is_waited_for_and_closed_at_deadline() -> None:
+    class Forking(socketserver.ForkingMixIn, TellingServer):
+        pass
+
+    server = Forking(LOCALHOST, EchoHandler)
+    with warnings.catch_warnings():
+        # Python 3.12 warns of each fork(2) in a process with threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with serving(server) as stop, connect(server) as client, connect(server) as other:
+            client.echo(b"hello")
+            other.echo(b"hello")
+            other.close()
+            server.grace_period = 1.0
+            stop()
+            assert client.recv_to_end() in {b"", FAREWELL}

@@ -41,7 +41,22 @@ class WrapsListener(GracefulTCPServer):
         self.socket = server_context().wrap_socket(self.socket, server_side=True)
 
 
-PLACES = [WrapsInGetRequest, WrapsInProcessRequest, WrapsInFinishRequest, WrapsListener]
+class WrapsInOwnThread(GracefulTCPServer):
+    def process_request(self, request: Any, client_address: Any) -> None:
+        threading.Thread(target=self.wrap, args=(request, client_address)).start()
+
+    def wrap(self, request: Any, client_address: Any) -> None:
+        request = server_context().wrap_socket(request, server_side=True)
+        self.process_request_thread(request, client_address)
+
+
+PLACES = [
+    WrapsInOwnThread,
+    WrapsInGetRequest,
+    WrapsInProcessRequest,
+    WrapsInFinishRequest,
+    WrapsListener,
+]
 
 
 @pytest.mark.parametrize("server_class", PLACES)
