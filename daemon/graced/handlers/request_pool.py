@@ -179,6 +179,20 @@ class RequestPool(HandlerPool):
             # As in `threading`: the handler ends, and nothing is printed.
             return
 
+    def drain(self) -> None:
+        """Say goodbye, also to the clients of requests that are sockets of another class."""
+        with self._lock:
+            requests = [session.request for session in self._sessions]
+        for request in requests:
+            self._tell(request)
+        super().drain()
+
+    def _tell(self, request: socket.socket) -> None:
+        if isinstance(request, HandlerSocket):
+            request.begin_drain()
+        elif isinstance(request, socket.socket):
+            self._strays.remember(elsewhere.cookie(request))
+
     # Kept requests.
 
     def _keep(self, client: Client, request: socket.socket) -> _KeptSession:
@@ -197,8 +211,8 @@ class RequestPool(HandlerPool):
             self._depart(replaced, "dropped")
         if closing:
             end_both_ways(request)
-        elif self._draining and isinstance(request, HandlerSocket):
-            request.begin_drain()
+        elif self._draining:
+            self._tell(request)
         return session
 
     def _forget(self, session: _KeptSession) -> bool:

@@ -65,7 +65,6 @@ def test_tls_client_is_served_and_waited_for(server_class: type[GracefulTCPServe
     with serving(server) as stop, connect_tls(server.server_address) as client:
         client.echo(b"hello")
         with draining(server):
-            client.echo(b"one moment")
             client.close()
         stop()
 
@@ -98,3 +97,14 @@ def test_tls_handler_ends_at_deadline(server_class: type[GracefulTCPServer]) -> 
         with pytest.raises(OSError):  # noqa: PT011, PT012
             client.expect_end()
             raise OSError
+
+
+@pytest.mark.parametrize("server_class", PLACES)
+def test_tls_client_at_rest_hears_end_of_file(server_class: type[GracefulTCPServer]) -> None:
+    server = server_class(LOCALHOST, EchoHandler)
+    with serving(server) as stop, connect_tls(server.server_address) as client:
+        client.echo(b"hello")
+        with draining(server):
+            assert client.recv() == b""
+            client.close()
+        stop()
