@@ -169,7 +169,7 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
         """
         if not self.__over.is_set():
             raise RuntimeError("another thread is in serve_forever of this server")
-        with SignalInbox(STOP, ignored=()) as inbox:
+        with SignalInbox(STOP, interrupting=()) as inbox:
             self.__inbox = inbox
             try:
                 self.serve_forever(poll_interval)

@@ -39,9 +39,10 @@ PROGRAM = """if True:
 class Program:
     """A program that uses the library as the documentation shows, in a process of its own."""
 
-    def __init__(self, grace_period: float) -> None:
+    def __init__(self, grace_period: float, before: str = "") -> None:
+        """`before`: Python code that the program begins with."""
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(grace_period)],
+            [sys.executable, "-c", before + PROGRAM, str(grace_period)],
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -90,6 +91,18 @@ def test_program_says_goodbye_and_exits_on_signal(signum: signal.Signals) -> Non
         first, last = program.expect_clean_exit()
         assert first == f"{signum.name} received, closing in 3600 s, 2 clients remaining"
         assert last.endswith(": 2 clients departed, 0 closed at the deadline")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, SIGINT, SIGQUIT])
+def test_program_ignores_what_its_caller_ignores(signum: signal.Signals) -> None:
+    before = f"import signal\nsignal.signal({int(signum)}, signal.SIG_IGN)\n"
+    with Program(3600, before) as program, program.served() as client:
+        program.signal(signum)
+        program.signal(SIGTERM)
+        client.expect_farewell_alone()
+        assert program.read_log().startswith("SIGTERM received, closing in")
+        client.close()
+        assert len(program.expect_clean_exit()) == 1
 
 
 def test_program_closes_remaining_client_at_deadline() -> None:
