@@ -61,6 +61,27 @@ class Recording(GracefulTCPServer):
         self.ended.release()
 
 
+class OwnThreads(GracefulTCPServer):
+    """Starts the threads of its handlers itself, and joins them."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.threads: list[threading.Thread] = []
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.threads.append(threading.Thread(target=self.work, args=(request, client_address)))
+        self.threads[-1].start()
+
+    def work(self, request: Any, client_address: Any) -> None:
+        """Handle a request; for a subclass to override."""
+        self.process_request_thread(request, client_address)
+
+    def server_close(self) -> None:
+        super().server_close()
+        for thread in self.threads:
+            thread.join(PATIENCE)
+
+
 def engine_of(server: GracefulTCPServer) -> Server:
     """What serves, while `serve_forever` runs."""
     engine = vars(server)["_GracefulTCPServer__engine"]

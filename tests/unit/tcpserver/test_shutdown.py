@@ -17,6 +17,7 @@ from support.library import (
     LOCALHOST,
     EchoHandler,
     LineHandler,
+    OwnThreads,
     TellingServer,
     connect,
     engine_of,
@@ -198,13 +199,8 @@ def test_shutdown_in_thread_of_own_pool_does_not_wait() -> None:
             self.server.shutdown()
             self.request.sendall(b"stopping")
 
-    class Own(GracefulTCPServer):
+    class Own(OwnThreads):
         farewell = b""
-
-        def process_request(self, request: Any, client_address: Any) -> None:
-            threading.Thread(
-                target=self.process_request_thread, args=(request, client_address)
-            ).start()
 
     with Own(LOCALHOST, Stopping) as server, connect(server) as client:
         server.grace_period = 600

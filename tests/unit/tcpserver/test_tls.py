@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import socketserver
+import ssl
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from graced import GracefulTCPServer
 from support import PATIENCE
-from support.library import LOCALHOST, EchoHandler, draining, serving
+from support.library import LOCALHOST, EchoHandler, OwnThreads, draining, serving
 from support.tls import connect_tls, server_context
 
 
@@ -41,13 +43,10 @@ class WrapsListener(GracefulTCPServer):
         self.socket = server_context().wrap_socket(self.socket, server_side=True)
 
 
-class WrapsInOwnThread(GracefulTCPServer):
-    def process_request(self, request: Any, client_address: Any) -> None:
-        threading.Thread(target=self.wrap, args=(request, client_address)).start()
-
-    def wrap(self, request: Any, client_address: Any) -> None:
-        request = server_context().wrap_socket(request, server_side=True)
-        self.process_request_thread(request, client_address)
+class WrapsInOwnThread(OwnThreads):
+    def work(self, request: Any, client_address: Any) -> None:
+        wrapped = server_context().wrap_socket(request, server_side=True)
+        super().work(wrapped, client_address)
 
 
 PLACES = [
@@ -101,10 +100,12 @@ def test_tls_handler_ends_at_deadline(server_class: type[GracefulTCPServer]) -> 
 
 @pytest.mark.parametrize("server_class", PLACES)
 def test_tls_client_at_rest_hears_end_of_file(server_class: type[GracefulTCPServer]) -> None:
+    """Some versions of OpenSSL send an alert when their input ends."""
     server = server_class(LOCALHOST, EchoHandler)
     with serving(server) as stop, connect_tls(server.server_address) as client:
         client.echo(b"hello")
         with draining(server):
-            assert client.recv() == b""
+            with suppress(ssl.SSLError):
+                assert client.recv() == b""
             client.close()
         stop()
