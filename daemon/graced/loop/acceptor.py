@@ -12,6 +12,7 @@ from graced.loop.admission import Refusals
 from graced.loop.client import Client
 from graced.loop.event_source import EventSource
 from graced.loop.phase import GONE, LISTENING, TOLD
+from graced.sockets.tcp_info import queue_length
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ CLIENT_LOST = frozenset(
 
 ACCEPTS_PER_TURN = 2
 """Clients that an acceptor accepts in a row: a storm of connects cannot starve the others."""
-MAX_BACKLOG = 65535
-"""Clients that the queue of a listener can hold, listen(2)."""
+UNKNOWN_QUEUE = 4096
+"""Clients that are accepted from a queue whose length is unknown: the default of
+net.core.somaxconn, which caps the queue, listen(2)."""
 ACCEPT_PAUSE = 0.5
 """Seconds between two tries to accept when there are no descriptors or no memory."""
 REPORT_INTERVAL = 1.0
@@ -62,7 +64,7 @@ class NoCapacityError(Exception):
 class Acceptor(EventSource):
     """A listener in the epoll set of an I/O thread."""
 
-    __slots__ = ("listener", "losses", "paused")
+    __slots__ = ("listener", "losses", "paused", "queued")
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(LISTENING)
@@ -71,6 +73,13 @@ class Acceptor(EventSource):
         """Whether the listener is out of the epoll set for a while, see `NoCapacityError`."""
         self.losses = 0
         """Clients that were lost in a row, see `CLIENT_LOST`."""
+        self.queued = 0
+        """Clients in the queue of the listener at the last `count_queue`."""
+
+    def count_queue(self) -> None:
+        """Note how many clients are queued: later clients cannot prolong a loop over the queue."""
+        length = queue_length(self.listener.sock)
+        self.queued = UNKNOWN_QUEUE if length is None else length
 
     def fileno(self) -> int:
         """The listener's descriptor."""
@@ -122,6 +131,8 @@ class Acceptors:
         self._interest = EPOLLIN | (EPOLLEXCLUSIVE if shared else 0)
         self._refusals = Refusals()
         self._next_unix_number = 1
+        self._serving_backlog = False
+        """Whether the clients that are accepted now have connected before the drain."""
         for acceptor in self._acceptors:
             self._open(acceptor)
 
@@ -150,8 +161,8 @@ class Acceptors:
         except NoCapacityError as error:
             self._pause(acceptor, str(error))
 
-    def accept_backlog(self) -> None:
-        """Accept all clients that have connected before the drain.
+    def count_backlog(self) -> None:
+        """Note how many clients have connected before the drain.
 
         The queue of a listener that belongs to the service manager is for the next process.
         """
@@ -159,10 +170,21 @@ class Acceptors:
             if acceptor.listener.passed:
                 self._abandon(acceptor)
             elif acceptor.phase == LISTENING:
-                self.accept(acceptor, 0, MAX_BACKLOG)
+                acceptor.count_queue()
+
+    def accept_backlog(self) -> None:
+        """Accept and serve the clients that `count_backlog` has counted."""
+        self._serving_backlog = True
+        self._accept_queued()
+        self._serving_backlog = False
+
+    def _accept_queued(self) -> None:
+        for acceptor in self._acceptors:
+            if acceptor.phase == LISTENING:
+                self.accept(acceptor, 0, acceptor.queued)
 
     def refuse_connections(self) -> float:
-        """Refuse new connections, and accept the clients that are queued.
+        """Refuse new connections; the clients in the queue can still be accepted.
 
         Return the seconds in which handshakes that have begun may bring more clients.
         """
@@ -170,17 +192,16 @@ class Acceptors:
         for acceptor in self._acceptors:
             if acceptor.phase == LISTENING:
                 wait = max(wait, acceptor.listener.refuse_connections())
-                self.accept(acceptor, 0, MAX_BACKLOG)
+                acceptor.count_queue()
         return wait
 
     def accept_last(self) -> None:
-        """Accept the clients for which there was no capacity before; then Unix sockets are done."""
+        """Accept the clients that were queued when new connections were refused."""
+        self._accept_queued()
         for acceptor in self._acceptors:
-            if acceptor.phase == LISTENING:
-                self.accept(acceptor, 0, MAX_BACKLOG)
-                if acceptor.listener.sock.family == AF_UNIX:
-                    # A shut Unix socket stays readable, so epoll would report it for ever.
-                    self._abandon(acceptor)
+            if acceptor.listener.sock.family == AF_UNIX:
+                # A shut Unix socket stays readable, so epoll would report it for ever.
+                self._abandon(acceptor)
 
     def _pause(self, acceptor: Acceptor, reason: str) -> None:
         if not acceptor.paused:
@@ -239,7 +260,7 @@ class Acceptors:
             events.CONNECTED(client=client)
         if self._clients.activity_awaited:
             self._clients.report_activity()
-        if self._clients.draining:
+        if self._clients.draining and not self._serving_backlog:
             self.turn_away(client)
             return
         if self._mirror:

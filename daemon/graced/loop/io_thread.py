@@ -128,6 +128,8 @@ class IOThread(Thread):
         """The number of the last `probe` that was answered."""
         self.failure: BaseException | None = None
         """The exception that has ended this thread, if any."""
+        self.draining = False
+        """Whether the drain has begun: every client that connected before is counted by then."""
 
         self._changed = changed
         self._poller = Poller()
@@ -191,11 +193,6 @@ class IOThread(Thread):
         """Clients that were closed at the deadline."""
         return self._clients.closed
 
-    @property
-    def draining(self) -> bool:
-        """Whether the drain has begun: every client that connected before is counted by then."""
-        return self._clients.draining
-
     # Requests of other threads.
 
     def post(self, action: Callable[[], None]) -> None:
@@ -216,7 +213,10 @@ class IOThread(Thread):
         self._clients.report_next_activity()
 
     def drain(self) -> None:
-        """Begin the drain: accept the backlog, echo what has arrived, then send the farewell."""
+        """Begin the drain: echo what has arrived, then send the farewell.
+
+        Clients that are served come first, then the clients that are queued by now.
+        """
         self.post(self._drain)
 
     def listen(self, listeners: Sequence[Listener]) -> None:
@@ -340,11 +340,17 @@ class IOThread(Thread):
     def _drain(self) -> None:
         if self.draining:
             return
+        self._acceptors.count_backlog()
+        self._tell_present()
         self._acceptors.accept_backlog()
+        self._tell_present()
+        self.draining = True
+        self._changed()
+
+    def _tell_present(self) -> None:
         self._serve_arrived()
         self._poller.now = monotonic()
         self._farewell.drain()
-        self._changed()
 
     def _serve_arrived(self) -> None:
         """Serve the bytes that had arrived when the drain began."""
@@ -357,7 +363,7 @@ class IOThread(Thread):
                 self._on_event[source.phase](source, event)
 
     def _finish(self) -> None:
-        self._clients.draining = True
+        self.draining = self._clients.draining = True
         handshakes = self._acceptors.refuse_connections()
         self._poller.now = monotonic()
         self._poller.schedule_after(EventSource(ENDING), FINISH_TIMEOUT)

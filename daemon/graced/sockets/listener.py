@@ -24,6 +24,7 @@ import socket
 
 from graced.log import events
 from graced.sockets.address import format_address
+from graced.sockets.tcp_info import queue_length
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,11 +90,13 @@ class Listener:
         """Refuse new connections, and accept the queue until nothing can be added to it.
 
         Waits for handshakes that have begun, for `HANDSHAKE_TIME` after the last connection.
+        Where the kernel does not let us refuse, only those are accepted that are queued by now.
         """
         timeout = self.refuse_connections()
+        most = None if timeout else queue_length(self.sock)
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        for _ in range(_MAX_QUEUE):
+        for _ in range(_MAX_QUEUE if most is None else most):
             try:
                 yield self.accept()[0]
             except BlockingIOError:

@@ -6,6 +6,8 @@ import socket
 import struct
 
 _SIZE = 216
+_LISTENER = struct.Struct("=24x I")
+"""unacked, which is the length of the queue of a listening socket"""
 _FIELDS = struct.Struct("=24x I 16x I 4x I 72x Q 8x I 52x 2Q")
 """unacked, last_data_sent, last_data_recv, bytes_received, notsent_bytes, bytes_sent, bytes_retrans
 """
@@ -69,3 +71,16 @@ def spoke_last(sock: socket.socket, info: TcpInfo) -> bool:
     if info.sent_ago != info.received_ago:
         return info.sent_ago < info.received_ago
     return not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+
+
+def queue_length(sock: socket.socket) -> int | None:
+    """Return how many connections wait for accept(2); None where the kernel does not say.
+
+    `sock`: a listening socket.  The kernel does not say it of a Unix socket.
+    """
+    try:
+        data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LISTENER.size)
+        (length,) = _LISTENER.unpack(data)
+    except (OSError, struct.error):
+        return None
+    return int(length)

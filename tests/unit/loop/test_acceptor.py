@@ -6,8 +6,9 @@ import errno
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from select import EPOLLIN, epoll
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -26,6 +27,13 @@ def unix(tmp_path: Any) -> Iterator[Listener]:
     (unix,) = binding.bind([Address.parse(f"unix:{tmp_path}/socket")], 100)
     yield unix
     unix.close()
+
+
+@pytest.fixture
+def tcp() -> Iterator[Listener]:
+    (tcp,) = binding.bind([Address.parse("127.0.0.1:0")], 100)
+    yield tcp
+    tcp.close()
 
 
 @pytest.mark.parametrize("kind", ["127.0.0.1:0", "[::1]:0", "unix"])
@@ -196,6 +204,7 @@ def test_drain_leaves_the_backlog_of_a_passed_listener(
     unix.passed = True
     parts = make_parts(listeners=[unix])
     with Client.connect(unix.name):
+        parts.acceptors.count_backlog()
         parts.acceptors.accept_backlog()
         assert parts.admission.admitted == 0
         assert parts.ready() == []
@@ -254,6 +263,7 @@ def test_queued_client_is_accepted_when_others_have_made_room(make: Make) -> Non
 
     def connect_and_finish() -> None:
         queued.append(scene.connect())
+        scene.thread.drain()
         scene.thread.finish()
 
     scene.do(connect_and_finish)
@@ -280,3 +290,47 @@ def test_client_whose_handshake_ends_after_the_deadline_is_accepted(
     with late[0] as client:
         assert client.recv_to_end() == FAREWELL
     assert scene.thread.failure is None
+
+
+class FloodedListener:
+    """A listener in whose queue a new connection is for each that is accepted."""
+
+    def __init__(self, good: Listener) -> None:
+        self.good = good
+        self.accepted = 0
+        self.flood = [Client.connect(good.name)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.good, name)
+
+    def accept(self) -> Any:
+        self.accepted += 1
+        assert self.accepted < 100, "the loop ends when the network wants"
+        self.flood.append(Client.connect(self.good.name))
+        return self.good.accept()
+
+    def close(self) -> None:
+        for client in self.flood:
+            client.close()
+
+
+def test_drain_accepts_no_more_than_was_queued(make_parts: MakeParts, tcp: Listener) -> None:
+    flooded = FloodedListener(tcp)
+    parts = make_parts(listeners=[cast("Listener", flooded)])
+    with closing(flooded):
+        parts.acceptors.count_backlog()
+        parts.acceptors.accept_backlog()
+        assert flooded.accepted == parts.admission.admitted == 1
+
+
+def test_end_accepts_no_more_than_was_queued(
+    make_parts: MakeParts, tcp: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the kernel does not let the listener refuse connections."""
+    monkeypatch.setattr(tcp, "refuse_connections", lambda: 0.0)
+    flooded = FloodedListener(tcp)
+    parts = make_parts(listeners=[cast("Listener", flooded)])
+    with closing(flooded):
+        parts.acceptors.refuse_connections()
+        parts.acceptors.accept_last()
+        assert flooded.accepted == 1
