@@ -14,7 +14,7 @@ from graced.log import events
 from graced.loop.client import Client
 from graced.loop.phase import GONE
 from graced.sockets import closing
-from graced.sockets.address import format_address
+from graced.sockets.address import format_address, plain_host
 from graced.sockets.closing import is_at_its_end
 from graced.sockets.inherited_listeners import InheritedListeners
 
@@ -189,4 +189,4 @@ def _client(sock: socket) -> Client | None:
         sock.close()
         return None
     host, port = (format_address(name), 0) if sock.family == AF_UNIX else peer[:2]
-    return Client(sock, host, port, GONE, monotonic())
+    return Client(sock, plain_host(host), port, GONE, monotonic())

@@ -12,6 +12,7 @@ from graced.loop.admission import Refusals
 from graced.loop.client import Client
 from graced.loop.event_source import EventSource
 from graced.loop.phase import GONE, LISTENING, TOLD
+from graced.sockets.address import plain_host
 from graced.sockets.tcp_info import queue_length
 
 TYPE_CHECKING = False
@@ -246,7 +247,7 @@ class Acceptors:
     def _admit(self, acceptor: Acceptor, sock: socket, address: Any) -> None:
         sock.setblocking(False)
         if isinstance(address, tuple):
-            host, port = sys.intern(address[0]), address[1]
+            host, port = sys.intern(plain_host(address[0])), address[1]
         else:
             host, port = acceptor.listener.name, self._next_unix_number
             self._next_unix_number += 1

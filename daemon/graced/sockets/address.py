@@ -58,6 +58,16 @@ def format_address(address: object) -> str:
     return f"unix:{address}"
 
 
+def plain_host(host: str) -> str:
+    """Return the number of a client's host in the one notation of log, fields and limits.
+
+    A socket that serves both families names an IPv4 client ``::ffff:192.0.2.7`` (RFC 4291,
+    2.5.5.2); the same client is 192.0.2.7 everywhere else.  Any thread may call.
+    """
+    return host.removeprefix(_MAPPED) if "." in host else host
+
+
+_MAPPED = "::ffff:"
 _MAX_PORT = 65535
 _MAX_PATH = 107
 """sizeof(sun_path) less the terminator, unix(7)."""

@@ -79,13 +79,15 @@ class Scene:
         limit: int = 100,
         *,
         accept_errors: Sequence[int] = (),
+        listener: Listener | None = None,
+        per_host: int = 0,
         handlers: Handlers | None = None,
         **policy: Any,
     ) -> None:
-        (self.listener,) = binding.bind([Address.parse(address)], 100)
+        self.listener = listener or binding.bind([Address.parse(address)], 100)[0]
         served: Any = FailingListener(self.listener, accept_errors)
         self.changes = threading.Semaphore(0)
-        self.admission = Admission(limit, 0)
+        self.admission = Admission(limit, per_host)
         self.thread = IOThread(
             [served if accept_errors else self.listener],
             self.admission,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from select import EPOLLIN, epoll
@@ -334,3 +335,18 @@ def test_end_accepts_no_more_than_was_queued(
         parts.acceptors.refuse_connections()
         parts.acceptors.accept_last()
         assert flooded.accepted == 1
+
+
+def test_ipv4_client_of_a_dual_stack_listener_has_one_notation(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log and for the limit by host, as if it had come over the IPv4 listener."""
+    caplog.set_level(logging.INFO)
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as sock:
+        sock.setblocking(False)
+        scene = make(listener=Listener(sock.dup()), per_host=1)
+        with Client.connect(f"127.0.0.1:{sock.getsockname()[1]}") as client:
+            client.echo(b"hello")
+            assert scene.admission.enter("127.0.0.1") == "max_clients_per_host = 1 reached"
+            assert "connection from 127.0.0.1:" in caplog.text
+            assert "ffff" not in caplog.text

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graced.sockets.address import Address, format_address
+from graced.sockets.address import Address, format_address, plain_host
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,17 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
 )
 def test_socket_address_is_written_as_in_the_log(address: object, text: str) -> None:
     assert format_address(address) == text
+
+
+@pytest.mark.parametrize(
+    ("host", "plain"),
+    [
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:0", "::ffff:0"),
+        ("fe80::1%eth0.7", "fe80::1%eth0.7"),
+        ("unix:/run/a.socket", "unix:/run/a.socket"),
+    ],
+)
+def test_host_has_one_notation(host: str, plain: str) -> None:
+    assert plain_host(host) == plain
