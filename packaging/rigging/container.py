@@ -87,6 +87,11 @@ class Container(Machine):
         return "\n".join(self._console.read_text(errors="replace").splitlines()[-40:])
 
     @property
+    def leader(self) -> int:
+        """The machine's PID 1, by its number here."""
+        return self._leader
+
+    @property
     def uses_overlay(self) -> bool:
         """Whether the machine's files are an overlay over the cached root."""
         return self._workspace.uses_overlay

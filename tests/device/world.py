@@ -1,0 +1,285 @@
+"""A device as the random walk sees it: what is asked for, what is there, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from device.packages import Packages
+from device.service import FAREWELL, UNIT, Service, receive, rest
+from rigging import Container, Machine
+
+ADDRESSES = {
+    "first": "127.0.0.1:9999",
+    "second": "127.0.0.1:9998",
+    "localhost": "localhost:9997",
+    "late": "192.0.2.77:9996",
+    "named": "late.example:9995",
+    "path": "unix:/run/graced/walk",
+}
+CONFIG = "/etc/graced/conf.d/walk.toml"
+DROP_IN = f"/etc/systemd/system/{UNIT}.d/walk.conf"
+QUICK = "[Service]\nRestartSec=200ms\n"
+"""A crash is over soon: the walk has many."""
+HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
+RETIREMENT = 2.0
+"""Seconds after READY=1 within which a listener is gone that is configured no more: the store of
+systemd is told to forget it when the start can fail no longer."""
+MAX_MEMORY = 48 * 1024
+"""KiB of the daemon, whatever has happened to it."""
+SPARE = 3
+"""Descriptors by which a process may differ from the first: a log, a watch, a preflight."""
+LISTENING = "0A"
+"""The state in /proc/net/tcp; ACCEPTS is the flag in /proc/net/unix."""
+ACCEPTS = "00010000"
+_LOOK = """
+systemctl show --property=ActiveState,SubState,MainPID,NFileDescriptorStore,StatusText "$1"
+cat /proc/net/tcp /proc/net/tcp6 /proc/net/unix
+pid=$(systemctl show --property=MainPID --value "$1")
+[ "$pid" = 0 ] || { echo "fds=$(ls /proc/$pid/fd | wc -l)"; grep VmRSS /proc/$pid/status; }
+"""
+
+
+class Sight(NamedTuple):
+    """The unit and its listeners at one moment."""
+
+    state: str
+    sub_state: str
+    pid: int
+    stored: int
+    status: str
+    listening: frozenset[str]
+    """Ports and paths."""
+    listeners: int
+    descriptors: int
+    memory: int
+    """KiB."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether systemd has nothing more to do by itself."""
+        return self.state in ("active", "failed", "inactive")
+
+
+class World:
+    """The device, its administrator's wishes, and the clients that are connected."""
+
+    def __init__(self, machine: Machine, packages: tuple[Packages, Packages]) -> None:
+        self.machine = machine
+        self.packages = packages
+        self.newer = False
+        self.service = Service(machine)
+        self.clients: list[socket.socket] = []
+        self.listen = frozenset({"first"})
+        """The configuration on the disk, by the names in `ADDRESSES`."""
+        self.served = self.listen
+        """The configuration that the running process was started with."""
+        self.valid = True
+        self.wanted = True
+        self._first_descriptors = 0
+        self._deaf: socket.socket | None = None
+        machine.write("/etc/hosts", HOSTS)
+
+    def reset(self) -> None:
+        """Begin a walk where every walk begins; the version that is installed may differ."""
+        for client in self.clients:
+            client.close()
+        self.clients = []
+        self.silence_resolver(silent=False)
+        self.change_unit("")
+        self.configure(frozenset({"first"}))
+        self.order("restart")
+
+    def close(self) -> None:
+        """Let the clients and the resolver go."""
+        for sock in (*self.clients, self._deaf):
+            if sock:
+                sock.close()
+
+    # What administrators do.
+
+    def configure(self, listen: frozenset[str], *, valid: bool = True) -> None:
+        """Edit the configuration."""
+        self.listen, self.valid = listen, valid
+        addresses = ", ".join(f'"{ADDRESSES[name]}"' for name in sorted(listen))
+        grace = "0.3" if valid else '"soon"'
+        self.machine.write(
+            CONFIG, f"[server]\nlisten = [{addresses}]\n[shutdown]\ngrace_period = {grace}\n"
+        )
+
+    def change_unit(self, text: str) -> None:
+        """Edit the unit."""
+        self.machine.write(DROP_IN, QUICK + text)
+        self.machine.systemctl("daemon-reload")
+
+    def order(self, verb: str) -> None:
+        """Start, stop or restart the service; a start that fails is looked at afterwards."""
+        self.wanted = verb != "stop"
+        self.machine.systemctl(verb, UNIT, check=False)
+        if self.wanted:
+            self.served = self.listen
+
+    def change_version(self) -> None:
+        """Upgrade, or back to the version before."""
+        self.newer = not self.newer
+        debs = [f"/var/tmp/{deb.name}" for deb in self.packages[self.newer]]
+        self.machine.run("dpkg", "--install", *debs)
+        if self.wanted:
+            self.served = self.listen
+
+    def reboot(self) -> None:
+        """Reboot: what is enabled is started."""
+        self.close()
+        self.clients, self._deaf = [], None
+        self.machine.reboot()
+        self.machine.write("/etc/hosts", HOSTS)
+        self.wanted, self.served = True, self.listen
+        self._first_descriptors = 0
+
+    # What nature does.
+
+    def kill(self) -> None:
+        """Kill the daemon; return when systemd has noticed."""
+        pid = self.look().pid
+        with self.service.watch() as watch:
+            self.machine.systemctl("kill", "--signal=SIGKILL", UNIT)
+            watch.until(lambda unit: unit["MainPID"] != str(pid))
+        self.served = self.listen
+
+    @contextmanager
+    def manager_stopped(self) -> Iterator[None]:
+        """Stop PID 1 for a while."""
+        assert isinstance(self.machine, Container)
+        os.kill(self.machine.leader, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.machine.leader, signal.SIGCONT)
+
+    def silence_resolver(self, *, silent: bool) -> None:
+        """Let the resolver answer nothing; or have none."""
+        if self._deaf:
+            self._deaf.close()
+            self._deaf = None
+        if silent:
+            self._deaf = self.machine.inside(_deaf_resolver)
+        self.machine.write("/etc/resolv.conf", "nameserver 127.0.0.99\n" if silent else "")
+
+    # What is there.
+
+    def look(self) -> Sight:
+        """Look at the unit and at the listeners."""
+        lines = self.machine.run("sh", "-c", _LOOK, "look", UNIT).stdout.splitlines()
+        unit = dict(line.split("=", 1) for line in lines if "=" in line)
+        found = []
+        for words in map(str.split, lines):
+            if len(words) > 9 and words[3] == LISTENING:
+                found.append(str(int(words[1].rpartition(":")[2], 16)))
+            elif len(words) == 8 and words[3] == ACCEPTS and words[7].startswith("/run/graced/"):
+                found.append(words[7])
+        memory = [line.split()[1] for line in lines if line.startswith("VmRSS")]
+        return Sight(
+            unit["ActiveState"],
+            unit["SubState"],
+            int(unit["MainPID"]),
+            int(unit["NFileDescriptorStore"]),
+            unit["StatusText"],
+            frozenset(found),
+            len(found),
+            int(unit.get("fds", 0)),
+            int(memory[0]) if memory else 0,
+        )
+
+    def settle(self) -> Sight:
+        """Look when systemd has nothing more to do by itself."""
+        sight = self.look()
+        if not sight.settled:
+            with self.service.watch() as watch:
+                watch.until(lambda unit: unit["ActiveState"] in ("active", "failed", "inactive"))
+            sight = self.look()
+        return sight
+
+    def connect(self) -> None:
+        """One more client, on each address that is served."""
+        for name in sorted(self.served):
+            client = self._client(ADDRESSES[name])
+            self.clients.append(client)
+            assert _echoes(client), f"{name} does not serve"
+
+    def _client(self, address: str) -> socket.socket:
+        if address.startswith("unix:"):
+            return self.machine.connect_unix(address.removeprefix("unix:"))
+        host, _, port = address.rpartition(":")
+        return self.machine.connect(int(port), "127.0.0.1" if "." not in host else host)
+
+    # What must be true.
+
+    def check(self) -> None:
+        """The invariants: configured addresses are served, nobody waits, nothing grows."""
+        wanted = self.wanted and self.valid
+        expected = {ADDRESSES[n].rpartition(":")[2] for n in self.served} if wanted else set()
+        sight = self.settle()
+        until = time.monotonic() + RETIREMENT
+        while sight.listening != expected and time.monotonic() < until:
+            sight = self.look()
+        assert (sight.state == "active") == bool(expected), sight
+        assert sight.listening == expected, sight
+        assert all(map(_echoes, self.clients))
+        if not expected:
+            assert not self.clients
+            assert sight.stored == 0, sight
+            return
+        before = len(self.clients)
+        self.connect()
+        _leave(self.clients[before:])
+        del self.clients[before:]
+        assert sight.stored <= sight.listeners + 1, sight
+        assert sight.memory < MAX_MEMORY, sight
+        own = sight.descriptors - sight.listeners - before
+        self._first_descriptors = self._first_descriptors or own
+        assert own <= self._first_descriptors + SPARE, sight
+
+    def end_clients(self, *words: bytes) -> None:
+        """Read each client to its end, which must come, and be one of the words."""
+        while self.clients:
+            with self.clients.pop() as client:
+                try:
+                    said = rest(client)
+                except ConnectionResetError:
+                    said = b""
+                assert said in words, said
+
+
+TOLD = (FAREWELL,)
+CUT = (b"",)
+
+
+def _echoes(client: socket.socket) -> bool:
+    client.sendall(b"still there?")
+    return receive(client, 12) == b"still there?"
+
+
+def _leave(clients: list[socket.socket]) -> None:
+    """Close, when the server has closed too: it does not count the clients any more."""
+    for client in clients:
+        client.shutdown(socket.SHUT_WR)
+        assert rest(client) == b""
+        client.close()
+
+
+def _deaf_resolver() -> socket.socket:
+    deaf = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    deaf.bind(("127.0.0.99", 53))
+    return deaf
+
+
+def copy_packages(machine: Machine, *packages: Packages) -> None:
+    """Put the packages where `World.change_version` finds them."""
+    for deb in (deb for each in packages for deb in each):
+        machine.copy_to(Path(deb), f"/var/tmp/{deb.name}")
