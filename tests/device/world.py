@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +29,17 @@ CONFIG = "/etc/graced/conf.d/walk.toml"
 DROP_IN = f"/etc/systemd/system/{UNIT}.d/walk.conf"
 QUICK = "[Service]\nRestartSec=200ms\n"
 """A crash is over soon: the walk has many."""
+LATE = frozenset({"late", "named"})
+"""Addresses that may come after the start: a number that can be bound before, and a name."""
+ALIAS = b"lo:1"
+SIOCSIFFLAGS, SIOCSIFADDR = 0x8914, 0x8916
+"""netdevice(7): an address of an alias comes with the one, and goes with the other."""
 HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
 RETIREMENT = 2.0
 """Seconds after READY=1 within which a listener is gone that is configured no more: the store of
 systemd is told to forget it when the start can fail no longer."""
+LATE_COMING = 10.0
+"""Seconds within which a name is served that has come: the pace of the tries doubles from 1 s."""
 MAX_MEMORY = 48 * 1024
 """KiB of the daemon, whatever has happened to it."""
 SPARE = 3
@@ -84,13 +93,17 @@ class World:
         self.wanted = True
         self._first_descriptors = 0
         self._deaf: socket.socket | None = None
-        machine.write("/etc/hosts", HOSTS)
+        self.absent = LATE
 
     def reset(self) -> None:
         """Begin a walk where every walk begins; the version that is installed may differ."""
         for client in self.clients:
             client.close()
         self.clients = []
+        if "late" not in self.absent:
+            self.machine.inside(_remove_alias)
+        self.machine.write("/etc/hosts", HOSTS)
+        self.absent = LATE
         self.silence_resolver(silent=False)
         self.change_unit("")
         self.configure(frozenset({"first"}))
@@ -137,8 +150,9 @@ class World:
         """Reboot: what is enabled is started."""
         self.close()
         self.clients, self._deaf = [], None
-        self.machine.reboot()
         self.machine.write("/etc/hosts", HOSTS)
+        self.machine.reboot()
+        self.absent = LATE
         self.wanted, self.served = True, self.listen
         self._first_descriptors = 0
 
@@ -170,6 +184,14 @@ class World:
         if silent:
             self._deaf = self.machine.inside(_deaf_resolver)
         self.machine.write("/etc/resolv.conf", "nameserver 127.0.0.99\n" if silent else "")
+
+    def bring(self, name: str) -> None:
+        """Let an address come that was absent."""
+        if name == "late":
+            self.machine.inside(_add_alias)
+        else:
+            self.machine.write("/etc/hosts", f"{HOSTS}127.0.0.1 late.example\n")
+        self.absent -= {name}
 
     # What is there.
 
@@ -207,7 +229,7 @@ class World:
 
     def connect(self) -> None:
         """One more client, on each address that is served."""
-        for name in sorted(self.served):
+        for name in sorted(self.served - self.absent):
             client = self._client(ADDRESSES[name])
             self.clients.append(client)
             assert _echoes(client), f"{name} does not serve"
@@ -216,16 +238,17 @@ class World:
         if address.startswith("unix:"):
             return self.machine.connect_unix(address.removeprefix("unix:"))
         host, _, port = address.rpartition(":")
-        return self.machine.connect(int(port), "127.0.0.1" if "." not in host else host)
+        return self.machine.connect(int(port), "192.0.2.77" if "192" in host else "127.0.0.1")
 
     # What must be true.
 
     def check(self) -> None:
         """The invariants: configured addresses are served, nobody waits, nothing grows."""
         wanted = self.wanted and self.valid
-        expected = {ADDRESSES[n].rpartition(":")[2] for n in self.served} if wanted else set()
+        served = self.served - ({"named"} & self.absent) if wanted else frozenset()
+        expected = {ADDRESSES[name].rpartition(":")[2] for name in served}
         sight = self.settle()
-        until = time.monotonic() + RETIREMENT
+        until = time.monotonic() + (LATE_COMING if "named" in served else RETIREMENT)
         while sight.listening != expected and time.monotonic() < until:
             sight = self.look()
         assert (sight.state == "active") == bool(expected), sight
@@ -271,6 +294,17 @@ def _leave(clients: list[socket.socket]) -> None:
         client.shutdown(socket.SHUT_WR)
         assert rest(client) == b""
         client.close()
+
+
+def _add_alias() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        address = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton("192.0.2.77"))
+        fcntl.ioctl(control, SIOCSIFADDR, struct.pack("16s24s", ALIAS, address))
+
+
+def _remove_alias() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16s24x", ALIAS))
 
 
 def _deaf_resolver() -> socket.socket:
