@@ -19,7 +19,7 @@ from graced.handlers.pool import DEADLINE, HandlerPool
 from graced.log import events
 from graced.loop.admission import Admission
 from graced.loop.client import Client
-from graced.loop.io_thread import FINISH_TIMEOUT, IOThread
+from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
 from graced.threads import start_thread
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 IO_REPLY_TIMEOUT = 1.0
 """Seconds for the answer of an I/O thread to a request."""
+STOP_TIMEOUT = 0.3
+"""Seconds that `Server.stop` takes at most: with the rest of the exit half a second."""
 HANDLER_FREEZE_TIMEOUT = 1.0
 """Seconds that handlers may take to reach a read, where handlers can be moved."""
 
@@ -291,11 +293,11 @@ class Server:
         return all(thread.draining for thread in self.io_threads) and not self.clients
 
     def stop(self) -> int:
-        """Close the remaining clients and end the threads, within 2 * `FINISH_TIMEOUT`.
+        """Close the remaining clients and end the threads, within `STOP_TIMEOUT`.
 
         Return the number of handlers that did not end in that time.
         """
-        until = time.monotonic() + 2 * FINISH_TIMEOUT
+        until = time.monotonic() + STOP_TIMEOUT
         for thread in self.io_threads:
             thread.finish()
         if self.pool:
