@@ -68,7 +68,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
             "--deb", type=Path, action="append", default=[], help="a package to install first"
         )
     test = commands.add_parser(
-        "test", help="run the unit and functional tests with a release's Python; -- PYTEST ARGS"
+        "test", help="run the tests of the program with a release's Python; -- PYTEST ARGS"
     )
     test.add_argument("machine", choices=MACHINES, metavar="MACHINE", help=_all())
     commands.add_parser("clean", help="remove what is cached, and dead machines")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
 import shutil
@@ -24,10 +25,14 @@ OF_A_SERVICE = (
 )
 ALL = bool(os.environ.get("GRACED_ALL_TESTS"))
 """Set where a missing tool is a failure."""
+MODULE = "module "
+"""Begins the name of a Python module in the mark ``needs``."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(*things): commands or absolute paths")
+    config.addinivalue_line(
+        "markers", "needs(*things): commands, absolute paths or ``module NAME``"
+    )
     # The tests themselves may be a service (of systemd-run(1), or of a container's manager), and so
     # would be each daemon that they start.
     for name in OF_A_SERVICE:
@@ -50,14 +55,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _misses(item: pytest.Item) -> bool:
     missing = [
-        thing
-        for mark in item.iter_markers("needs")
-        for thing in mark.args
-        if not (Path(thing).exists() if thing.startswith("/") else shutil.which(thing))
+        thing for mark in item.iter_markers("needs") for thing in mark.args if not _is_here(thing)
     ]
     for thing in missing:
         MISSING[thing] = MISSING.get(thing, 0) + 1
     return bool(missing)
+
+
+def _is_here(thing: str) -> bool:
+    if thing.startswith(MODULE):
+        return importlib.util.find_spec(thing.removeprefix(MODULE)) is not None
+    return Path(thing).exists() if thing.startswith("/") else shutil.which(thing) is not None
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -1,0 +1,1 @@
+"""Modules for ``--handler``, each of at most ten lines."""

@@ -1,0 +1,1 @@
+from strangers.apps.site import Site as Handler  # noqa: F401

@@ -1,0 +1,1 @@
+from strangers.apps.site import KeepAliveSite as Handler  # noqa: F401

@@ -1,0 +1,1 @@
+from strangers.apps.records import LogRecordStreamHandler as Handler  # noqa: F401

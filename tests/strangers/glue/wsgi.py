@@ -1,0 +1,10 @@
+from types import SimpleNamespace
+from wsgiref.simple_server import WSGIRequestHandler
+
+from strangers.apps.wsgi import application
+
+
+class Handler(WSGIRequestHandler):
+    def setup(self) -> None:
+        super().setup()
+        self.server = SimpleNamespace(base_environ={}, get_app=lambda: application)
