@@ -269,7 +269,11 @@ def test_idle_client_of_tls_hears_end_of_file(config: str, certificate: Path) ->
             client.send(b"hello")
             assert client.recv() == b"HELLO"
             graced.signal(SIGTERM)
-            assert client.recv_to_end() == b"bye"
+            try:
+                assert client.recv_to_end() == b"bye"
+            except ssl.SSLError as error:
+                # OpenSSL 3.5 answers the end of its input with an alert.
+                assert "ALERT" in str(error)
         assert graced.wait() == 0
         assert graced.stopped.seconds < QUICK
 

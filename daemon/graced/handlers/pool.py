@@ -31,8 +31,10 @@ HANDLER_ENDED = "handler ended"
 """The reason in the log for a client whose handler has returned."""
 DEADLINE = "deadline"
 """The reason in the log for a client that was closed at the deadline."""
-LAST_WRITES_TIMEOUT = 0.05
-"""Seconds that handlers have at the deadline to end an answer and wait for their clients."""
+LAST_WRITES_TIMEOUT = 0.2
+"""Seconds that the answers of all handlers together may take to be complete at the deadline.
+
+An answer is complete when the client has acknowledged it, for which a client may take 40 ms."""
 _LAST_WRITES_INTERVAL = 0.005
 """Seconds between two looks at handlers that have not."""
 
