@@ -147,7 +147,7 @@ def _take(client: Client, number: int) -> None:
 
 
 def test_urgent_data_costs_nothing() -> None:
-    """A byte out of band is not in the stream, and must not make the loop turn for nothing."""
+    """Urgent data is in the stream, and must not make the loop turn for nothing."""
     with (
         Graced("--grace", "0") as graced,
         graced.connect() as client,
@@ -155,6 +155,7 @@ def test_urgent_data_costs_nothing() -> None:
     ):
         client.echo(b"here")
         client.sock.send(b"!", socket.MSG_OOB)
+        assert client.recv_exactly(1) == b"!"
         other.echo(b"here, too")
         usage = Usage(graced.pid)
         used = usage.cpu
