@@ -147,12 +147,11 @@ class Server:
             for thread in self.io_threads:
                 thread.post(wait_for_the_others)
                 start_thread(thread)
-            if inherited:
-                # The threads cannot answer yet.
-                self.adopt(inherited, timeout=0.0)
+            adopted = self._begin_to_adopt(inherited)
             all_started.set()
         finally:
             decided.set()
+        self._await_all(adopted, IO_REPLY_TIMEOUT)
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Accept clients from further listeners.  After `start`."""
@@ -197,10 +196,17 @@ class Server:
 
         Return when the I/O threads have taken the clients, or after `timeout` seconds.
         """
+        self._await_all(self._begin_to_adopt(clients), timeout)
+
+    def _begin_to_adopt(self, clients: Sequence[Client]) -> SimpleQueue[None]:
+        """Give clients to the I/O threads; the queue gets an item of each thread that has them."""
         done: SimpleQueue[None] = SimpleQueue()
         number = len(self.io_threads)
         for index, thread in enumerate(self.io_threads):
             thread.adopt(clients[index::number], partial(done.put, None))
+        return done
+
+    def _await_all(self, done: SimpleQueue[None], timeout: float) -> None:
         with suppress(Empty):
             for _ in self.io_threads:
                 done.get(timeout=timeout)
