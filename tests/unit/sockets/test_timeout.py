@@ -30,8 +30,8 @@ def test_timeout_is_rounded_to_microseconds_and_never_to_none(seconds: float, ke
     ours, theirs = socket.socketpair()
     with ours, theirs:
         set_timeout(ours, socket.SO_SNDTIMEO, seconds)
-        whole, micro = struct.unpack(
-            "ll", ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
-        )
+        kept_as = ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
+        # Two numbers of 64 bits, or of 32 on a processor of 32 bits with the old option.
+        whole, micro = struct.unpack("qq" if len(kept_as) == 16 else "ll", kept_as)
         # The kernel counts in jiffies, and rounds up.
         assert kept <= whole + micro / 1e6 < kept + 0.011

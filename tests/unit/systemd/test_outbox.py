@@ -74,7 +74,18 @@ class Manager:
         return self.line
 
     def fill(self) -> int:
-        """Fill the queue like another program; return the number of messages."""
+        """Fill the queue like other programs; return the number of messages.
+
+        One program has room for some 280 messages in its own buffer, and systemd sets the length of
+        the queue to 512 (net.unix.max_dgram_qlen).
+        """
+        total = 0
+        while sent := self._send_all():
+            total += sent
+        return total
+
+    def _send_all(self) -> int:
+        """Send as many messages as one program can, and return their number."""
         number = 0
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
             other.connect(self.path)
