@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support import FAREWELL, PASS, Client, FdStore, Graced, run_graced
+from support import FAREWELL, PASS, Client, FdStore, Graced, run_graced, settled
 
 LISTENERS, CLIENTS, MIRRORED = "graced-listeners", "graced-clients", "graced-kept"
 
@@ -77,6 +77,8 @@ def test_counts_survive_a_handover(store: FdStore, handler: str, stays: bool) ->
             with next_start as second:
                 if stays:
                     client.echo(b"again")
+                    # A byte is counted a moment after its client has it.
+                    assert settled(second.pid)
                 found = status(second)
                 assert "2 so far" in found
                 assert found.startswith("1 client now" if stays else "0 clients now")
