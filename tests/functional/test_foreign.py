@@ -44,6 +44,14 @@ def answer(client: Client) -> bytes:
     return client.recv_exactly(head_of(client))
 
 
+def hear_goodbye(graced: Graced, client: Client, config: str) -> None:
+    """The last client hears the goodbye and departs, and the server ends at once."""
+    assert client.recv() == (b"SHUTDOWN" if config else b"")
+    client.close()
+    assert graced.wait() == 0
+    assert graced.stopped.seconds < QUICK
+
+
 def get(client: Client, path: str) -> None:
     client.send(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
 
@@ -140,10 +148,7 @@ def test_half_sent_upload_is_answered(config: str, before: int, address: str) ->
         client.sock.settimeout(60)
         client.send(b"67890")
         assert answer(client) == b"1234567890"
-        assert client.recv() == (b"SHUTDOWN" if config else b"")
-        client.close()
-        assert graced.wait() == 0
-        assert graced.stopped.seconds < QUICK
+        hear_goodbye(graced, client, config)
 
 
 @CONFIGS
@@ -156,10 +161,7 @@ def test_slow_answer_is_whole(config: str, address: str) -> None:
         while not rest.endswith(b"slow answer"):
             rest += client.recv_exactly(1)
         assert (head + rest).startswith(b"HTTP/1.1 200 OK\r\n")
-        assert client.recv() == (b"SHUTDOWN" if config else b"")
-        client.close()
-        assert graced.wait() == 0
-        assert graced.stopped.seconds < QUICK
+        hear_goodbye(graced, client, config)
 
 
 @CONFIGS
@@ -167,7 +169,6 @@ def test_pipelined_requests_are_all_answered(config: str, address: str) -> None:
     with foreign("KeepAlive", config=config, listen=address) as graced, graced.connect() as client:
         for path in ("/slow", "/1", "/2", "/slow", "/3"):
             get(client, path)
-        client.recv_exactly(0)
         graced.signal(SIGTERM)
         bodies = [answer(client) for _ in range(5)]
         assert bodies == [b"slow answer", b"GET /1", b"GET /2", b"slow answer", b"GET /3"]
@@ -261,6 +262,7 @@ def encrypted(client: Client) -> Client:
     return Client(context.wrap_socket(client.sock))
 
 
+@pytest.mark.needs("openssl")
 @CONFIGS
 def test_idle_client_of_tls_hears_end_of_file(config: str, certificate: Path) -> None:
     env = {"FOREIGN_CERTIFICATE": str(certificate)}
@@ -276,6 +278,7 @@ def test_idle_client_of_tls_hears_end_of_file(config: str, certificate: Path) ->
         assert graced.stopped.seconds < QUICK
 
 
+@pytest.mark.needs("openssl")
 @CONFIGS
 @pytest.mark.parametrize("name", ["Encrypted", "Detached"])
 def test_deadline_reaches_what_a_handler_has_made_of_its_socket(
