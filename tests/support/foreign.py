@@ -89,10 +89,15 @@ class Hopeless(Lines):
 
 
 class Encrypted(socketserver.BaseRequestHandler):
-    """Wraps its socket, and answers each message."""
+    """Wraps its socket, and answers each message; an end of file ends the session of TLS."""
+
+    options = 0
 
     def handle(self) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Some builds of Python set it by themselves.
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+        context.options |= self.options
         context.load_cert_chain(os.environ["FOREIGN_CERTIFICATE"])
         with context.wrap_socket(self.request, server_side=True) as request:
             while data := request.recv(1024):
@@ -100,6 +105,12 @@ class Encrypted(socketserver.BaseRequestHandler):
                     threading.Event().wait()
                 request.sendall(data.upper())
             request.sendall(b"bye")
+
+
+class Tolerant(Encrypted):
+    """Goes on writing after an end of file."""
+
+    options = ssl.OP_IGNORE_UNEXPECTED_EOF
 
 
 class Detached(socketserver.BaseRequestHandler):

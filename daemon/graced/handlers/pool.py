@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from threading import Condition, Lock, Thread, current_thread, get_ident
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 HANDLER_ENDED = "handler ended"
 """The reason in the log for a client whose handler has returned."""
+RESET = "reset by the client"
+"""The reason in the log for a client whose connection broke under its handler."""
 DEADLINE = "deadline"
 """The reason in the log for a client that was closed at the deadline."""
 LAST_WRITES_TIMEOUT = 0.2
@@ -286,7 +289,7 @@ class HandlerPool:
             self._run(request, client.address)
         except ConnectionError:
             # No fault of the handler: the client has reset the connection.
-            reason = "reset by the client"
+            reason = RESET
         except BaseException as error:
             reason = self._log_failure(client, request, error)
         finally:
@@ -296,6 +299,8 @@ class HandlerPool:
         if isinstance(error, BlockingIOError) and self._stall_timeout and _blocks(request):
             # The error of a write after SO_SNDTIMEO.
             return "stalled"
+        if _is_end_of_tls(error):
+            return HANDLER_ENDED if self._draining else RESET
         events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
         return "handler failed"
 
@@ -350,6 +355,17 @@ def _was_freezing(request: socket.socket) -> bool:
         return False
     request.thaw()
     return True
+
+
+def _is_end_of_tls(error: BaseException) -> bool:
+    """Whether a TLS session has ended because its connection has, which is no fault of the handler.
+
+    OpenSSL takes an end of file without a close_notify for an error, unless a handler sets
+    `ssl.OP_IGNORE_UNEXPECTED_EOF`, and refuses to write afterwards.
+    """
+    # Not imported: a server without TLS would pay for the module.
+    ssl = sys.modules.get("ssl")
+    return ssl is not None and isinstance(error, ssl.SSLEOFError)
 
 
 def _blocks(request: socket.socket) -> bool:
