@@ -193,10 +193,13 @@ class Device(ABC):
 
     def describe(self, unit: str) -> str:
         """For a report on a failure: the unit's status, its files and the end of its journal."""
+        journal = ("journalctl", "--no-pager", "--output=short-precise", f"--unit={unit}")
         commands = (
             ("systemctl", "status", "--no-pager", "--full", "--lines=0", unit),
             ("systemctl", "cat", "--no-pager", unit),
-            ("journalctl", "--no-pager", "--output=short-precise", "--lines=60", f"--unit={unit}"),
+            # Many clients would hide it.
+            (*journal, "--lines=20", "--priority=warning"),
+            (*journal, "--lines=60"),
         )
         parts = []
         for argv in commands:

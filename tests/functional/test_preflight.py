@@ -284,22 +284,52 @@ def test_check_that_takes_long_is_waited_for(waiting: tuple[Graced, FileIO]) -> 
         assert graced.wait() == HANDED_OVER
 
 
+COMPUTES = """
+    import time
+    while time.process_time() < {seconds}:
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("action", "limits"),
+    [(WAITS, "TIMEOUT = 0.5"), (COMPUTES, "TIMEOUT = 0.5; preflight.PROCESSOR_TIMEOUT = 0.5")],
+    ids=["waits", "computes"],
+)
 def test_check_has_a_time_limit(
-    notify_socket: NotifySocket, modules: dict[str, str], tmp_path: Path
+    notify_socket: NotifySocket, modules: dict[str, str], tmp_path: Path, action: str, limits: str
 ) -> None:
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
-    (tmp_path / "own_handler.py").write_text(HANDLER.format(action=WAITS.format(fifo=fifo)))
-    short = (
-        "from graced.app import preflight; preflight.TIMEOUT = 0.5;"
-        " from graced.__main__ import main; main()"
-    )
-    graced = Graced("--handler", "own_handler:Echo", env={**modules, **notify_socket.environment})
-    graced.command[1:3] = ["-c", short]
+    action = action.format(fifo=fifo, seconds=60)
+    graced = impatient(limits, action, tmp_path, {**modules, **notify_socket.environment})
     with graced, graced.served() as client:
         client.echo(b"hello")
         assert end(graced, client) == STOPPED
-        graced.log.wait_for(f"{TOLD}its check has not ended after 0.5 s$")
+        graced.log.wait_for(rf"{TOLD}its check has not ended after \d+ s$")
+
+
+def test_check_on_a_busy_processor_is_waited_for(
+    notify_socket: NotifySocket, modules: dict[str, str], tmp_path: Path
+) -> None:
+    action = COMPUTES.format(seconds=2)
+    limits = "TIMEOUT = 0.5"
+    graced = impatient(limits, action, tmp_path, {**modules, **notify_socket.environment})
+    with graced, graced.served() as client:
+        client.echo(b"hello")
+        assert end(graced, client) == HANDED_OVER
+
+
+def impatient(limits: str, action: str, tmp_path: Path, env: dict[str, str]) -> Graced:
+    """A server that waits less for the check of the next start, whose handler acts at import."""
+    (tmp_path / "own_handler.py").write_text(HANDLER.format(action=action))
+    graced = Graced("--handler", "own_handler:Echo", env=env)
+    program = (
+        f"from graced.app import preflight; preflight.{limits};"
+        " from graced.__main__ import main; main()"
+    )
+    graced.command[1:3] = ["-c", program]
+    return graced
 
 
 def test_check_inherits_nothing_of_the_service_manager(

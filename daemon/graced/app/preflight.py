@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
     from graced.app.check import Subject
 
 TIMEOUT = 60.0
-"""Seconds, after which the next start counts as refused.  Far more than a slow device needs, also
-where a hundred clients keep an emulated processor busy: clients are served meanwhile."""
+"""Seconds after which a child that hardly runs counts as refused.  A child that does run gets as
+many again: clients are served meanwhile, and may leave it little of a slow processor."""
+PROCESSOR_TIMEOUT = 60.0
+"""Seconds that a child may use of the processor."""
+_LEAST_SHARE = 1 / 60
+"""Of the processor.  A child that waits for something in a loop uses less."""
 VARIABLE = "GRACED_PREFLIGHT"
 OPTION = "--check-config"
 
@@ -110,6 +115,7 @@ class Preflight:
         }
         environment[VARIABLE] = " ".join(f"{name}={value}" for name, value in about.items())
         self._status: int | None = None
+        self._used = 0.0
         self._ended = -1
         self._output = os.memfd_create("graced-preflight", os.MFD_CLOEXEC)
         # Where SIGCHLD is ignored, by our caller or by a handler, the kernel reaps the child and
@@ -172,6 +178,13 @@ class Preflight:
             killed = ended.si_code != os.CLD_EXITED
             self._status = -ended.si_status if killed else ended.si_status
         return ended is None
+
+    def advances(self) -> bool:
+        """Whether to wait for the child for another `TIMEOUT`; to be called after each."""
+        # clock_getcpuclockid(3), which Python does not have for processes.
+        used = time.clock_gettime(~self._pid << 3 | 2)
+        used_before, self._used = self._used, used
+        return used < PROCESSOR_TIMEOUT and used - used_before >= _LEAST_SHARE * TIMEOUT
 
     @property
     def reason(self) -> str:

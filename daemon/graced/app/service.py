@@ -10,9 +10,9 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from time import monotonic
 
-from graced.app import handler_path, preflight, terminal
+from graced.app import handler_path, terminal
 from graced.app.assembly import build
-from graced.app.preflight import Launch, Preflight
+from graced.app.next_start import try_next_start
 from graced.app.settings import PID_FILE, Settings
 from graced.errors import HANDED_OVER, FailedError, GracedError, PidFileError, StartError
 from graced.handlers import registry
@@ -38,16 +38,11 @@ from graced.systemd.notify import Notifier
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from signal import Signals
     from socket import socket
 
     from graced.app.late_addresses import LateAddresses
+    from graced.app.preflight import Launch
     from graced.sockets.address import Address
-
-_LOOK_AGAIN = 0.05
-"""Seconds between two looks at a preflight without a pidfd."""
-_EXTRA_TIME = 10.0
-"""Seconds that the service manager is asked to wait beyond the timeout of a preflight."""
 
 
 def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launch) -> int:
@@ -258,7 +253,10 @@ class Service:
             signum = supervisor.serve()
             handing_over = False
             if signum is HANDOVER and self._keeps and self._notifier.listens_again():
-                signum, handing_over = self._try_next_start(supervisor)
+                passed = any(each.passed for each in self._listeners)
+                signum, handing_over = try_next_start(
+                    self._launch, supervisor, self._notifier, gets_listeners=passed
+                )
             if handing_over:
                 self._store.settle()
                 if mirror:
@@ -280,32 +278,6 @@ class Service:
     def _keeps(self) -> bool:
         """Whether the next start shall inherit anything."""
         return self._notifier.managed and self._settings.keep != "never"
-
-    def _try_next_start(self, supervisor: Supervisor) -> tuple[Signals, bool]:
-        """The signal to drain for, and whether the next start would take over the clients.
-
-        A signal to stop for good ends the preflight and wins.
-        """
-        # The time in which the service manager kills a service that stops is running already.
-        self._notifier.status(
-            "checking whether the next start would serve", preflight.TIMEOUT + _EXTRA_TIME
-        )
-        passed = any(each.passed for each in self._listeners)
-        try:
-            with Preflight(self._launch, gets_listeners=passed) as attempt:
-                deadline = monotonic() + preflight.TIMEOUT
-                while attempt.running and monotonic() < deadline:
-                    again = monotonic() + _LOOK_AGAIN if attempt.fileno() < 0 else deadline
-                    signum = supervisor.serve_until(attempt.fileno(), min(again, deadline))
-                    if signum:
-                        return signum, False
-                late = f"its check has not ended after {preflight.TIMEOUT:g} s"
-                reason = late if attempt.running else attempt.reason
-        except OSError as error:
-            reason = f"its check cannot be started: {error.strerror or error}"
-        if reason:
-            events.HANDOVER_IMPOSSIBLE(reason=reason)
-        return HANDOVER, not reason
 
     def _mirror(self) -> Mirror | None:
         if not (self._notifier.managed and self._settings.keep == "always"):

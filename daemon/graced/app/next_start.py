@@ -1,0 +1,60 @@
+"""The question before a handover: would the next start serve?"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from graced.app import preflight
+from graced.app.preflight import Preflight
+from graced.log import events
+from graced.signals import HANDOVER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from signal import Signals
+
+    from graced.app.preflight import Launch
+    from graced.process.supervisor import Supervisor
+    from graced.systemd.notify import Notifier
+
+_LOOK_AGAIN = 0.05
+"""Seconds between two looks at a preflight without a pidfd."""
+_EXTRA_TIME = 10.0
+"""Seconds that the service manager is asked to wait beyond the time of a preflight."""
+
+
+def try_next_start(
+    launch: Launch, supervisor: Supervisor, notifier: Notifier, *, gets_listeners: bool
+) -> tuple[Signals, bool]:
+    """The signal to drain for, and whether the next start would take over the clients.
+
+    Clients are served meanwhile.  A signal to stop for good ends the preflight and wins.
+    `gets_listeners`: the service manager passes listening sockets.  Main thread only.
+    """
+    _ask_for_time(notifier)
+    try:
+        with Preflight(launch, gets_listeners=gets_listeners) as attempt:
+            begun = monotonic()
+            deadline = begun + preflight.TIMEOUT
+            while attempt.running:
+                if monotonic() >= deadline:
+                    if not attempt.advances():
+                        break
+                    deadline = monotonic() + preflight.TIMEOUT
+                    _ask_for_time(notifier)
+                again = monotonic() + _LOOK_AGAIN if attempt.fileno() < 0 else deadline
+                signum = supervisor.serve_until(attempt.fileno(), min(again, deadline))
+                if signum:
+                    return signum, False
+            late = f"its check has not ended after {monotonic() - begun:.0f} s"
+            reason = late if attempt.running else attempt.reason
+    except OSError as error:
+        reason = f"its check cannot be started: {error.strerror or error}"
+    if reason:
+        events.HANDOVER_IMPOSSIBLE(reason=reason)
+    return HANDOVER, not reason
+
+
+def _ask_for_time(notifier: Notifier) -> None:
+    # The time in which the service manager kills a service that stops is running already.
+    notifier.status("checking whether the next start would serve", preflight.TIMEOUT + _EXTRA_TIME)
