@@ -36,8 +36,12 @@ IO_REPLY_TIMEOUT = 1.0
 """Seconds for the answer of an I/O thread to a request."""
 STOP_TIMEOUT = 0.3
 """Seconds that `Server.stop` takes at most: with the rest of the exit half a second."""
-HANDLER_FREEZE_TIMEOUT = 1.0
-"""Seconds that handlers may take to reach a read, where handlers can be moved."""
+FREEZE_TIMEOUT = 5.0
+"""Seconds in which the I/O threads take their clients out, however many threads compute."""
+SETTLE_LOOK = 0.25
+"""Seconds of one look at which handlers are busy."""
+HANDLER_FREEZE_TIMEOUT = 2.0
+"""Seconds that handlers may take to reach a read, after `Server.settle` has found none busy."""
 
 
 class Blocking:
@@ -160,6 +164,24 @@ class Server:
         for thread in self.io_threads:
             thread.listen(listeners)
 
+    def settle(self) -> int:
+        """Before `freeze`: let handlers that are busy save their state; all others go on.
+
+        Return the number of handlers that are busy.  To be called again and again until it is 0.
+        """
+        return self.pool.settle(SETTLE_LOOK) if self.pool and self.pool.movable else 0
+
+    def resume(self) -> None:
+        """After `settle`: there will be no handover."""
+        if self.pool:
+            self._take_back(frozen := self.pool.thaw())
+            self.adopt(frozen)
+
+    def _take_back(self, moved: Sequence[Client]) -> None:
+        """Count the clients of handlers no more."""
+        for client in moved:
+            self._admission.leave(client.host)
+
     def freeze(self) -> list[Client]:
         """Stop accepting and serving; return the clients, for `adopt` here or in another process.
 
@@ -177,7 +199,7 @@ class Server:
             thread.freeze(partial(take, clients))
         try:
             for _ in self.io_threads:
-                answers.get(timeout=IO_REPLY_TIMEOUT)
+                answers.get(timeout=FREEZE_TIMEOUT)
         except Empty:
             # A thread that is late freezes its clients yet, and then finds this request.
             for thread, clients in zip(self.io_threads, frozen_by, strict=True):
@@ -186,8 +208,7 @@ class Server:
         frozen = [client for clients in frozen_by for client in clients]
         if self.pool:
             moved = self.pool.freeze(HANDLER_FREEZE_TIMEOUT)
-            for client in moved:
-                self._admission.leave(client.host)
+            self._take_back(moved)
             frozen += moved
         return frozen
 

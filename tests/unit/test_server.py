@@ -255,7 +255,7 @@ def test_frozen_clients_are_served_by_the_next_server(
 def test_freeze_fails_when_a_thread_does_not_answer(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "IO_REPLY_TIMEOUT", 0.1)
+    monkeypatch.setattr(server_module, "FREEZE_TIMEOUT", 0.1)
     server = make()
     gate = threading.Event()
 
@@ -273,7 +273,7 @@ def test_freeze_fails_when_a_thread_does_not_answer(
 def test_clients_stay_when_a_thread_does_not_answer(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "IO_REPLY_TIMEOUT", 0.1)
+    monkeypatch.setattr(server_module, "FREEZE_TIMEOUT", 0.1)
     server = make(io_threads=3)
     clients = [connect(server) for _ in range(10)]
     for client in clients:

@@ -28,9 +28,21 @@ def try_next_start(
 ) -> tuple[Signals, bool]:
     """The signal to drain for, and whether the next start would take over the clients.
 
-    Clients are served meanwhile.  A signal to stop for good ends the preflight and wins.
+    Clients are served meanwhile, and busy handlers come to rest.  A signal to stop for good wins.
     `gets_listeners`: the service manager passes listening sockets.  Main thread only.
     """
+    signum, reason = _preflight(launch, supervisor, notifier, gets_listeners)
+    if reason:
+        events.HANDOVER_IMPOSSIBLE(reason=reason)
+    elif not signum:
+        signum = supervisor.settle()
+    return signum or HANDOVER, not (signum or reason)
+
+
+def _preflight(
+    launch: Launch, supervisor: Supervisor, notifier: Notifier, gets_listeners: bool
+) -> tuple[Signals | None, str]:
+    """The signal to stop for good, if one came; and the reason to refuse the next start."""
     _ask_for_time(notifier)
     try:
         with Preflight(launch, gets_listeners=gets_listeners) as attempt:
@@ -45,14 +57,11 @@ def try_next_start(
                 again = monotonic() + _LOOK_AGAIN if attempt.fileno() < 0 else deadline
                 signum = supervisor.serve_until(attempt.fileno(), min(again, deadline))
                 if signum:
-                    return signum, False
+                    return signum, ""
             late = f"its check has not ended after {monotonic() - begun:.0f} s"
-            reason = late if attempt.running else attempt.reason
+            return None, late if attempt.running else attempt.reason
     except OSError as error:
-        reason = f"its check cannot be started: {error.strerror or error}"
-    if reason:
-        events.HANDOVER_IMPOSSIBLE(reason=reason)
-    return HANDOVER, not reason
+        return None, f"its check cannot be started: {error.strerror or error}"
 
 
 def _ask_for_time(notifier: Notifier) -> None:

@@ -144,6 +144,12 @@ class HandlerSocket(NotedSocket):
 
     # For the server.
 
+    @property
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes received and written so far; None where the kernel does not count them."""
+        info = tcp_info(self)
+        return (info.received, info.written) if info else None
+
     def freeze(self) -> None:
         """Let the handler's next read raise `FreezeInterrupt`, a present read `BlockingIOError`.
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
 import time
 from collections import deque
 from threading import Condition, Lock, Thread, current_thread, get_ident
 
-from graced.handlers.handler_socket import HandlerSocket
+from graced.handlers.handler_socket import FreezeInterrupt, HandlerSocket
+from graced.handlers.session import Session
 from graced.handlers.strays import Strays
 from graced.log import events
 from graced.log.event import summary_of
 from graced.loop.client import Client
 from graced.loop.phase import NOT_TOLD
-from graced.signals import NUDGE
 from graced.sockets.closing import discard, end_both_ways, end_one_way, linger
 from graced.sockets.timeout import set_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection
     from typing import Any
 
     Run = Callable[[Any, Any], None]
@@ -40,18 +39,6 @@ LAST_WRITES_TIMEOUT = 0.2
 An answer is complete when the client has acknowledged it, for which a client may take 40 ms."""
 _LAST_WRITES_INTERVAL = 0.005
 """Seconds between two looks at handlers that have not."""
-
-
-class _Session:
-    """A client with its request, until the handler has returned."""
-
-    __slots__ = ("client", "request", "thread")
-
-    def __init__(self, client: Client, request: socket.socket) -> None:
-        self.client = client
-        self.request = request
-        self.thread = 0
-        """The identity of the handler's thread; 0 while the session waits for a thread."""
 
 
 class HandlerPool:
@@ -92,8 +79,8 @@ class HandlerPool:
         self._session_ended = Condition(self._lock)
         self._strays = Strays(gap)
         self._frozen: list[Client] = []
-        self._waiting: deque[_Session] = deque()
-        self._sessions: set[_Session] = set()
+        self._waiting: deque[Session] = deque()
+        self._sessions: set[Session] = set()
         self._threads: set[Thread] = set()
         self._starting = 0
         self._draining = False
@@ -112,7 +99,7 @@ class HandlerPool:
         if self._stall_timeout:
             # A write of the handler fails after so long without progress, socket(7).
             set_timeout(request, socket.SO_SNDTIMEO, self._stall_timeout)
-        session = _Session(client, request)
+        session = Session(client, request)
         with self._lock:
             self._sessions.add(session)
             self._waiting.append(session)
@@ -126,14 +113,14 @@ class HandlerPool:
             self._starting += len(threads)
             draining, closing = self._draining, self._closing
         if closing:
-            _tell_at_deadline([request])
-            _end(request)
+            session.tell_at_deadline()
+            session.end()
         elif draining and isinstance(request, HandlerSocket):
             request.begin_drain()
         for thread in threads:
             self._start(thread, session)
 
-    def _start(self, thread: Thread, session: _Session) -> None:
+    def _start(self, thread: Thread, session: Session) -> None:
         try:
             thread.start()
         except RuntimeError as error:
@@ -189,64 +176,73 @@ class HandlerPool:
                     longest = max(longest, silence)
         return longest
 
+    def settle(self, timeout: float) -> int:
+        """Let each handler that is busy save its state at its next read; return their number.
+
+        All other handlers go on.  Looks at the handlers for `timeout` seconds; a handler that was
+        not looked at counts as busy.
+        """
+        until = time.monotonic() + timeout
+        with self._lock:
+            sessions = list(self._sessions)
+        busy = 0
+        for session in sessions:
+            late = time.monotonic() >= until
+            if late or session.is_busy:
+                busy += 1
+                if not late:
+                    self._freeze([session])
+        return busy
+
     def freeze(self, timeout: float) -> list[Client]:
         """Start no more handlers, freeze handlers that are movable, and return their clients.
 
         `timeout`: seconds within which a handler has to reach a read; otherwise its client remains.
         """
         with self._lock:
-            for session in self._waiting:
-                self._sessions.discard(session)
-                self._reclaim(session)
+            self._frozen += [session.reclaim() for session in self._waiting]
+            self._sessions.difference_update(self._waiting)
             self._waiting.clear()
-            if self.movable:
-                for session in self._sessions:
-                    if isinstance(session.request, HandlerSocket):
-                        session.request.freeze()
-                self._interrupt_reads()
-                self._session_ended.wait_for(lambda: not self._sessions, timeout)
-                for session in self._sessions:
-                    if isinstance(session.request, HandlerSocket):
-                        session.request.thaw()
+            # Waiting for these is over: `settle` has waited.
+            busy = {session for session in self._sessions if session.is_frozen}
+        if self.movable:
+            self._freeze(self._sessions - busy)
+            with self._lock:
+                self._session_ended.wait_for(lambda: self._sessions <= busy, timeout)
+        return self.thaw()
+
+    def _freeze(self, sessions: Collection[Session]) -> None:
+        for session in sessions:
+            session.freeze()
+        with self._lock:
+            try:
+                for session in self._sessions.intersection(sessions):
+                    session.nudge()
+            except OSError as error:
+                events.LIMITS(reason=f"handlers cannot be woken for the handover: {error.strerror}")
+
+    def thaw(self) -> list[Client]:
+        """Let handlers that have not saved their state go on; return the clients of the others."""
+        with self._lock:
+            for session in self._sessions:
+                session.thaw()
             frozen, self._frozen = self._frozen, []
             return frozen
-
-    def _interrupt_reads(self) -> None:
-        """Interrupt the threads that wait in a read: the read then finds its socket frozen."""
-        try:
-            for session in self._sessions:
-                # The thread cannot have ended: this thread holds the lock.
-                signal.pthread_kill(session.thread, NUDGE)
-        except OSError as error:
-            # A filter forbids tgkill(2): a handler that waits in a read remains in the read.
-            events.LIMITS(reason=f"handlers cannot be woken for the handover: {error.strerror}")
-
-    def _reclaim(self, session: _Session) -> None:
-        """Take a frozen client back from its handler, with the state that the handler saved."""
-        client, request = session.client, session.request
-        if isinstance(request, HandlerSocket):
-            request.thaw()
-            client.echoed += request.written
-            client.saved = request.saved
-        client.last = time.monotonic()
-        client.sock = socket.socket(fileno=_release(request))
-        client.sock.setblocking(False)
-        self._frozen.append(client)
 
     def close_all(self) -> int:
         """End the connections of all clients, and return the number of clients."""
         with self._lock:
             self._closing = True
-            requests = [session.request for session in self._sessions]
-        pending = _tell_at_deadline(requests)
+            sessions = list(self._sessions)
         until = time.monotonic() + LAST_WRITES_TIMEOUT
+        pending = [each for each in sessions if not each.tell_at_deadline()]
         while pending and time.monotonic() < until:
             time.sleep(_LAST_WRITES_INTERVAL)
-            pending = _tell_at_deadline(pending)
-        for request in requests:
-            _end(request)
-        self._strays.end(each for each in requests if isinstance(each, HandlerSocket))
-        return len(requests)
+            pending = [each for each in pending if not each.tell_at_deadline()]
+        for session in sessions:
+            session.end()
+        self._strays.end(each.ours for each in sessions if each.ours)
+        return len(sessions)
 
     def join(self, timeout: float) -> int:
         """Wait for the handlers, for `timeout` seconds in all; return the number still running."""
@@ -268,7 +264,7 @@ class HandlerPool:
         while session := self._next_session():
             self._run_session(session)
 
-    def _next_session(self) -> _Session | None:
+    def _next_session(self) -> Session | None:
         """The session that has waited longest; None ends the thread."""
         with self._lock:
             if self._waiting:
@@ -280,45 +276,51 @@ class HandlerPool:
             self._threads.discard(current_thread())
             return None
 
-    def _run_session(self, session: _Session) -> None:
+    def _run_session(self, session: Session) -> None:
         client, request = session.client, session.request
         reason = HANDLER_ENDED
         try:
             if isinstance(request, HandlerSocket):
                 request.lineage.watch()
             self._run(request, client.address)
+        except FreezeInterrupt:
+            # Of a handler that had not restored its state yet, or that read in `setup`.
+            reason = HANDLER_ENDED
         except ConnectionError:
             # No fault of the handler: the client has reset the connection.
             reason = RESET
         except BaseException as error:
-            reason = self._log_failure(client, request, error)
+            reason = self._log_failure(session, error)
         finally:
             self._end(session, reason)
 
-    def _log_failure(self, client: Client, request: socket.socket, error: BaseException) -> str:
-        if isinstance(error, BlockingIOError) and self._stall_timeout and _blocks(request):
+    def _log_failure(self, session: Session, error: BaseException) -> str:
+        if isinstance(error, BlockingIOError) and self._stall_timeout and session.blocks:
             # The error of a write after SO_SNDTIMEO.
             return "stalled"
         if _is_end_of_tls(error):
             return HANDLER_ENDED if self._draining else RESET
-        events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
+        events.HANDLER_FAILED(client=session.client, reason=summary_of(error), exc_info=error)
         return "handler failed"
 
-    def _is_frozen(self, session: _Session) -> bool:
-        """Whether the handler has saved its state; the client is reclaimed then."""
-        request = session.request
+    def _is_reclaimed(self, session: Session) -> bool:
+        """Take the client back, if its handler has saved its state."""
         with self._lock:
-            if not (isinstance(request, HandlerSocket) and request.freezing):
+            if not session.is_saved:
                 return False
-            if request.saved is None or request.fileno() < 0:
-                return False
+            late = not session.is_frozen
+            client = session.reclaim()
             self._sessions.discard(session)
-            self._reclaim(session)
+            if not late:
+                self._frozen.append(client)
             self._session_ended.notify()
+        if late:
+            # The handover has given up waiting a moment ago.
+            self.start(client)
         return True
 
-    def _end(self, session: _Session, reason: str) -> None:
-        if self._is_frozen(session):
+    def _end(self, session: Session, reason: str) -> None:
+        if reason == HANDLER_ENDED and self._is_reclaimed(session):
             return
         request = session.request
         if isinstance(request, HandlerSocket):
@@ -329,7 +331,7 @@ class HandlerPool:
         if self._closing:
             reason = DEADLINE
             discard(request)
-        elif self._draining or _was_freezing(request):
+        elif self._draining or session.thaw():
             # The words of a handler that has failed may end in the middle.
             if isinstance(request, HandlerSocket) and reason == HANDLER_ENDED:
                 request.tell_at_end()
@@ -339,7 +341,7 @@ class HandlerPool:
             end_one_way(request)
         self._close(session, reason)
 
-    def _close(self, session: _Session, reason: str) -> None:
+    def _close(self, session: Session, reason: str) -> None:
         with self._lock:
             self._sessions.discard(session)
             self._session_ended.notify()
@@ -347,14 +349,6 @@ class HandlerPool:
             session.request.close()
         finally:
             self._on_close(session.client, reason)
-
-
-def _was_freezing(request: socket.socket) -> bool:
-    """Whether the handler has ended instead of saving its state; the socket is thawed then."""
-    if not (isinstance(request, HandlerSocket) and request.freezing):
-        return False
-    request.thaw()
-    return True
 
 
 def _is_end_of_tls(error: BaseException) -> bool:
@@ -366,25 +360,3 @@ def _is_end_of_tls(error: BaseException) -> bool:
     # Not imported: a server without TLS would pay for the module.
     ssl = sys.modules.get("ssl")
     return ssl is not None and isinstance(error, ssl.SSLEOFError)
-
-
-def _blocks(request: socket.socket) -> bool:
-    return request.fileno() >= 0 and request.gettimeout() is None
-
-
-def _release(request: socket.socket) -> int:
-    return request.release() if isinstance(request, HandlerSocket) else request.detach()
-
-
-def _tell_at_deadline(requests: Sequence[socket.socket]) -> list[HandlerSocket]:
-    """Send a declared farewell to clients at rest; return the requests of the others."""
-    ours = [each for each in requests if isinstance(each, HandlerSocket)]
-    return [each for each in ours if not each.tell_at_deadline()]
-
-
-def _end(request: socket.socket) -> None:
-    """Send end of file to client and handler."""
-    if isinstance(request, HandlerSocket):
-        request.end()
-    else:
-        end_both_ways(request)

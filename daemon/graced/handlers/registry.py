@@ -106,9 +106,9 @@ def _movable(factory: Any) -> Any:
 
     class Movable(factory):  # type: ignore[misc]
         def handle(self) -> None:
-            if self.request.saved is not None:
-                self.restore(self.request.saved)
-                self.request.saved = None
+            state, self.request.saved = self.request.saved, None
+            if state is not None:
+                self.restore(state)
             try:
                 super().handle()
             except (FreezeInterrupt, BlockingIOError):

@@ -17,8 +17,9 @@ from threading import get_ident
 from weakref import WeakKeyDictionary, ref
 
 from graced.handlers.handler_socket import HandlerSocket
-from graced.handlers.pool import DEADLINE, HANDLER_ENDED, HandlerPool, _Session
+from graced.handlers.pool import DEADLINE, HANDLER_ENDED, HandlerPool
 from graced.handlers.rest import ANY_THREAD
+from graced.handlers.session import Session
 from graced.sockets import elsewhere
 from graced.sockets.closing import end_both_ways
 
@@ -40,7 +41,7 @@ def _closed_socket() -> socket.socket:
     return sock
 
 
-class _KeptSession(_Session):
+class _KeptSession(Session):
     """A client whose request belongs to the program."""
 
     __slots__ = ("_reference", "cookie", "key")
@@ -229,7 +230,7 @@ class RequestPool(HandlerPool):
         if self._forget(session):
             self._on_close(session.client, reason)
 
-    def _end(self, session: _Session, reason: str) -> None:
+    def _end(self, session: Session, reason: str) -> None:
         """Close nothing that the program wants to keep."""
         request: Any = session.request
         if isinstance(request, HandlerSocket):

@@ -65,6 +65,11 @@ STOPPED = Event(
     " %(clients_closed)d closed at the deadline",
     final=True,
 )
+SETTLING = Event(
+    "1a246bab515f4e10bfaad1e0602496ce",
+    INFO,
+    "SIGUSR2 received, %(handlers:busy handler)s may save their state within %(seconds)g s",
+)
 HANDED_OVER = Event(
     "4f87b58082bf4cb4a7d8d4dab39020d3",
     INFO,

@@ -283,7 +283,7 @@ class IOThread(Thread):
                 client = sources[fd]
                 if client.phase:
                     on_event[client.phase](client, event)
-                    view = clients.view
+                    view, poll = clients.view, poller.epoll.poll
                     continue
                 try:
                     received = client.sock.recv_into(view)

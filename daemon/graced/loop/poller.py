@@ -13,7 +13,7 @@ from graced.loop.timers import Timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 MAX_POLL_TIMEOUT = 86400.0
 """Seconds; poll(2) and epoll_wait(2) count milliseconds in an int."""
@@ -81,6 +81,27 @@ class Poller:
         """Wait for no events of `fd`, which stays open."""
         self.epoll.unregister(fd)
         self.forget(fd)
+
+    def unregister_all(self, descriptors: Sequence[int]) -> None:
+        """Unregister many descriptors at once; all others are waited for with EPOLLIN.
+
+        A system call for each would take as long as all other threads that compute want: each call
+        gives them the GIL.  So the others, which are few, come into a new set.
+        """
+        for fd in descriptors:
+            self.forget(fd)
+        others = [fd for fd, source in enumerate(self.sources) if source is not _gone]
+        try:
+            fresh = epoll()
+        except OSError:
+            # No descriptor is left.
+            for fd in descriptors:
+                self.epoll.unregister(fd)
+            return
+        for fd in others:
+            fresh.register(fd, EPOLLIN)
+        self.epoll, old = fresh, self.epoll
+        old.close()
 
     def forget(self, fd: int) -> None:
         """Clear the entry of a descriptor that is unregistered or about to be closed."""

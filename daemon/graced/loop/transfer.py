@@ -38,8 +38,8 @@ class Transfer:
         """Abandon the listeners, stop serving all clients that can be transferred; return them."""
         self._acceptors.abandon_all()
         frozen = [client for client in self._clients.present() if client.phase in TRANSFERABLE]
+        self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
-            self._poller.unregister(client.sock.fileno())
             self._clients.count_unsent(-len(client.unsent))
             client.phase = GONE
             self._poller.timers.cancel(client)
@@ -51,6 +51,7 @@ class Transfer:
         self._poller.now = monotonic()
         for client in clients:
             client.timer = 0.0
+            client.sock.setblocking(False)
             if client.saved is not None and not (self._handlers and self._handlers.movable):
                 client.counted = False
             refusal = client.counted and self._admission.enter(client.host, adopted=True)

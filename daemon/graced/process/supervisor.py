@@ -4,7 +4,8 @@ The life of a server is this table::
 
     STARTING      listeners are bound; no client is accepted yet
     SERVING       clients are accepted and served; systemd has READY=1
-    HANDING_OVER  movable clients are frozen; their sockets and state go to the descriptor store
+    HANDING_OVER  clients are served until handlers that are busy come to rest; then clients are
+                  frozen, and their sockets and state go to the descriptor store
     DRAINING      clients are being sent the farewell, and are served until the deadline; STOPPING=1
     CLOSING       the remaining clients are closed; handlers have a moment to return
     STOPPED       no client and no I/O thread remains
@@ -39,6 +40,7 @@ from graced.loop.poller import MAX_POLL_TIMEOUT
 from graced.process.watchdog import Watchdog
 from graced.server import Server
 from graced.signals import SignalInbox
+from graced.sockets.closing import close_quickly
 from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
@@ -48,6 +50,10 @@ if TYPE_CHECKING:
     from graced.handover.fdstore import FdStore
     from graced.loop.client import Client
 
+SETTLE_INTERVAL = 0.05
+"""Seconds between two looks at handlers that are busy, before a handover."""
+LAST_PART = 1.0
+"""Seconds, at most, that clients which cannot be handed over get of the grace period."""
 STATUS_INTERVAL = 1.0
 """Seconds between two STATUS= lines, at least."""
 EXTEND_TIMEOUT = 10.0
@@ -110,6 +116,7 @@ class Supervisor:
         self._received: deque[signal.Signals] = deque()
         self._drain_began = 0.0
         self._deadline = math.inf
+        self._handed_over = False
         self.note = ""
         """The end of the status line while clients are served."""
         self.on_change: Callable[[], None] | None = None
@@ -163,12 +170,33 @@ class Supervisor:
             if ended >= 0:
                 self._poll.unregister(ended)
 
+    def settle(self) -> signal.Signals | None:
+        """Go on serving until the handlers that are busy have come to rest, before a handover.
+
+        Clients at rest do not wait meanwhile.  Ends in time for the rest of the grace period, and
+        at a signal to stop for good, which is returned.
+        """
+        self.lifecycle.to(State.HANDING_OVER)
+        self._deadline = time.monotonic() + self._grace
+        until = self._deadline - min(LAST_PART, self._grace / 4)
+        first = True
+        while (now := time.monotonic()) < until and (busy := self._server.settle()):
+            if first:
+                events.SETTLING(handlers=busy, seconds=self._grace)
+                first = False
+            signum = self.serve_until(-1, min(until, now + SETTLE_INTERVAL))
+            if signum:
+                self._server.resume()
+                return signum
+        return None
+
     def hand_over_clients(self, store: FdStore) -> None:
         """Hand clients over to the next start; clients without room in `store` remain.
 
         All clients remain where an I/O thread does not answer.
         """
-        self.lifecycle.to(State.HANDING_OVER)
+        self._handed_over = True
+        self._notifier.status("handing over", EXTEND_TIMEOUT)
         frozen_at = time.monotonic()
         try:
             frozen = self._server.freeze()
@@ -176,8 +204,7 @@ class Supervisor:
             events.CANNOT_HAND_OVER(reason=error)
             frozen = []
         remaining = store.hand_over(frozen, frozen_at, self._server.counts)
-        for client in frozen[: len(frozen) - len(remaining)]:
-            client.sock.close()
+        close_quickly(client.sock for client in frozen[: len(frozen) - len(remaining)])
         if remaining:
             self._server.adopt(remaining)
         events.HANDED_OVER(clients=len(frozen) - len(remaining), clients_left=self._server.clients)
@@ -188,19 +215,22 @@ class Supervisor:
         `first`: the signal that has ended `serve`.  Raises the exception that has ended an I/O
         thread.
         """
-        handed_over = self.lifecycle.state is State.HANDING_OVER
         self.lifecycle.to(State.DRAINING)
-        self._drain_began = time.monotonic()
-        self._deadline = self._drain_began + self._grace
+        self._drain_began = now = time.monotonic()
+        grace = self._grace
+        if self._handed_over:
+            # One grace period for all of the restart.
+            grace = max(self._deadline - now, min(LAST_PART, grace))
+        self._deadline = now + grace
         clients = self._server.clients
-        if not handed_over:
+        if not self._handed_over:
             events.SIGNAL(signal=first.name, seconds=self._grace, clients_left=clients)
         self._set_status(self._status())
         self._notifier.stopping(self._sent_status, EXTEND_TIMEOUT)
         if clients:
             events.NOTIFYING(clients_left=clients)
         self._server.drain(self._deadline)
-        tick = self._deadline - math.ceil(self._grace) + 1.0
+        tick = self._deadline - math.ceil(grace) + 1.0
         while not self._server.drained and time.monotonic() < self._deadline:
             signum = self._next_signal(min(tick, self._deadline))
             if signum:
@@ -271,6 +301,8 @@ class Supervisor:
         clients = plural(server.clients, "client")
         if self.lifecycle.state is State.DRAINING:
             return f"draining: {clients} remaining, {self._seconds_remaining()} s to go"
+        if self.lifecycle.state is State.HANDING_OVER:
+            return f"handing over: {clients} now, {self._seconds_remaining()} s to go"
         return (
             f"serving: {clients} now, {server.admitted} so far,"
             f" {plural(server.echoed, 'byte')} echoed{self.note}"
@@ -296,8 +328,8 @@ class Supervisor:
             status = self._status()
             if status != self._sent_status:
                 self._set_status(status)
-                draining = self.lifecycle.state is State.DRAINING
-                self._notifier.status(status, EXTEND_TIMEOUT if draining else 0.0)
+                serving = self.lifecycle.state is State.SERVING
+                self._notifier.status(status, 0.0 if serving else EXTEND_TIMEOUT)
 
     def _set_status(self, status: str) -> None:
         self._sent_status = status

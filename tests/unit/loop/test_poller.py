@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from select import EPOLLIN, EPOLLOUT
@@ -10,6 +12,7 @@ from socket import socketpair
 
 import pytest
 
+from graced.loop import poller as poller_module
 from graced.loop.event_source import EventSource
 from graced.loop.phase import GONE, LISTENING, WAKING
 from graced.loop.poller import MAX_POLL_TIMEOUT, Poller
@@ -86,3 +89,29 @@ def test_source_expires_after_its_time(poller: Poller) -> None:
     assert list(poller.expired()) == []
     poller.now += 0.2
     assert list(poller.expired()) == [source]
+
+
+@pytest.mark.parametrize("capacity", [True, False])
+def test_unregister_many(poller: Poller, monkeypatch: pytest.MonkeyPatch, capacity: bool) -> None:
+    """The others are waited for; without a descriptor for a new set, in the old one."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    sources = [EventSource(LISTENING) for _ in pairs]
+    for (ours, theirs), source in zip(pairs, sources, strict=True):
+        poller.register(ours.fileno(), source, EPOLLIN)
+        theirs.send(b"?")
+    if not capacity:
+
+        def fail() -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(poller_module, "epoll", fail)
+    poller.unregister_all([pairs[0][0].fileno(), pairs[2][0].fileno()])
+    assert [poller.sources[fd] for fd, _ in poller.epoll.poll(0)] == [sources[1]]
+    ran: list[int] = []
+    poller.unregister(pairs[1][0].fileno())
+    poller.post(lambda: ran.append(1))
+    ((fd, event),) = poller.epoll.poll(0)
+    poller.woken(poller.sources[fd], event)
+    assert ran == [1]
+    for each in sum(pairs, ()):
+        each.close()

@@ -341,6 +341,7 @@ def test_clients_are_handed_over(
     client = scene.connect()
     signal.raise_signal(SIGUSR2)
     assert scene.supervisor.serve() is SIGUSR2
+    assert scene.supervisor.settle() is None
     scene.supervisor.hand_over_clients(store)
     assert scene.supervisor.lifecycle.state is State.HANDING_OVER
     assert scene.server.clients == 0
@@ -362,7 +363,7 @@ def test_clients_are_told_when_an_io_thread_does_not_answer(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "IO_REPLY_TIMEOUT", 0.1)
+    monkeypatch.setattr(server_module, "FREEZE_TIMEOUT", 0.1)
     managed.hold_barriers = True
     scene = make()
     store = FdStore(scene.notifier)
@@ -376,6 +377,7 @@ def test_clients_are_told_when_an_io_thread_does_not_answer(
         gate.wait(PATIENCE)
 
     scene.server.io_threads[0].post(hang)
+    assert scene.supervisor.settle() is None
     scene.supervisor.hand_over_clients(store)
     gate.set()
 
@@ -400,6 +402,7 @@ def test_client_without_room_in_store_remains(
     store = FdStore(scene.notifier)
     scene.supervisor.start()
     client = scene.connect()
+    assert scene.supervisor.settle() is None
     scene.supervisor.hand_over_clients(store)
     assert scene.server.clients == 1
     client.echo(b"served here")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -82,3 +83,20 @@ def test_socket_that_is_closed_is_no_error(
     close(pair[0])
     closing.discard(pair[0])
     closing.linger(pair[0])
+
+
+def test_many_are_closed_and_no_other_descriptor() -> None:
+    """Neighbours and single ones, one of them closed before."""
+    sockets = [socket.socket() for _ in range(8)]
+    fds = [sock.fileno() for sock in sockets]
+    ours, others = [sockets[n] for n in (6, 0, 1, 2, 4, 7)], [sockets[3], sockets[5]]
+    sockets[7].close()
+    closing.close_quickly(ours)
+    closing.close_quickly([])
+    assert [sock.fileno() for sock in ours] == [-1] * 6
+    for fd in (fds[n] for n in (0, 1, 2, 4, 6)):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    for sock in others:
+        os.fstat(sock.fileno())
+        sock.close()

@@ -1,0 +1,129 @@
+"""A session: a client with its request, from its start in a pool of handlers to the handler's end.
+
+A request is a `HandlerSocket` unless a program has made a socket of its own of it; of such a socket
+the pool knows nothing, and its handler is never handed over.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+
+from graced.handlers.handler_socket import HandlerSocket
+from graced.signals import NUDGE
+from graced.sockets.closing import end_both_ways
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.loop.client import Client
+
+BUSY_AFTER = 0.1
+"""Seconds of silence after which a handler that is not in a read counts as busy."""
+
+
+class Session:
+    """A client with its request.  Any thread may call."""
+
+    __slots__ = ("_looked_at", "client", "request", "thread")
+
+    def __init__(self, client: Client, request: socket.socket) -> None:
+        self.client = client
+        self.request = request
+        self.thread = 0
+        """The identity of the handler's thread; 0 while the session waits for a thread."""
+        self._looked_at: tuple[int, int] | None = None
+        """What had been received and written when the handler was last seen in a read."""
+
+    @property
+    def ours(self) -> HandlerSocket | None:
+        """The request, if it is one on which the server can say goodbye."""
+        request = self.request
+        return request if isinstance(request, HandlerSocket) else None
+
+    # The handover.
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the handler does something that takes time, and does not wait for its client."""
+        request = self.ours
+        if request is None or not self.thread or request.silence < BUSY_AFTER:
+            return False
+        # To ask the kernel takes three system calls, and so three waits for the GIL.
+        progress = request.progress
+        if progress and progress == self._looked_at:
+            return False
+        if not request.handler_waits:
+            return True
+        self._looked_at = progress
+        return False
+
+    def freeze(self) -> None:
+        """Let the handler save its state at its read, if it waits in one, or at its next read."""
+        if request := self.ours:
+            request.freeze()
+
+    def nudge(self) -> None:
+        """Interrupt a read of the handler, which then finds its socket frozen.
+
+        The thread has not ended: the caller holds the lock of the pool.  Raises `OSError` where a
+        filter forbids tgkill(2): a handler that waits in a read then remains there.
+        """
+        if self.thread:
+            signal.pthread_kill(self.thread, NUDGE)
+
+    def thaw(self) -> bool:
+        """Let the handler go on in this process; return whether it was frozen."""
+        request = self.ours
+        if request is None or not request.freezing:
+            return False
+        request.thaw()
+        return True
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the handler is to save its state instead of reading."""
+        request = self.ours
+        return request is not None and request.freezing
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the handler has ended and saved its state, to go on in another process."""
+        request = self.ours
+        return request is not None and request.saved is not None and request.fileno() >= 0
+
+    def reclaim(self) -> Client:
+        """Take the client back from a handler that has ended or not begun, with its saved state.
+
+        Whether the descriptor blocks is for `Transfer.adopt` to set, here or in the next process.
+        """
+        client, request = self.client, self.request
+        if isinstance(request, HandlerSocket):
+            request.thaw()
+            client.echoed += request.written
+            client.saved = request.saved
+            fd = request.release()
+        else:
+            fd = request.detach()
+        client.last = time.monotonic()
+        client.sock = socket.socket(fileno=fd)
+        return client
+
+    # The end.
+
+    @property
+    def blocks(self) -> bool:
+        """Whether calls of the handler wait, without a timeout."""
+        return self.request.fileno() >= 0 and self.request.gettimeout() is None
+
+    def tell_at_deadline(self) -> bool:
+        """Send a declared farewell to a client at rest; return False if in vain."""
+        request = self.ours
+        return request is None or request.tell_at_deadline()
+
+    def end(self) -> None:
+        """Send end of file to client and handler."""
+        if request := self.ours:
+            request.end()
+        else:
+            end_both_ways(self.request)
