@@ -38,7 +38,7 @@ from graced.log import events
 from graced.log.event import plural
 from graced.loop.poller import MAX_POLL_TIMEOUT
 from graced.process.watchdog import Watchdog
-from graced.server import Server
+from graced.server import FREEZE_TIMEOUT, Server
 from graced.signals import SignalInbox
 from graced.sockets.closing import close_quickly
 from graced.systemd.notify import Notifier
@@ -196,7 +196,7 @@ class Supervisor:
         All clients remain where an I/O thread does not answer.
         """
         self._handed_over = True
-        self._notifier.status("handing over", EXTEND_TIMEOUT)
+        self._notifier.status("handing over", FREEZE_TIMEOUT + EXTEND_TIMEOUT)
         frozen_at = time.monotonic()
         try:
             frozen = self._server.freeze()
