@@ -11,3 +11,24 @@ What is random is different each time.  A failure names what makes it happen aga
 own blob, the others GRACED_SEED=number, to be put into the environment; the failure is then kept
 as a test of its own in the same file.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from robustness.forge import Forge
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
+    directory = tmp_path_factory.mktemp("forge")
+    with Forge(directory) as forge:
+        yield forge
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("place")

@@ -180,3 +180,6 @@ def run_traced(
         return subprocess.CompletedProcess(options, process.returncode, out, err), trace.hits
     finally:
         trace.close()
+
+
+FORKS = "clone,clone3,fork,vfork"

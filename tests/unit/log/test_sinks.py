@@ -5,45 +5,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import pty
 import re
 import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 
 from graced.log import events, sinks
-from graced.log.event import ERROR, INFO, LEVELS, OTHER_MESSAGE_ID, WARNING, Event, Level, Record
+from graced.log.event import ERROR, LEVELS, OTHER_MESSAGE_ID, WARNING, Record
 from graced.log.sinks import Journal, Stderr, Syslog
+from log.records import record, stderr
 from support import PATIENCE
 
 CLIENT = "127.0.0.1:50000"
-
-
-def record(text: str = "hello", level: Level = INFO, logger: str = "any") -> Record:
-    """A record of a handler."""
-    return Record(Event(OTHER_MESSAGE_ID, level, text), {}, logger=logger)
-
-
-@contextmanager
-def stderr() -> Iterator[int]:
-    """Make descriptor 2 a pipe and yield its other end (pytest restores 2 around fixtures)."""
-    read, write = os.pipe()
-    saved = os.dup(2)
-    os.dup2(write, 2)
-    os.close(write)
-    try:
-        yield read
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(read)
 
 
 # Lines.
@@ -174,14 +152,6 @@ def test_record_after_a_torn_one_begins_a_line(monkeypatch: pytest.MonkeyPatch) 
 
 
 # Sockets.
-
-
-@pytest.fixture
-def datagrams(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(tmp_path / "log"))
-        sock.settimeout(PATIENCE)
-        yield sock
 
 
 def fields(datagram: bytes) -> dict[str, str]:
@@ -315,88 +285,3 @@ def test_syslog_gets_one_datagram_per_line(datagrams: socket.socket) -> None:
         assert datagrams.recv(65536).decode() == f"<27>graced[{os.getpid()}]: {line}"
     sink.flush(0)
     sink.close()
-
-
-# The choice of a sink.
-
-
-def test_terminal_gets_lines_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    with stderr() as read:
-        monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-        sink = sinks.sink_for(detached=False)
-        assert isinstance(sink, Stderr)
-        sink.write(record())
-        assert os.read(read, 1000) == b"<6>hello\n"
-        ours, theirs = pty.openpty()
-        os.dup2(theirs, 2)
-        os.close(theirs)
-        assert not sinks.stderr_outlives_us()
-        sink = sinks.sink_for(detached=False)
-        assert isinstance(sink, Stderr)
-        sink.write(record())
-        assert b"INFO     hello" in os.read(ours, 1000)
-        os.close(ours)
-
-
-def test_stderr_outlives_us_as_journal_or_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with stderr():
-        monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-        assert not sinks.stderr_outlives_us(), "the reader of a pipe waits for end of file"
-        status = os.fstat(2)
-        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-        assert sinks.stderr_is_journal()
-        assert sinks.stderr_outlives_us()
-        file = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
-        os.dup2(file, 2)
-        os.close(file)
-        assert not sinks.stderr_is_journal(), "stderr was redirected"
-        assert sinks.stderr_outlives_us()
-
-
-@pytest.mark.parametrize("kind", [Journal, Syslog])
-def test_detached_daemon_logs_to_available_socket(
-    kind: type[Journal | Syslog],
-    datagrams: socket.socket,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    paths = {Journal: "JOURNAL_SOCKET", Syslog: "SYSLOG_SOCKET"}
-    for each, name in paths.items():
-        path = datagrams.getsockname() if each is kind else str(tmp_path / "missing")
-        monkeypatch.setattr(sinks, name, path)
-    sink = sinks.sink_for(detached=True)
-    assert type(sink) is kind
-    sink.close()
-
-
-@pytest.mark.parametrize("name", ["JOURNAL_SOCKET", "SYSLOG_SOCKET"])
-def test_log_socket_that_comes_later_gets_what_was_held(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A container or a device whose log daemon starts after graced."""
-    monkeypatch.setattr(sinks, "JOURNAL_SOCKET", str(tmp_path / "missing"))
-    monkeypatch.setattr(sinks, "SYSLOG_SOCKET", str(tmp_path / "missing"))
-    monkeypatch.setattr(sinks, "MAX_HELD", 2)
-    monkeypatch.setattr(sinks, name, str(tmp_path / "late"))
-    (tmp_path / "late").write_text("")
-    sink = sinks.sink_for(detached=True)
-    for number in range(2):
-        sink.write(record(str(number)))
-    with pytest.raises(FileNotFoundError):
-        sink.write(record("2"))
-    sink.flush(0.0)
-    (tmp_path / "late").unlink()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as late:
-        late.bind(str(tmp_path / "late"))
-        late.settimeout(PATIENCE)
-        for text in ("3", "4"):
-            sink.write(record(text))
-        found = [late.recv(65536).decode() for _ in range(4)]
-        expected = r"MESSAGE=(\d)\n" if name == "JOURNAL_SOCKET" else r"graced\[\d+\]: (\d)"
-        assert "".join(re.findall(expected, "".join(found))) == "1234"
-    assert isinstance(sink, sinks.Unfound)
-    found_sink = sink._found
-    assert isinstance(found_sink, Journal | Syslog)
-    found_sink.close()

@@ -1,4 +1,4 @@
-"""The supervisor: the table of states, and a whole life with real signals and a notify socket."""
+"""A whole life under the supervisor, with real signals and a notify socket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import pairwise, product
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
 from typing import Any
 
@@ -18,7 +17,7 @@ from graced import server as server_module
 from graced.handover.fdstore import FdStore
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
-from graced.process.supervisor import NEXT, IllegalStepError, Lifecycle, State, Supervisor
+from graced.process.supervisor import State, Supervisor
 from graced.server import Blocking, Server
 from graced.signals import SignalInbox
 from graced.sockets import binding
@@ -29,52 +28,6 @@ from support import PATIENCE, Client, NotifySocket
 EXTENDING = "EXTEND_TIMEOUT_USEC=10000000"
 MOMENT = 0.5
 """Seconds within which a stop ends that waits for nothing."""
-
-# The table.
-
-STOPPED = [State.SERVING, State.DRAINING, State.CLOSING, State.STOPPED]
-HANDED_OVER = [State.SERVING, State.HANDING_OVER, State.DRAINING, State.CLOSING, State.STOPPED]
-
-
-def lifecycle_in(state: State) -> Lifecycle:
-    """A lifecycle that has stepped to `state`."""
-    lifecycle = Lifecycle()
-    if state is not State.STARTING:
-        way = STOPPED if state in STOPPED else HANDED_OVER
-        for step in way[: way.index(state) + 1]:
-            lifecycle.to(step)
-    assert lifecycle.state is state
-    return lifecycle
-
-
-@pytest.mark.parametrize("way", [STOPPED, HANDED_OVER], ids=["stopped", "handed over"])
-def test_whole_life(way: list[State]) -> None:
-    lifecycle = Lifecycle()
-    for step in way:
-        lifecycle.to(step)
-    assert lifecycle.state is State.STOPPED
-
-
-@pytest.mark.parametrize(
-    ("here", "there"), list(product(State, State)), ids=lambda state: state.value
-)
-def test_step_outside_table_raises_and_changes_nothing(here: State, there: State) -> None:
-    lifecycle = lifecycle_in(here)
-    if there in NEXT[here]:
-        lifecycle.to(there)
-        assert lifecycle.state is there
-    else:
-        with pytest.raises(IllegalStepError, match=f"from {here.value} to {there.value}"):
-            lifecycle.to(there)
-        assert lifecycle.state is here
-
-
-def test_table_has_two_ways_and_no_other_step() -> None:
-    steps = {*pairwise([State.STARTING, *STOPPED]), *pairwise([State.STARTING, *HANDED_OVER])}
-    assert {(here, there) for here in State for there in NEXT[here]} == steps
-
-
-# A life.
 
 
 class Scene:
