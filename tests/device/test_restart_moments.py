@@ -1,0 +1,176 @@
+"""Restarts, stops and signals at the wrong moment."""
+
+from __future__ import annotations
+
+import select
+import socket
+from random import Random
+
+from device.restarting import (
+    ECHO_PATH,
+    STOPPED_WELL,
+    STORMS,
+    SUCCESS,
+    answers,
+    assert_serves,
+    await_state,
+    inode_of,
+    kill,
+    leave_when_told,
+    listen,
+    wait,
+)
+from device.service import (
+    FAREWELL,
+    UNIT,
+    Service,
+    receive,
+    rest,
+)
+from robustness.scale import Dice
+
+
+def test_a_stop_while_the_clients_are_handed_on(graced: Service) -> None:
+    """The service is stopped, and nobody is reset or left without an end.
+
+    systemd sends no second signal to a process that is about to stop, so whether a client hears
+    the farewell depends on the moment: before or after the gap it does, in the gap its end of file
+    comes from systemd, which throws away what it keeps.
+    """
+    dice = Dice()
+    print(repr(dice))
+    outcomes = {}
+    for _ in range(STORMS):
+        clients = graced.connect(20)
+        moment = dice.uniform(0, 0.4)
+        graced.device.systemctl("restart", "--no-block", UNIT)
+        wait(moment)
+        graced.device.systemctl("stop", "--no-block", UNIT)
+        heard = {leave_when_told(client) for client in clients}
+        outcomes[round(moment, 3)] = heard
+        await_state(graced, STOPPED_WELL)
+        assert heard <= {b"", FAREWELL}, outcomes
+        assert len(heard) == 1, outcomes
+        graced.start()
+    print(graced.device.name, outcomes)
+    assert_serves(graced)
+
+
+def test_a_restart_during_a_drain(graced: Service) -> None:
+    """The drain goes on to its end, then the service starts: whoever was told is not carried."""
+    told, gone = graced.connect(2)
+    pid = graced.pid
+    graced.device.systemctl("stop", "--no-block", UNIT)
+    for client in (told, gone):
+        assert receive(client, len(FAREWELL)) == FAREWELL
+    graced.device.systemctl("restart", "--no-block", UNIT)
+    gone.close()
+    assert answers(told)
+    told.shutdown(socket.SHUT_WR)
+    assert rest(told) == b""
+    await_state(graced, SUCCESS)
+    assert graced.pid != pid
+    assert_serves(graced)
+
+
+def test_a_restart_during_a_drain_that_ends_at_the_deadline(graced: Service) -> None:
+    """The same, and the listening sockets have been shut when they are taken up again."""
+    graced.configure(
+        f'[shutdown]\ngrace_period = 1\n[server]\nlisten = ["localhost:9999", "unix:{ECHO_PATH}"]\n'
+    )
+    graced.restart()
+    (client,) = graced.connect()
+    graced.device.systemctl("stop", "--no-block", UNIT)
+    assert receive(client, len(FAREWELL)) == FAREWELL
+    graced.device.systemctl("restart", "--no-block", UNIT)
+    assert rest(client) == b""
+    await_state(graced, SUCCESS)
+    graced.connect_path(ECHO_PATH)
+    assert_serves(graced)
+
+
+def test_restarts_at_once(graced: Service) -> None:
+    """systemd makes one or two of them, as the moment is; nobody notices either."""
+    clients = graced.connect(50)
+    for _ in range(STORMS):
+        pid = graced.pid
+        graced.device.systemctl("restart", "--no-block", UNIT)
+        graced.device.systemctl("restart", "--no-block", UNIT)
+        assert [client for client in clients if not answers(client)] == []
+        await_state(graced, SUCCESS)
+        assert graced.pid != pid
+    assert_serves(graced)
+
+
+def test_a_restart_while_it_starts(graced: Service) -> None:
+    """Whoever has been carried by a process that is not ready yet is carried by the next one."""
+    dice = Dice()
+    print(repr(dice))
+    listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
+    graced.restart()
+    clients = [*graced.connect(50), *graced.connect_path(ECHO_PATH, 10)]
+    inode = inode_of(graced, ECHO_PATH)
+    for _ in range(STORMS):
+        for _ in range(3):
+            graced.device.systemctl("restart", "--no-block", UNIT)
+            wait(dice.uniform(0, 0.3))
+        assert [client for client in clients if not answers(client)] == []
+        assert inode_of(graced, ECHO_PATH) == inode, "nobody who waits there is lost"
+    await_state(graced, SUCCESS)
+    assert_serves(graced)
+
+
+def storm(graced: Service, dice: Random) -> list[str]:
+    """Signals in a mixture that nobody has chosen; what they were."""
+    signals = [dice.choice(["SIGUSR2", "SIGUSR2", "SIGTERM", "SIGUSR1"]) for _ in range(8)]
+    for signal in signals:
+        kill(graced, signal)
+        wait(dice.choice([0, 0, 0.05, 0.2]))
+    return signals
+
+
+def quiet(clients: list[socket.socket]) -> bool:
+    """Whether none of them hears anything for a while."""
+    poll = select.poll()
+    for client in clients:
+        poll.register(client, select.POLLIN)
+    return not poll.poll(500)
+
+
+def test_storms_of_signals(graced: Service) -> None:
+    """The first signal that ends a process decides what its end is like.
+
+    After TERM clients are told and the service stays stopped, after USR2 they are carried and it
+    starts again.  Who is carried may be told by the next process, if TERM comes first there.  No
+    client is reset, and each hears the farewell once or not at all.
+    """
+    dice = Dice()
+    print(repr(dice))
+    graced.drop_in("[Service]\nRestartSec=100ms\n")
+    graced.configure("[shutdown]\ngrace_period = 1\n")
+    graced.restart()
+    outcomes = []
+    for _ in range(STORMS):
+        clients = graced.connect(20)
+        signals = storm(graced, dice)
+        with graced.watch() as watch:
+            watch.until(lambda u: u["SubState"] in ("running", "dead", "failed"))
+        told = not quiet(clients)
+        if told:
+            heard = {leave_when_told(client) for client in clients}
+            await_state(graced, STOPPED_WELL)
+        else:
+            heard = set()
+            assert all(answers(client) for client in clients), signals
+            await_state(graced, SUCCESS)
+            for client in clients:
+                client.close()
+        outcomes.append((signals, "told" if told else "carried", heard))
+        assert heard == ({FAREWELL} if told else set()), outcomes[-1]
+        if "SIGUSR2" not in signals:
+            assert told == ("SIGTERM" in signals)
+        if "SIGTERM" not in signals:
+            assert not told
+        graced.start()
+    print(graced.device.name, *outcomes, sep="\n")
+    assert_serves(graced)
