@@ -5,10 +5,11 @@ from __future__ import annotations
 import select
 from contextlib import ExitStack
 
+from robustness.scale import scaled
 from support import Activity, Client, Graced, settled
 
 CLIENTS = 100
-SECONDS = 10.0
+SECONDS = scaled(3.0, 10.0)
 
 
 def quiet(seconds: float, *wakers: object) -> bool:

@@ -6,10 +6,11 @@ import pytest
 
 from functional.conftest import HANDLERS
 from functional.pairs import SIGNALS, run_pairs
+from robustness.scale import scaled
 
 EACH = 4
 """Pairs that a signal has at a time, beside those of the other signals."""
-ROUNDS = 2
+ROUNDS = scaled(1, 2)
 PAUSE = 0.25
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from signal import SIGTERM, SIGUSR1, SIGUSR2
+from signal import SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 from support import FAREWELL, PASS, Client, Daemon, FdStore
 from support.process import LEFT_TO_THE_KERNEL
@@ -68,7 +68,7 @@ class Lifetime:
 
     def _start(self, config: str, store: FdStore) -> Daemon:
         daemon = self._kind(
-            *("--handler", self._handler, "--grace", "2"),
+            *("--handler", self._handler, "--grace", "120"),
             listen=self._addresses,
             config=config,
             env={**store.environment, **LEFT_TO_THE_KERNEL},
@@ -84,7 +84,7 @@ class Lifetime:
         daemon.log.wait_for("<6>serving: ")
 
     def _drain(self, daemon: Daemon, clients: list[Client]) -> None:
-        """One answers and goes, one comes too late, the others stay until the deadline."""
+        """One client departs, one comes too late, the others stay until the end, SIGINT."""
         daemon.signal(SIGTERM)
         for client in clients:
             client.expect_farewell_alone()
@@ -92,6 +92,7 @@ class Lifetime:
             assert late.recv_to_end() == FAREWELL
         clients[0].echo(b"goodbye")
         clients[0].close()
+        daemon.signal(SIGINT)
         for client in clients[1:]:
             client.expect_end()
         assert daemon.wait() == 0
