@@ -14,6 +14,9 @@ class GracedError(Exception):
     status = 1
     explained = False
     """Whether another process explains the failure: the command that has started the daemon."""
+    passes = False
+    """Whether the reason may pass by itself: another start of the service goes on without what this
+    start could not get, and tries again to get it."""
 
 
 class UsageError(GracedError):
@@ -26,6 +29,7 @@ class ListenError(GracedError):
     """An address cannot be listened on: in use, not permitted, not of this machine."""
 
     status = os.EX_UNAVAILABLE
+    passes = True
 
 
 class UnresolvedError(ListenError):
@@ -36,12 +40,14 @@ class PidFileError(GracedError):
     """The pidfile cannot be written, or its path names a file not to be overwritten."""
 
     status = os.EX_CANTCREAT
+    passes = True
 
 
 class AlreadyRunningError(GracedError):
     """The pidfile is locked by a running graced."""
 
     status = os.EX_TEMPFAIL
+    passes = True
 
 
 class ConfigError(GracedError):

@@ -289,7 +289,8 @@ class Daemon(_Running):
             command.wait()
             raise
         assert status == 0, str(self.log)
-        self.pid = int(self.pid_file.read_text())
+        # It is empty where the daemon cannot write it, and goes on.
+        self.pid = int(self.pid_file.read_text() or self.log.wait_for(r" with pid (\d+)$")[1])
 
     def _end(self) -> None:
         if self.pid and self._status is None:

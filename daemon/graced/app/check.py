@@ -27,6 +27,7 @@ import os
 import pkgutil
 import resource
 import stat
+from contextlib import contextmanager
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -46,7 +47,7 @@ from graced.sockets.resolver import may_come_later, socket_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from graced.app.settings import Settings
     from graced.app.unit import Unit
@@ -68,6 +69,8 @@ class Subject(SimpleNamespace):
     """Whether a service manager starts it, and a name may be resolved later."""
     descriptors: int
     """The limit of descriptors."""
+    goes_on: bool = False
+    """Whether the start goes on without an address or a pidfile that it cannot get now."""
     gets_listeners: str = ""
     """The unit that passes the listening sockets, so that no address is bound; empty: none."""
 
@@ -146,9 +149,20 @@ class Check:
                 self.notes.append(f"enough threads: {lack}")
         path = pid_file(settings)
         if path:
-            self._check_pid_file(os.path.abspath(path))
+            with self._going_on():
+                self._check_pid_file(os.path.abspath(path))
         self._check_addresses(settings.listen)
         return settings
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Make a note of an error that the start goes on after."""
+        try:
+            yield
+        except GracedError as error:
+            if not (self._subject.goes_on and error.passes):
+                raise
+            self.notes.append(str(error))
 
     def _limit(self, settings: Settings) -> int:
         """The limit of descriptors.
@@ -175,10 +189,11 @@ class Check:
             self.notes.append(f"addresses: {service.name} has a network of its own")
             return
         for address in addresses:
-            if address.path:
-                self._check_path(address)
-            else:
-                self._check_port(address)
+            with self._going_on():
+                if address.path:
+                    self._check_path(address)
+                else:
+                    self._check_port(address)
 
     def _check_port(self, address: Address) -> None:
         absent: OSError | None = None

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from signal import Signals
 
+    from graced.app.claims import Claims
     from graced.app.preflight import Launch
     from graced.process.supervisor import Supervisor
     from graced.systemd.notify import Notifier
@@ -24,14 +25,14 @@ _EXTRA_TIME = 10.0
 
 
 def try_next_start(
-    launch: Launch, supervisor: Supervisor, notifier: Notifier, *, gets_listeners: bool
+    launch: Launch, supervisor: Supervisor, notifier: Notifier, claims: Claims
 ) -> tuple[Signals, bool]:
     """The signal to drain for, and whether the next start would take over the clients.
 
     Clients are served meanwhile, and busy handlers come to rest.  A signal to stop for good wins.
-    `gets_listeners`: the service manager passes listening sockets.  Main thread only.
+    Main thread only.
     """
-    signum, reason = _preflight(launch, supervisor, notifier, gets_listeners)
+    signum, reason = _preflight(launch, supervisor, notifier, claims)
     if reason:
         events.HANDOVER_IMPOSSIBLE(reason=reason)
     elif not signum:
@@ -40,12 +41,15 @@ def try_next_start(
 
 
 def _preflight(
-    launch: Launch, supervisor: Supervisor, notifier: Notifier, gets_listeners: bool
+    launch: Launch, supervisor: Supervisor, notifier: Notifier, claims: Claims
 ) -> tuple[Signals | None, str]:
     """The signal to stop for good, if one came; and the reason to refuse the next start."""
+    passed = any(each.passed for each in claims.listeners)
+    # The next start inherits listeners, and then goes on without what is missing here, too.
+    goes_on = bool(claims.listeners and claims.missing)
     _ask_for_time(notifier)
     try:
-        with Preflight(launch, gets_listeners=gets_listeners) as attempt:
+        with Preflight(launch, gets_listeners=passed, goes_on=goes_on) as attempt:
             begun = monotonic()
             deadline = begun + preflight.TIMEOUT
             while attempt.running:

@@ -94,8 +94,10 @@ class Launch(SimpleNamespace):
 class Preflight:
     """A running child, killed and reaped at the end of the context.  Main thread only."""
 
-    def __init__(self, launch: Launch, *, gets_listeners: bool) -> None:
+    def __init__(self, launch: Launch, *, gets_listeners: bool, goes_on: bool = False) -> None:
         """Start the child.  `gets_listeners`: the service manager passes listening sockets.
+
+        `goes_on`: the next start goes on without an address or a pidfile that it cannot get.
 
         Uses only modules that are loaded already: the files of an upgraded Python may be gone.
         Raises `OSError`.
@@ -107,6 +109,7 @@ class Preflight:
             "pid": os.getpid(),
             "descriptors": launch.descriptors,
             "gets_listeners": int(gets_listeners),
+            "goes_on": int(goes_on),
         }
         environment = {
             name: value
@@ -225,4 +228,5 @@ def subject(environ: Mapping[str, str]) -> Subject | None:
         knows_service=ours is not None,
         descriptors=int(words.get("descriptors", limits.hard_descriptors())),
         gets_listeners="the service manager" if words.get("gets_listeners") == "1" else "",
+        goes_on=words.get("goes_on") == "1",
     )

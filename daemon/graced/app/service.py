@@ -12,9 +12,10 @@ from time import monotonic
 
 from graced.app import handler_path, terminal
 from graced.app.assembly import build
+from graced.app.claims import Claims
 from graced.app.next_start import try_next_start
-from graced.app.settings import PID_FILE, Settings
-from graced.errors import HANDED_OVER, FailedError, GracedError, PidFileError, StartError
+from graced.app.settings import Settings
+from graced.errors import HANDED_OVER, FailedError, GracedError, StartError
 from graced.handlers import registry
 from graced.handover.fdstore import LISTENERS, MIRRORED, FdStore
 from graced.handover.inherited import Inherited
@@ -25,13 +26,9 @@ from graced.log.writer import Log
 from graced.loop.acceptor import MAX_LINGERING
 from graced.process import daemonize, limits
 from graced.process.daemonize import Parent
-from graced.process.pidfile import PidFile
 from graced.process.supervisor import Supervisor
 from graced.server import Server
 from graced.signals import HANDOVER, SignalInbox, expect_service_manager
-from graced.sockets import binding
-from graced.sockets.accepted import KeepAlive
-from graced.sockets.listener import Listener
 from graced.systemd import activation
 from graced.systemd.notify import Notifier
 
@@ -40,9 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from socket import socket
 
-    from graced.app.late_addresses import LateAddresses
     from graced.app.preflight import Launch
-    from graced.sockets.address import Address
+    from graced.sockets.listener import Listener
 
 
 def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launch) -> int:
@@ -65,8 +61,8 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launc
             # The system was short of something: the next try may find it, and the clients.
             service.turn_away_unstored()
             raise
-        except GracedError:
-            service.turn_away()
+        except GracedError as error:
+            service.refuse(error)
             raise
         except BaseException as error:
             events.FAILED(reason=repr(error), exc_info=error)
@@ -113,15 +109,15 @@ class Service:
     ) -> None:
         """`belongings` closes everything at the end that the service opens."""
         self._settings = settings
-        self._pid_file = pid_file
         self._log = log
         self._belongings = belongings
         self._launch = launch
         self._passed: set[int] = set()
-        self._listeners: list[Listener] = []
-        self._unresolved: list[Address] = []
-        """Host names that are to be resolved while clients are served."""
-        self._late: LateAddresses | None = None
+        self._notifier = Notifier()
+        belongings.callback(self._notifier.close)
+        self._store = FdStore(self._notifier)
+        belongings.callback(self._store.close)
+        self._claims = Claims(settings, pid_file, belongings, managed=self._notifier.managed)
         self._inherited: Inherited | None = None
         """Clients and listeners of the last process, until the take-over."""
 
@@ -130,7 +126,7 @@ class Service:
 
         Raises `GracedError`.
         """
-        settings, belongings = self._settings, self._belongings
+        settings = self._settings
         passed = activation.passed(os.environ, os.getpid())
         self._passed = {fd for fd, _ in passed}
         limits.raise_descriptors(settings.max_clients, others=MAX_LINGERING)
@@ -144,50 +140,23 @@ class Service:
         limits.check_descriptors(settings.max_clients, others=MAX_LINGERING)
         if self._handler and (lack := limits.lack_of_tasks(settings.max_handler_threads)):
             events.LIMITS(reason=lack)
-        self._notifier = Notifier()
-        belongings.callback(self._notifier.close)
-        self._lock = _lock(self._pid_file) if self._pid_file else None
-        if self._lock:
-            belongings.callback(self._lock.remove)
-        self._store = FdStore(self._notifier)
-        belongings.callback(self._store.close)
-        self._listeners = self._listen(self._inherited)
-        for each in self._listeners:
-            belongings.callback(each.close)
+        self._claims.claim(self._inherited)
 
-    def _listen(self, inherited: Inherited) -> list[Listener]:
-        settings, managed = self._settings, self._notifier.managed
-        if inherited.others:
-            return activation.adopt(inherited.others, self._keepalive)
-        if len(settings.listen) > 1:
-            from graced.app import occupancy  # noqa: PLC0415
+    def refuse(self, error: GracedError) -> None:
+        """End a start that is refused, after `error`.
 
-            occupancy.refuse_overlaps(settings.listen, resolve=not managed)
-        return binding.bind(
-            settings.listen,
-            settings.backlog,
-            inherited.listeners,
-            self._keepalive,
-            unresolved=self._unresolved if managed else None,
-        )
-
-    @property
-    def _keepalive(self) -> KeepAlive:
-        settings = self._settings
-        return KeepAlive(
-            idle=settings.keepalive_idle,
-            interval=settings.keepalive_interval,
-            count=settings.keepalive_count,
-            user_timeout=settings.user_timeout,
-        )
+        Where the service manager tries again, the next start learns of the refusal.  Else the
+        inherited clients are told that the server is going offline, unless clients are served.
+        """
+        if error.passes and self._notifier.managed:
+            self._store.note_refusal()
+        else:
+            self.turn_away()
 
     def turn_away(self) -> None:
-        """Tell the inherited clients that the server is going offline, unless clients are served.
-
-        For a start that is refused: systemd does not try again, and closes these clients.
-        """
+        """Tell the inherited clients that the server is going offline, if none is served yet."""
         if self._inherited:
-            for each in self._listeners:
+            for each in self._claims.listeners:
                 self._inherited.listeners.give_back_or_close(each)
             self._inherited.turn_away(_last_words(self._settings, self._launch.environment))
 
@@ -208,7 +177,7 @@ class Service:
         parent = daemonize.daemonize(self._notifier, ours, keep_stderr=keep_stderr)
         if parent is None:
             self._leave_to_daemon()
-            terminal.tell(self._listeners, self._lock, keep_stderr=keep_stderr)
+            terminal.tell(self._claims.listeners, self._claims.lock, keep_stderr=keep_stderr)
             return 0
         if not keep_stderr:
             self._log.sink = sinks.sink_for(detached=True)
@@ -227,7 +196,7 @@ class Service:
     def _sockets(self) -> list[socket]:
         """The sockets that stay open over the fork."""
         clients = self._inherited.clients if self._inherited else []
-        return [each.sock for each in self._listeners] + [client.sock for client in clients]
+        return [each.sock for each in self._claims.listeners] + [client.sock for client in clients]
 
     def serve(self, parent: Parent | None = None) -> int:
         """The life of the service: start, serve, drain, stop.  Return the exit status."""
@@ -235,27 +204,25 @@ class Service:
             self._log.start()
             mirror = self._mirror()
             try:
-                server = build(self._settings, self._handler, self._listeners, mirror)
+                server = build(self._settings, self._handler, self._claims.listeners, mirror)
             except OSError as error:
                 reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
                 raise StartError(reason) from None
             grace = self._settings.grace_period
             supervisor = Supervisor(server, inbox, self._notifier, grace=grace)
-            if self._lock:
-                self._lock.write()
+            self._claims.write_pid()
             self._take_over(server, supervisor, mirror)
-            addresses = ", ".join(d.name for d in self._listeners) or "no address yet"
+            addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
             events.STARTED(addresses=addresses, pid=os.getpid())
             if parent:
                 self._notifier.barrier()
                 parent.serving()
-            self._serve_late_addresses(server, supervisor)
+            self._claims.try_again(server, supervisor, self._store_listeners)
             signum = supervisor.serve()
             handing_over = False
             if signum is HANDOVER and self._keeps and self._notifier.listens_again():
-                passed = any(each.passed for each in self._listeners)
                 signum, handing_over = try_next_start(
-                    self._launch, supervisor, self._notifier, gets_listeners=passed
+                    self._launch, supervisor, self._notifier, self._claims
                 )
             if handing_over:
                 self._store.settle()
@@ -265,8 +232,7 @@ class Service:
                     self._store.release(MIRRORED)
                 supervisor.hand_over_clients(self._store)
                 self._disown_paths()
-            if self._late:
-                self._late.stop()
+            self._claims.stop()
             supervisor.drain(signum)
             if not handing_over:
                 # A stop shuts the listeners, for every process that has a copy.
@@ -301,6 +267,7 @@ class Service:
         waited = round(1000 * (monotonic() - inherited.frozen))
         how = f"in {waited} ms" if inherited.frozen else "after a crash"
         supervisor.note = f"; inherited {plural(count, 'client')} {how}" * bool(inherited.clients)
+        supervisor.missing = self._claims.missing
         supervisor.start(inherited.clients)
         self._inherited = None
         if inherited.clients and inherited.frozen:
@@ -311,62 +278,19 @@ class Service:
             mirror.start()
         self._store.forget(inherited.names - ({MIRRORED} if mirror else set()))
         if self._keeps:
-            self._store_listeners(self._listeners)
+            self._store_listeners(self._claims.listeners)
             self._store.reserve()
-        for each in self._listeners:
+        for each in self._claims.listeners:
             each.own_path()
         surplus = inherited.retire_listeners()
         if surplus:
             server.adopt(surplus)
 
-    def _serve_late_addresses(self, server: Server, supervisor: Supervisor) -> None:
-        """Serve host names that cannot be resolved yet as soon as they can."""
-        if not self._unresolved:
-            return
-        from graced.app.late_addresses import LateAddresses  # noqa: PLC0415
-
-        self._late = LateAddresses(
-            self._unresolved,
-            self._listeners,
-            self._settings.backlog,
-            self._keepalive,
-            partial(os.eventfd_write, server.changed_fd, 1),
-        )
-        note = supervisor.note
-
-        def look() -> None:
-            assert self._late
-            for listeners in self._late.take():
-                self._add(listeners)
-                server.listen(listeners)
-            missing = ", ".join(map(str, self._late.missing))
-            supervisor.note = f"{note}; waiting for {missing}" if missing else note
-
-        supervisor.on_change = look
-        look()
-        self._late.start()
-
-    def _add(self, listeners: Sequence[Listener]) -> None:
-        self._listeners += listeners
-        for each in listeners:
-            self._belongings.callback(each.close)
-        self._store_listeners(listeners)
-
     def _disown_paths(self) -> None:
         if self._keeps:
-            for each in self._listeners:
+            for each in self._claims.listeners:
                 each.disown_path()
 
     def _store_listeners(self, listeners: Sequence[Listener]) -> None:
         if self._keeps:
             self._store.store_listeners(each.sock for each in listeners if not each.passed)
-
-
-def _lock(path: str) -> PidFile:
-    try:
-        return PidFile(path)
-    except PidFileError as error:
-        if path == PID_FILE and os.geteuid():
-            # It belongs to the service of the package.
-            raise PidFileError(f"{error}; name another with --pid-file") from None
-        raise

@@ -31,6 +31,8 @@ CLIENTS = PREFIX + "clients"
 """A bundle: the snapshot of clients, then their sockets."""
 MIRRORED = PREFIX + "kept"
 """A bundle of clients without a snapshot (`graced.handover.mirror`)."""
+REFUSED = PREFIX + "refused"
+"""A file without contents: the last start was refused, for a reason that may pass."""
 SETTLE_TIMEOUT = 5.0
 """Seconds in which the service manager can be sent what waits, before a handover."""
 _MAX_STATE = 32 * 1024 * 1024
@@ -55,6 +57,12 @@ class FdStore:
         """Remove all descriptors of a name; return when the service manager has closed all."""
         self._notifier.forget(name)
         self._notifier.barrier()
+
+    def note_refusal(self) -> None:
+        """Let the next start know of a refusal; return when the service manager knows of it."""
+        with open(os.memfd_create(REFUSED, os.MFD_CLOEXEC), "wb") as file:
+            self._notifier.store(REFUSED, [file])
+            self._notifier.barrier()
 
     def store_listeners(self, listeners: Iterable[socket]) -> None:
         """Add listening sockets to the store."""

@@ -174,6 +174,16 @@ ADDRESS_FOUND = Event(
     INFO,
     "%(address)s can be resolved, serving on %(addresses)s too",
 )
+CLAIM_REFUSED = Event(
+    "57b2325a63f94eea8f4df59059fbd09f",
+    WARNING,
+    "%(reason)s; %(outlook)s",
+)
+CLAIM_GRANTED = Event(
+    "5c0a703fa2e74155815f35f6074d20b8",
+    INFO,
+    "%(claim)s now; before: %(reason)s",
+)
 LISTENER_NOT_INHERITED = Event(
     "6d58ad8836bb40498f5442f88212361e",
     WARNING,

@@ -119,6 +119,8 @@ class Supervisor:
         self._handed_over = False
         self.note = ""
         """The end of the status line while clients are served."""
+        self.missing = ""
+        """What the service waits for, at the very end of that line."""
         self.on_change: Callable[[], None] | None = None
         """Called when the server may have changed."""
         self._sent_status = ""
@@ -299,13 +301,14 @@ class Supervisor:
     def _status(self) -> str:
         server = self._server
         clients = plural(server.clients, "client")
+        missing = f"; {self.missing}" if self.missing else ""
         if self.lifecycle.state is State.DRAINING:
             return f"draining: {clients} remaining, {self._seconds_remaining()} s to go"
         if self.lifecycle.state is State.HANDING_OVER:
             return f"handing over: {clients} now, {self._seconds_remaining()} s to go"
         return (
             f"serving: {clients} now, {server.admitted} so far,"
-            f" {plural(server.echoed, 'byte')} echoed{self.note}"
+            f" {plural(server.echoed, 'byte')} echoed{self.note}{missing}"
         )
 
     def _seconds_remaining(self) -> int:

@@ -52,22 +52,29 @@ def bind(
     keepalive: KeepAlive | None = None,
     *,
     unresolved: list[Address] | None = None,
+    refused: list[tuple[Address, ListenError]] | None = None,
 ) -> list[Listener]:
     """Listen on every address, or on none and raise `ListenError`.
 
     `inherited`: sockets to use where an address asks for them; given back after an error.
     `unresolved` gets the host names that cannot be resolved now, which are an error without it.
     A name for which there are inherited sockets is not resolved, and in this list too.
+    `refused` gets the addresses that cannot be listened on, which are an error without it.
     """
     inherited = inherited or InheritedListeners()
     how = Listening(backlog=backlog, keepalive=keepalive or KeepAlive(), inherited=inherited)
-    found = resolve(addresses, inherited, unresolved)
+    found = resolve(addresses, inherited, unresolved, refused)
     # Port 0 is content with any socket: it comes last.
     order = sorted(range(len(found)), key=lambda n: not (found[n][0].path or found[n][0].port))
     bound: dict[int, list[Listener]] = {}
     try:
         for n in order:
-            bound[n] = _bind(*found[n], how)
+            try:
+                bound[n] = _bind(*found[n], how)
+            except ListenError as error:
+                if refused is None:
+                    raise
+                refused.append((found[n][0], error))
     except BaseException:
         for listener in itertools.chain(*bound.values()):
             inherited.give_back_or_close(listener)

@@ -49,7 +49,10 @@ def may_come_later(address: Address) -> bool:
 
 
 def resolve(
-    addresses: Sequence[Address], inherited: InheritedListeners, unresolved: list[Address] | None
+    addresses: Sequence[Address],
+    inherited: InheritedListeners,
+    unresolved: list[Address] | None,
+    refused: list[tuple[Address, ListenError]] | None = None,
 ) -> list[tuple[Address, SockAddrs]]:
     """Each address with its socket addresses, for `graced.sockets.binding.bind`.
 
@@ -68,9 +71,17 @@ def resolve(
             found[n] = [(family, name) for family, name in old if (family, name[0]) not in others]
             complete = False
             if not found[n]:
-                with suppress(UnresolvedError):
+                try:
                     found[n] = socket_addresses(address)
                     complete = True
+                except UnresolvedError:
+                    # The answer may be another one later.
+                    complete = False
+                except ListenError as error:
+                    if refused is None:
+                        raise
+                    refused.append((address, error))
+                    continue
             if unresolved is not None and not complete:
                 unresolved.append(address)
     return [(address, found[n]) for n, address in enumerate(addresses)]

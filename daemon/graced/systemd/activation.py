@@ -40,15 +40,26 @@ def passed(environ: MutableMapping[str, str], pid: int) -> list[tuple[int, str]]
     return list(zip(descriptors, names, strict=False))
 
 
-def adopt(descriptors: Sequence[int], keepalive: KeepAlive | None = None) -> list[Listener]:
+def adopt(
+    descriptors: Sequence[int],
+    keepalive: KeepAlive | None = None,
+    refused: list[ListenError] | None = None,
+) -> list[Listener]:
     """Listen on sockets that belong to the service manager.
 
     Raises `ListenError` where one of the descriptors is no listening stream socket of a family that
-    graced serves; none is closed.
+    graced serves; with `refused`, which gets the error, the others are served.  None is closed.
     """
+    good = []
     for fd in descriptors:
-        _check(fd)
-    return [_adopt(fd, keepalive or KeepAlive()) for fd in descriptors]
+        try:
+            _check(fd)
+            good.append(fd)
+        except ListenError as error:
+            if refused is None:
+                raise
+            refused.append(error)
+    return [_adopt(fd, keepalive or KeepAlive()) for fd in good]
 
 
 def _check(fd: int) -> None:

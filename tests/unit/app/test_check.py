@@ -129,6 +129,19 @@ def test_address_in_use_is_a_note_where_the_service_is_not_known(taken: str) -> 
     assert note.startswith(f"{taken}: it is in use at present")
 
 
+def test_start_that_goes_on_is_not_refused(taken: str, tmp_path: Path) -> None:
+    """An address and a pidfile that it cannot get now are notes."""
+    subject = Subject(descriptors=MANY, ours=frozenset({1}), knows_service=True, goes_on=True)
+    values = settings([taken, f"unix:{tmp_path}/none/socket"])
+    assert notes(subject, values, f"{tmp_path}/none/pid") == [
+        f"cannot write pidfile {tmp_path}/none/pid: No such file or directory",
+        f"cannot listen on {taken}: Address already in use",
+        f"cannot listen on unix:{tmp_path}/none/socket: No such file or directory",
+    ]
+    with pytest.raises(ConfigError, match="overlap"):
+        notes(subject, settings([taken, taken]))
+
+
 def test_name_in_use_in_both_families_is_one_note() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as one,

@@ -79,7 +79,9 @@ def test_command_is_the_same_with_one_option_more(tmp_path: Path) -> None:
     assert arguments == ["--check-config", "--grace", "7"]
     assert environment["KEPT"] == "1"
     assert "NOTIFY_SOCKET" not in environment
-    assert environment[preflight.VARIABLE] == f"pid={os.getpid()} descriptors=4608 gets_listeners=0"
+    assert environment[preflight.VARIABLE] == (
+        f"pid={os.getpid()} descriptors=4608 gets_listeners=0 goes_on=0"
+    )
     assert directory == str(tmp_path)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from graced import server
-from graced.app import assembly, configuration, handler_path, service, terminal
+from graced.app import assembly, claims, configuration, handler_path, service, terminal
 from graced.app.preflight import Launch
 from graced.app.service import Service
 from graced.app.settings import PID_FILE, Settings
@@ -150,7 +150,7 @@ def test_inherited_listener_is_used(pass_on: Any, log: Log, belongings: ExitStac
         port = last.getsockname()[1]
         started = make(settings(f"127.0.0.1:{port}"), log, belongings)
         started.claim()
-        (found,) = started._listeners
+        (found,) = started._claims.listeners
         assert found.sock.getsockname() == last.getsockname()
 
 
@@ -261,15 +261,15 @@ def test_pidfile_of_the_service_hints_at_the_option(monkeypatch: pytest.MonkeyPa
     def refuse(path: str) -> None:
         raise PidFileError(f"cannot write pidfile {path}: Permission denied")
 
-    monkeypatch.setattr(service, "PidFile", refuse)
+    monkeypatch.setattr(claims, "PidFile", refuse)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(PidFileError, match=r"denied; name another with --pid-file$"):
-        service._lock(PID_FILE)
+        claims._lock(PID_FILE)
     with pytest.raises(PidFileError, match=r"denied$"):
-        service._lock("/elsewhere")
+        claims._lock("/elsewhere")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(PidFileError, match=r"denied$"):
-        service._lock(PID_FILE)
+        claims._lock(PID_FILE)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,21 @@ def test_address_in_use_is_an_error(bind: Bind) -> None:
         bind(found.name)
 
 
+def test_other_addresses_are_bound_where_refusals_are_collected(tmp_path: Path) -> None:
+    refused: list[tuple[Address, ListenError]] = []
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        texts = [f"127.0.0.1:{other.getsockname()[1]}", f"unix:{tmp_path}/no/path", "[::1]:0"]
+        addresses = [Address.parse(text) for text in texts]
+        (found,) = binding.bind(addresses, 100, refused=refused)
+    assert found.name.startswith("[::1]:")
+    found.close()
+    assert [str(address) for address, _ in refused] == texts[:2]
+    assert [str(error).rpartition(": ")[2] for _, error in refused] == [
+        "Address already in use",
+        "No such file or directory",
+    ]
+
+
 def test_port_in_use_in_one_family_is_an_error(bind: Bind) -> None:
     """The address is refused as a whole."""
     (found,) = bind("[::1]:0")

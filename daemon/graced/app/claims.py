@@ -1,0 +1,208 @@
+"""What a start claims for itself alone, and another program may have: the addresses, the pidfile.
+
+A first start is refused if it cannot get all of them (69, 73, 75): the administrator who has typed
+``systemctl start`` sees why.  systemd then starts the service again, two seconds later.  That
+start, and every other start that inherits listeners or clients, *goes on*: it serves what it can,
+and tries again to get the rest (`graced.app.late_claims`).  So the service comes back by itself
+when the reason passes, nothing is logged again and again, and no client waits for a start that
+never serves.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from graced.app.settings import PID_FILE
+from graced.errors import AlreadyRunningError, GracedError, ListenError, PidFileError
+from graced.handover.fdstore import REFUSED
+from graced.process.pidfile import PidFile
+from graced.sockets import binding
+from graced.sockets.accepted import KeepAlive
+from graced.systemd import activation
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import ExitStack
+
+    from graced.app.late_claims import LateClaims
+    from graced.app.settings import Settings
+    from graced.handover.inherited import Inherited
+    from graced.process.supervisor import Supervisor
+    from graced.server import Server
+    from graced.sockets.address import Address
+    from graced.sockets.listener import Listener
+
+
+class Claims:
+    """The listeners and the pidfile of one service.  Main thread only."""
+
+    def __init__(
+        self, settings: Settings, pid_file: str | None, belongings: ExitStack, *, managed: bool
+    ) -> None:
+        """`belongings` gives up all claims at the end.  `managed`: by a service manager."""
+        self.listeners: list[Listener] = []
+        self.lock: PidFile | None = None
+        self._settings = settings
+        self._pid_file = os.path.abspath(pid_file) if pid_file else None
+        self._belongings = belongings
+        self._managed = managed
+        self._goes_on = False
+        """Whether the start goes on without what it cannot get now."""
+        self._late: LateClaims | None = None
+
+    def claim(self, inherited: Inherited) -> None:
+        """Claim all, with `inherited` listeners.
+
+        Raises `GracedError` where something cannot be had, unless the start goes on.
+        """
+        found = inherited.clients or inherited.listeners.sockets or REFUSED in inherited.names
+        self._goes_on = self._managed and bool(found)
+        self._belongings.callback(self._remove_pid_file)
+        if self._pid_file:
+            try:
+                self.lock = _lock(self._pid_file)
+            except (PidFileError, AlreadyRunningError) as error:
+                self._go_on_without_lock(error)
+        self.listeners = self._listen(inherited)
+        for each in self.listeners:
+            self._belongings.callback(each.close)
+
+    def _listen(self, inherited: Inherited) -> list[Listener]:
+        settings = self._settings
+        if inherited.others:
+            unfit: list[ListenError] = []
+            passed = activation.adopt(
+                inherited.others, self._keepalive, unfit if self._goes_on else None
+            )
+            for error in unfit:
+                self._claim_late(error=error)
+            return passed
+        if len(settings.listen) > 1:
+            from graced.app import occupancy  # noqa: PLC0415
+
+            occupancy.refuse_overlaps(settings.listen, resolve=not self._managed)
+        unresolved: list[Address] = []
+        refused: list[tuple[Address, ListenError]] = []
+        bound = binding.bind(
+            settings.listen,
+            settings.backlog,
+            inherited.listeners,
+            self._keepalive,
+            unresolved=unresolved if self._managed else None,
+            refused=refused if self._goes_on else None,
+        )
+        present = {each.name for each in bound}
+        for address in unresolved:
+            self._claim_late(address, None, self._bind_again(address, present))
+        for address, refusal in refused:
+            self._claim_late(address, refusal, self._bind_again(address, present))
+        return bound
+
+    def _bind_again(self, address: Address, present: set[str]) -> Callable[[], list[Listener]]:
+        """For the thread of the late claims.  `present`: the names of all listeners."""
+
+        def attempt() -> list[Listener]:
+            found = binding.bind_late(address, self._settings.backlog, self._keepalive, present)
+            present.update(each.name for each in found)
+            return found
+
+        return attempt
+
+    def _claim_late(
+        self,
+        address: Address | None = None,
+        error: GracedError | None = None,
+        attempt: Callable[[], list[Listener] | PidFile] | None = None,
+    ) -> None:
+        from graced.app.late_claims import Claim, LateClaims  # noqa: PLC0415
+
+        self._late = self._late or LateClaims()
+        self._late.add(Claim(address, error, attempt))
+
+    @property
+    def _keepalive(self) -> KeepAlive:
+        settings = self._settings
+        return KeepAlive(
+            idle=settings.keepalive_idle,
+            interval=settings.keepalive_interval,
+            count=settings.keepalive_count,
+            user_timeout=settings.user_timeout,
+        )
+
+    def write_pid(self) -> None:
+        """Write the pid of this process.  Raises `PidFileError`, unless the start goes on."""
+        if self.lock:
+            try:
+                self.lock.write()
+            except PidFileError as error:
+                self._go_on_without_lock(error)
+
+    def _go_on_without_lock(self, error: GracedError) -> None:
+        if not self._goes_on:
+            raise error
+        self._claim_late(error=error, attempt=self._lock_again)
+
+    def _remove_pid_file(self) -> None:
+        if self.lock:
+            self.lock.remove()
+
+    @property
+    def missing(self) -> str:
+        """What is missing, for the status line; empty: nothing."""
+        return self._late.missing if self._late else ""
+
+    def try_again(
+        self,
+        server: Server,
+        supervisor: Supervisor,
+        added: Callable[[Sequence[Listener]], None],
+    ) -> None:
+        """Begin to try again to get what is missing.  `added` is called with new listeners."""
+        late = self._late
+        if not late:
+            return
+
+        def look() -> None:
+            for got in late.look():
+                if isinstance(got, PidFile):
+                    self.lock = got
+                else:
+                    self.listeners += got
+                    for each in got:
+                        self._belongings.callback(each.close)
+                    added(got)
+                    server.listen(got)
+            supervisor.missing = late.missing
+
+        supervisor.on_change = look
+        look()
+        late.start(partial(os.eventfd_write, server.changed_fd, 1))
+
+    def _lock_again(self) -> PidFile:
+        """In the thread of the late claims.  Raises `GracedError`."""
+        assert self._pid_file
+        lock = self.lock or PidFile(self._pid_file)
+        try:
+            lock.write()
+        except GracedError:
+            if lock is not self.lock:
+                lock.remove()
+            raise
+        return lock
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        if self._late:
+            self._late.stop()
+
+
+def _lock(path: str) -> PidFile:
+    try:
+        return PidFile(path)
+    except PidFileError as error:
+        if path == PID_FILE and os.geteuid():
+            # It belongs to the service of the package.
+            raise PidFileError(f"{error}; name another with --pid-file") from None
+        raise
