@@ -123,6 +123,7 @@ class Server:
                 gap=policy.gap,
                 stall_timeout=policy.stall_timeout,
                 on_close=self._leave,
+                on_free=self._start_waiting,
             )
         self.io_threads = [
             IOThread(
@@ -183,7 +184,9 @@ class Server:
     def _take_back(self, moved: Sequence[Client]) -> None:
         """Count the clients of handlers no more."""
         for client in moved:
-            self._admission.leave(client.host)
+            if client.counted:
+                self._admission.leave(client.host)
+            client.counted = True
 
     def freeze(self) -> list[Client]:
         """Stop accepting and serving; return the clients, for `adopt` here or in another process.
@@ -277,6 +280,11 @@ class Server:
         return self._admission.clients
 
     @property
+    def waiting(self) -> int:
+        """The number of clients that wait for a thread in which their handler can run."""
+        return sum(thread.waiting for thread in self.io_threads)
+
+    @property
     def admitted(self) -> int:
         """The number of clients so far."""
         return self._admission.admitted
@@ -349,11 +357,16 @@ class Server:
             thread.close()
         os.close(self.changed_fd)
 
+    def _start_waiting(self) -> None:
+        for thread in self.io_threads:
+            thread.start_waiting()
+
     def _leave(self, client: Client, reason: str) -> None:
         """Count and log a client that has no handler any more.  The handler's thread calls."""
         if self._mirror:
             self._mirror.discard(client)
-        self._admission.leave(client.host)
+        if client.counted:
+            self._admission.leave(client.host)
         with self._count_lock:
             self._echoed_by_handlers += client.echoed
         if self._log_connections:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 import time
@@ -37,6 +38,8 @@ LAST_WRITES_TIMEOUT = 0.2
 """Seconds that the answers of all handlers together may take to be complete at the deadline.
 
 An answer is complete when the client has acknowledged it, for which a client may take 40 ms."""
+WARNING_INTERVAL = 600.0
+"""Seconds between two warnings that all threads are in use, at least."""
 _LAST_WRITES_INTERVAL = 0.005
 """Seconds between two looks at handlers that have not."""
 
@@ -58,6 +61,7 @@ class HandlerPool:
         gap: float,
         stall_timeout: float,
         on_close: Callable[[Client, str], None],
+        on_free: Callable[[], None] = lambda: None,
     ) -> None:
         """Create a pool without threads.
 
@@ -65,7 +69,7 @@ class HandlerPool:
         clients wait, with their data unread.  `movable`: whether handlers can save their state and
         go on in another process.  `farewell`, `gap`, `stall_timeout`: see `graced.loop.policy`.
         `on_close` is called in the handler's thread for each client that was closed, with the
-        reason for the log.
+        reason for the log; `on_free`, after a refusal of `reserve`, when a thread is free.
         """
         self.greet = greet
         self.movable = movable
@@ -75,6 +79,7 @@ class HandlerPool:
         self._gap = gap
         self._stall_timeout = stall_timeout
         self._on_close = on_close
+        self._on_free = on_free
         self._lock = Lock()
         self._session_ended = Condition(self._lock)
         self._strays = Strays(gap)
@@ -83,8 +88,24 @@ class HandlerPool:
         self._sessions: set[Session] = set()
         self._threads: set[Thread] = set()
         self._starting = 0
+        self._reserved = 0
+        self._has_refused = False
+        self._warned_at = -math.inf
         self._draining = False
         self._closing = False
+
+    def reserve(self) -> bool:
+        """Reserve a thread for the next `start`; return False where all are in use."""
+        with self._lock:
+            if len(self._sessions) + self._reserved < self._max_threads:
+                self._reserved += 1
+                return True
+            self._has_refused = True
+        now = time.monotonic()
+        if now - self._warned_at >= WARNING_INTERVAL:
+            self._warned_at = now
+            events.HANDLERS_BUSY(handlers=self._max_threads)
+        return False
 
     def start(self, client: Client) -> None:
         """Start a handler for `client`, which belongs to the pool from now on."""
@@ -101,6 +122,7 @@ class HandlerPool:
             set_timeout(request, socket.SO_SNDTIMEO, self._stall_timeout)
         session = Session(client, request)
         with self._lock:
+            self._reserved = max(0, self._reserved - 1)
             self._sessions.add(session)
             self._waiting.append(session)
             missing = len(self._waiting) - self._starting
@@ -165,10 +187,14 @@ class HandlerPool:
         Return the seconds of the longest silence among the other clients.
         """
         with self._lock:
-            requests = [session.request for session in self._sessions]
+            sessions = list(self._sessions)
         longest = 0.0
-        for request in requests:
+        for session in sessions:
+            request = session.request
             if isinstance(request, HandlerSocket):
+                if not session.thread:
+                    # The server has not given the client a thread yet.
+                    continue
                 silence = request.silence
                 if silence >= timeout:
                     end_both_ways(request)
@@ -310,10 +336,9 @@ class HandlerPool:
                 return False
             late = not session.is_frozen
             client = session.reclaim()
-            self._sessions.discard(session)
             if not late:
                 self._frozen.append(client)
-            self._session_ended.notify()
+        self._free(session)
         if late:
             # The handover has given up waiting a moment ago.
             self.start(client)
@@ -342,13 +367,21 @@ class HandlerPool:
         self._close(session, reason)
 
     def _close(self, session: Session, reason: str) -> None:
-        with self._lock:
-            self._sessions.discard(session)
-            self._session_ended.notify()
+        self._free(session)
         try:
             session.request.close()
         finally:
             self._on_close(session.client, reason)
+
+    def _free(self, session: Session) -> None:
+        """Count a session no more: its thread is free."""
+        with self._lock:
+            self._sessions.discard(session)
+            self._session_ended.notify()
+            awaited = self._has_refused and not self._closing
+            self._has_refused = False
+        if awaited:
+            self._on_free()
 
 
 def _is_end_of_tls(error: BaseException) -> bool:

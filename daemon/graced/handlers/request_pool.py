@@ -126,6 +126,10 @@ class RequestPool(HandlerPool):
         own.settimeout(timeout)
         return own
 
+    def reserve(self) -> bool:
+        """The program decides whether a request needs a thread."""
+        return True
+
     def start(self, client: Client) -> None:
         """Give the request of a client to `process`.  For the I/O thread."""
         if len(self._sessions) >= self._next_sweep:
@@ -239,9 +243,7 @@ class RequestPool(HandlerPool):
             super()._end(session, reason)
             return
         self._keep(session.client, request)
-        with self._lock:
-            self._sessions.discard(session)
-            self._session_ended.notify()
+        self._free(session)
 
     def release(self, request: Any) -> None:
         """Count the client of a kept request as departed, if the request has been closed."""

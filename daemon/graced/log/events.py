@@ -65,6 +65,11 @@ STOPPED = Event(
     " %(clients_closed)d closed at the deadline",
     final=True,
 )
+HANDLERS_BUSY = Event(
+    "42defef74ef347feb42c0f91b8517f78",
+    WARNING,
+    "all %(handlers:handler thread)s are in use, further clients wait",
+)
 SETTLING = Event(
     "1a246bab515f4e10bfaad1e0602496ce",
     INFO,

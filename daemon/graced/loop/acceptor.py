@@ -269,7 +269,7 @@ class Acceptors:
         self._idle.expect(client)
         if self._handlers:
             client.address = address
-            if self._handlers.greet:
+            if self._handlers.greet and self._handlers.reserve():
                 self._handlers.start(client)
                 return
         try:
@@ -278,6 +278,8 @@ class Acceptors:
             # The kernel has no room for one more in the set (epoll_ctl(2): ENOMEM, ENOSPC).
             self._clients.close(client, str(error.strerror))
             raise NoCapacityError(error.strerror) from error
+        if self._handlers and self._handlers.greet:
+            self._clients.start_handler(client, 0)
 
     def _refuse(self, client: Client, reason: str) -> None:
         self.count_refusal(client, reason)

@@ -19,6 +19,7 @@ from graced.loop.phase import (
     TRACED,
     WRITE_BLOCKED,
 )
+from graced.loop.waiting import Waiting
 from graced.sockets import closing
 from graced.sockets.closing import LINGER_TIMEOUT
 
@@ -103,6 +104,14 @@ class Clients:
         self._buffer = memoryview(mmap(-1, BUFFER_SIZE))
         self.view = self._buffer
         """The part of the buffer that a read may fill."""
+        self.waiting = Waiting(
+            poller,
+            admission,
+            handlers,
+            close=self.close,
+            report_activity=self.report_activity,
+        )
+        """Clients that wait for a thread."""
         self._unsent = 0
         self.activity_awaited = False
         """Whether `report_activity` has to be called at the next activity."""
@@ -195,11 +204,8 @@ class Clients:
         self.poller.modify(client.sock.fileno(), EPOLLIN)
 
     def start_handler(self, client: Client, _event: int) -> None:
-        """Give the client to a handler, which owns it from now on."""
-        assert self.handlers is not None
-        self.poller.unregister(client.sock.fileno())
-        client.phase = GONE
-        self.handlers.start(client)
+        """Give the client to a handler, which owns it from then on, as soon as a thread is free."""
+        self.waiting.start_or_wait(client)
 
     # The end of a connection.
 
@@ -245,6 +251,7 @@ class Clients:
         self.count_unsent(-len(client.unsent))
         client.unsent = b""
         client.phase = GONE
+        self.waiting.remove(client)
         self.poller.timers.cancel(client)
         self.poller.forget(client.sock.fileno())
         if self.mirror or self.handlers:

@@ -57,6 +57,8 @@ class Farewell:
         for client in self._clients.present():
             if client.phase in RESTING:
                 self._tell(client)
+        for client in self._clients.waiting.drain():
+            self._tell(client)
         if self._handlers:
             self._poller.schedule_after(self._reminder, self._gap)
 

@@ -44,6 +44,12 @@ class Handlers(Protocol):
     movable: bool
     """Whether a handler can save its state and go on in another process."""
 
+    def reserve(self) -> bool:
+        """Reserve a thread for the next `start`; return False where all are in use.
+
+        `IOThread.start_waiting` is called when one is free again.
+        """
+
     def start(self, client: Client) -> None:
         """Start a handler for the client, which belongs to the handler from now on."""
 

@@ -63,6 +63,7 @@ from graced.loop.idle import IdleSweep
 from graced.loop.phase import (
     ACTIVE,
     AWAITING_FIRST_BYTE,
+    AWAITING_THREAD,
     CLIENT_PHASES,
     ENDING,
     FAREWELL_PENDING,
@@ -156,6 +157,7 @@ class IOThread(Thread):
             FAREWELL_SENT: self._farewell.pause_reading,
             READ_PAUSED: self._farewell.leave_unread,
             LINGERING: self._clients.discard_input,
+            AWAITING_THREAD: self._clients.waiting.hear,
             LISTENING: self._acceptors.accept,
             WAKING: self._poller.woken,
         }
@@ -193,6 +195,11 @@ class IOThread(Thread):
         """Clients that were closed at the deadline."""
         return self._clients.closed
 
+    @property
+    def waiting(self) -> int:
+        """Clients that wait for a thread in which their handler can run."""
+        return self._clients.waiting.number
+
     # Requests of other threads.
 
     def post(self, action: Callable[[], None]) -> None:
@@ -222,6 +229,10 @@ class IOThread(Thread):
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Accept clients from further listeners."""
         self.post(lambda: self._acceptors.add(listeners))
+
+    def start_waiting(self) -> None:
+        """Start the handlers of clients that wait for a thread: one may be free."""
+        self.post(self._clients.waiting.start)
 
     def freeze(self, take: Callable[[list[Client]], None]) -> None:
         """Abandon the listeners, stop serving, and call `take` in this thread with the clients.

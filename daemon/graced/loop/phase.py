@@ -24,27 +24,29 @@ READ_PAUSED = 6
 """The client has sent bytes after the farewell; the bytes are read when the gap is over."""
 LINGERING = 7
 """The client has all its bytes and end of file; input is discarded until the client closes."""
-CLIENT_PHASES = 8
+AWAITING_THREAD = 8
+"""The client is not read: it waits for a thread in which its handler can run."""
+CLIENT_PHASES = 9
 """The number of phases above: a smaller number is the phase of a client."""
 
 # The phases of the other event sources.
-LISTENING = 8
+LISTENING = 9
 """An acceptor accepts clients, or is paused and tries again later."""
-WAKING = 9
+WAKING = 10
 """The eventfd of the poller is readable when another thread has posted an action."""
-SWEEPING = 10
+SWEEPING = 11
 """The idle timeout of a client may have passed."""
-REPORTING = 11
+REPORTING = 12
 """Refused clients may have to be reported."""
-REMINDING = 12
+REMINDING = 13
 """Handlers may have clients that have not got the farewell yet."""
-HANDSHAKING = 13
+HANDSHAKING = 14
 """Handshakes that had begun when new connections were refused are over."""
-ENDING = 14
+ENDING = 15
 """The I/O thread ends now, whether or not clients still linger."""
-GONE = 15
+GONE = 16
 """The client or acceptor belongs to this I/O thread no more; nothing is done about it."""
-PHASES = 16
+PHASES = 17
 """The number of all phases: the length of the tables."""
 
 # How far the farewell of a client has come: `Client.told`.

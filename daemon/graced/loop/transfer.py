@@ -7,7 +7,7 @@ from socket import AF_UNIX
 from time import monotonic
 
 from graced.loop.clients import RESTING
-from graced.loop.phase import GONE, WRITE_BLOCKED
+from graced.loop.phase import AWAITING_THREAD, GONE, WRITE_BLOCKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from graced.loop.clients import Clients
     from graced.loop.idle import IdleSweep
 
-TRANSFERABLE = RESTING | {WRITE_BLOCKED}
+TRANSFERABLE = RESTING | {WRITE_BLOCKED, AWAITING_THREAD}
 """The phases in which a client can be transferred."""
 
 
@@ -43,7 +43,10 @@ class Transfer:
             self._clients.count_unsent(-len(client.unsent))
             client.phase = GONE
             self._poller.timers.cancel(client)
-            self._admission.leave(client.host)
+            self._clients.waiting.remove(client)
+            if client.counted:
+                self._admission.leave(client.host)
+            client.counted = True
         return frozen
 
     def adopt(self, clients: Sequence[Client]) -> None:

@@ -301,14 +301,16 @@ class Supervisor:
     def _status(self) -> str:
         server = self._server
         clients = plural(server.clients, "client")
-        missing = f"; {self.missing}" if self.missing else ""
+        number = server.waiting
+        waiting = f", {plural(number, 'client')} waiting for a thread" if number else ""
         if self.lifecycle.state is State.DRAINING:
-            return f"draining: {clients} remaining, {self._seconds_remaining()} s to go"
+            return f"draining: {clients} remaining, {self._seconds_remaining()} s to go{waiting}"
         if self.lifecycle.state is State.HANDING_OVER:
-            return f"handing over: {clients} now, {self._seconds_remaining()} s to go"
+            return f"handing over: {clients} now, {self._seconds_remaining()} s to go{waiting}"
+        missing = f"; {self.missing}" if self.missing else ""
         return (
             f"serving: {clients} now, {server.admitted} so far,"
-            f" {plural(server.echoed, 'byte')} echoed{self.note}{missing}"
+            f" {plural(server.echoed, 'byte')} echoed{waiting}{self.note}{missing}"
         )
 
     def _seconds_remaining(self) -> int:

@@ -44,6 +44,12 @@ class Handlers:
         self.next_goodbye = math.inf
         self.taken: SimpleQueue[LoopClient] = SimpleQueue()
         self.start = self.taken.put
+        self.free = math.inf
+        """Threads that can be reserved."""
+
+    def reserve(self) -> bool:
+        self.free -= 1
+        return self.free >= 0
 
     def say_goodbyes(self) -> float:
         self.reminders += 1

@@ -1,0 +1,184 @@
+"""Clients that wait for a free handler thread: watched, counted, told, handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from signal import SIGTERM, SIGUSR1, SIGUSR2
+from typing import Any
+
+import pytest
+
+from support import FAREWELL, PASS, Client, FdStore, Graced
+
+KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
+HANDLERS = pytest.mark.parametrize("handler", ["support.movable:CountingHandler", "echo-threaded"])
+ONE_THREAD = "[limits]\nmax_handler_threads = 1\nmax_clients = 3\n"
+FULL = "<4>all 1 handler thread"
+
+
+def address(kind: str, directory: Path) -> str:
+    return "127.0.0.1:0" if kind == "tcp" else f"unix:{directory}/socket"
+
+
+def status(graced: Graced) -> str:
+    count = graced.log.count("<6>serving: ")
+    graced.signal(SIGUSR1)
+    return graced.log.wait_for(r"<6>serving: (.*)$", count + 1)[1]
+
+
+def wait_for_status(graced: Graced, text: str) -> None:
+    """The server hears of a client's bytes a moment after they were sent."""
+    while text not in (found := status(graced)):
+        assert "serving" not in found
+
+
+def first_of(graced: Graced, stack: ExitStack) -> Client:
+    client = stack.enter_context(graced.connect())
+    client.send(b"?")
+    assert len(client.recv()) == 1
+    return client
+
+
+@KINDS
+@HANDLERS
+def test_clients_that_hang_up_make_room(tmp_path: Path, kind: str, handler: str) -> None:
+    options = ("--handler", handler)
+    with (
+        Graced(*options, listen=address(kind, tmp_path), config=ONE_THREAD) as graced,
+        ExitStack() as stack,
+    ):
+        first = first_of(graced, stack)
+        for _ in range(3):
+            impatient = [graced.connect() for _ in range(2)]
+            for client in impatient:
+                client.send(b"?")
+            wait_for_status(graced, "3 clients now")
+            wait_for_status(graced, "2 clients waiting for a thread")
+            for client in impatient:
+                client.close()
+            wait_for_status(graced, "1 client now")
+        assert graced.log.count(FULL) == 1
+        patient = stack.enter_context(graced.connect())
+        patient.send(b"?")
+        first.close()
+        assert len(patient.recv()) == 1
+        assert not graced.log.count("max_clients")
+
+
+def test_client_that_has_sent_end_of_file_is_answered() -> None:
+    options = ("--handler", "echo-threaded")
+    with Graced(*options, config=ONE_THREAD) as graced, ExitStack() as stack:
+        first = first_of(graced, stack)
+        client = stack.enter_context(graced.connect())
+        client.send(b"the only request")
+        client.finish()
+        wait_for_status(graced, "waiting for a thread")
+        wait_for_status(graced, "1 client now")
+        first.close()
+        assert client.recv_to_end() == b"the only request"
+        wait_for_status(graced, "0 clients now")
+
+
+def test_waiting_client_is_not_idle() -> None:
+    """The client that has the thread is idle, and closed; the other is served then."""
+    config = f"{ONE_THREAD}idle_timeout = 1\n"
+    options = ("--handler", "echo-threaded")
+    with Graced(*options, config=config) as graced, ExitStack() as stack:
+        first = first_of(graced, stack)
+        waiting = stack.enter_context(graced.connect())
+        waiting.send(b"hello")
+        assert first.recv_to_end() == b""
+        assert waiting.recv_exactly(5) == b"hello"
+
+
+@KINDS
+def test_stop_tells_and_answers(tmp_path: Path, kind: str) -> None:
+    """One declares no farewell: the request is answered first."""
+    options = ("--handler", "support.handlers:TutorialHandler", "--grace", "30")
+    with (
+        Graced(*options, listen=address(kind, tmp_path), config=ONE_THREAD) as graced,
+        ExitStack() as stack,
+    ):
+        first_of(graced, stack)
+        waiting, silent = (stack.enter_context(graced.connect()) for _ in range(2))
+        waiting.send(b"hello")
+        wait_for_status(graced, "1 client waiting for a thread")
+        graced.signal(SIGTERM)
+        assert waiting.recv_to_end() == b"hello"
+        assert silent.recv_to_end() == b""
+        for client in (waiting, silent):
+            client.close()
+        stack.close()
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (3, 0)
+
+
+def test_stop_with_a_declared_farewell() -> None:
+    options = ("--handler", "support.handlers:TellingHandler", "--grace", "30")
+    with Graced(*options, config=ONE_THREAD) as graced, ExitStack() as stack:
+        first = first_of(graced, stack)
+        waiting = stack.enter_context(graced.connect())
+        waiting.send(b"hello")
+        wait_for_status(graced, "1 client waiting for a thread")
+        graced.signal(SIGTERM)
+        for client in (first, waiting):
+            client.expect_farewell_alone()
+        first.close()
+        assert waiting.recv_exactly(5) == b"hello"
+        waiting.close()
+        assert graced.wait() == 0
+
+
+def test_deadline_tells() -> None:
+    options = ("--handler", "support.handlers:StubbornHandler", "--grace", "1")
+    declared = f"{ONE_THREAD}[shutdown]\nfarewell = 'SHUTDOWN'\n"
+    for config, words in ((ONE_THREAD, b""), (declared, FAREWELL)):
+        with Graced(*options, config=config) as graced, ExitStack() as stack:
+            first_of(graced, stack)
+            waiting = stack.enter_context(graced.connect())
+            waiting.send(b"hello")
+            wait_for_status(graced, "1 client waiting for a thread")
+            graced.signal(SIGTERM)
+            assert waiting.recv_to_end() == words
+            assert graced.wait() == 0
+
+
+@pytest.fixture
+def store() -> Iterator[FdStore]:
+    store = FdStore()
+    with store:
+        yield store
+
+
+def start(store: FdStore) -> dict[str, Any]:
+    return {"env": store.environment, "before": PASS, "pass_fds": store.descriptors}
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "handler", ["support.movable:CountingHandler", "support.movable:ForgetfulHandler"]
+)
+def test_restart_hands_waiting_clients_over(
+    store: FdStore, tmp_path: Path, kind: str, handler: str
+) -> None:
+    options = ("--handler", handler)
+    with ExitStack() as stack:
+        place = address(kind, tmp_path)
+        with Graced(*options, listen=place, config=ONE_THREAD, **start(store)) as graced:
+            served = graced.addresses[0]
+            first = first_of(graced, stack)
+            waiting, half = (stack.enter_context(graced.connect()) for _ in range(2))
+            for client in (waiting, half):
+                client.send(b"?")
+            half.finish()
+            wait_for_status(graced, "2 clients waiting for a thread")
+            graced.signal(SIGUSR2)
+            assert graced.wait() == 79
+        with Graced(*options, listen=served, config=ONE_THREAD, **start(store)) as graced:
+            first.close()
+            assert waiting.recv() == b"1"
+            waiting.close()
+            assert half.recv_to_end() == b"1"
+            assert graced.stop() == 0
