@@ -98,6 +98,8 @@ class Server:
         """An eventfd, readable when something has changed (see `take_changes`)."""
         self.server_address: Any = listeners[0].sock.getsockname() if listeners else None
         """The address of the first listener, by the name that `socketserver` gives to handlers."""
+        self.addresses = [listener.name for listener in listeners]
+        """The addresses that clients are accepted from, in the notation of the log."""
         self.draining = Event()
         """Set when the drain begins."""
         self.deadline: float | None = None
@@ -165,6 +167,7 @@ class Server:
         """Accept clients from further listeners.  After `start`."""
         if self.server_address is None and listeners:
             self.server_address = listeners[0].sock.getsockname()
+        self.addresses += [listener.name for listener in listeners]
         for thread in self.io_threads:
             thread.listen(listeners)
 

@@ -27,9 +27,10 @@ os.environ["WATCHDOG_USEC"] = "{int(PERIOD * 1_000_000)}"
 BLOCKING = ("--handler", "support.handlers:BlockingHandler")
 
 
-def sequence(kind: Kind, graced: Graced | Daemon, rest: list[str]) -> list[tuple[str, int]]:
-    """Who says what until it serves, and `rest`."""
-    ready = "READY=1\nSTATUS=serving: 0 clients now, 0 so far, 0 bytes echoed"
+def sequence(graced: Graced | Daemon, rest: list[str], end: str) -> list[tuple[str, int]]:
+    """Who says what until it serves, then `rest`, then the end."""
+    place = f"on {graced.addresses[0]}"
+    ready = f"READY=1\nSTATUS=serving: 0 clients now, 0 so far, 0 bytes echoed {place}"
     keeps = [f"FDSTORE=1\nFDNAME=graced-{what}\nFDPOLL=0" for what in ("listeners", "clients")]
     if isinstance(graced, Daemon):
         start = [
@@ -40,6 +41,7 @@ def sequence(kind: Kind, graced: Graced | Daemon, rest: list[str]) -> list[tuple
     else:
         start = []
         rest = [ready, *keeps, *rest]
+    rest.append(f"STATUS=stopped: {end} at the deadline")
     return [*start, *((text, graced.pid) for text in rest)]
 
 
@@ -58,14 +60,17 @@ def test_start_and_stop_without_a_client(kind: Kind, notify_socket: NotifySocket
         notify_socket.wait_for("READY=1")
         assert graced.stop() == 0
     stopping = f"STOPPING=1\nSTATUS=draining: 0 clients remaining, 5 s to go{EXTENDING}"
-    assert said(notify_socket) == sequence(kind, graced, [stopping, FORGET])
+    assert said(notify_socket) == sequence(
+        graced, [stopping, FORGET], "0 clients departed, 0 closed"
+    )
 
 
 @KINDS
 def test_start_status_drain_and_stop(kind: Kind, notify_socket: NotifySocket) -> None:
     with kind("--grace", "3", env=notify_socket.environment) as graced, graced.connect() as client:
         client.echo(b"hello")
-        serving = "STATUS=serving: 1 client now, 1 so far, 5 bytes echoed"
+        place = f"on {graced.addresses[0]}"
+        serving = f"STATUS=serving: 1 client now, 1 so far, 5 bytes echoed {place}"
         notify_socket.wait_for(serving)
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
@@ -79,9 +84,9 @@ def test_start_status_drain_and_stop(kind: Kind, notify_socket: NotifySocket) ->
         FORGET,
     ]
     # Where a second passes between the client's coming and its word, that is news as well.
-    between = ("STATUS=serving: 1 client now, 1 so far, 0 bytes echoed", graced.pid)
+    between = (f"STATUS=serving: 1 client now, 1 so far, 0 bytes echoed {place}", graced.pid)
     found = [message for message in said(notify_socket) if message != between]
-    assert found == sequence(kind, graced, rest)
+    assert found == sequence(graced, rest, "0 clients departed, 1 closed")
 
 
 def test_a_long_grace_asks_for_more_time_again_and_again(notify_socket: NotifySocket) -> None:
@@ -101,7 +106,34 @@ def test_stopping_is_said_before_the_clients_are_told(notify_socket: NotifySocke
         notify_socket.wait_for("STOPPING=1")
         client.close()
         assert graced.wait() == 0
-        assert "STOPPING=1" in notify_socket.texts[-2]
+        assert "STOPPING=1" in notify_socket.texts[-3]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--listen", "unix:/nonexistent/socket", "cannot listen on unix:/nonexistent/socket"),
+        ("--grace", "soon", "--grace"),
+        ("--handler", "nowhere:Handler", "nowhere"),
+        ("--pid-file", "/nonexistent/pid", "cannot write pidfile /nonexistent/pid"),
+    ],
+)
+def test_the_status_says_why_a_start_is_refused(
+    option: str, value: str, why: str, notify_socket: NotifySocket
+) -> None:
+    command = [*launch(), "--config", "/dev/null", "--listen", "127.0.0.1:0", option, value]
+    ended = subprocess.run(
+        command,
+        check=False,
+        env=environment(notify_socket.environment),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode in {2, 69, 73, 78}
+    status = notify_socket.wait_for("STATUS=").text
+    assert status.startswith("STATUS=cannot start: ")
+    assert why in status
+    assert "\n" not in status
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])

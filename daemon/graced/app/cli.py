@@ -9,6 +9,7 @@ from graced.app import command_line, configuration, preflight, service
 from graced.app.preflight import Launch
 from graced.errors import FailedError, GracedError
 from graced.log import events, sinks, writer
+from graced.systemd import notify
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         status = _run(sys.argv[1:] if argv is None else argv)
     except FailedError as error:
+        notify.last_status(f"failed: {error}")
         status = error.status
     except GracedError as error:
+        notify.last_status(f"cannot start: {error}")
         if not error.explained:
             _explain(error)
         status = error.status

@@ -54,6 +54,8 @@ SETTLE_INTERVAL = 0.05
 """Seconds between two looks at handlers that are busy, before a handover."""
 LAST_PART = 1.0
 """Seconds, at most, that clients which cannot be handed over get of the grace period."""
+LISTED_ADDRESSES = 3
+"""Addresses in the status line, at most."""
 STATUS_INTERVAL = 1.0
 """Seconds between two STATUS= lines, at least."""
 EXTEND_TIMEOUT = 10.0
@@ -254,10 +256,15 @@ class Supervisor:
         self.lifecycle.to(State.STOPPED)
         if stuck:
             events.HANDLERS_STUCK(handlers=stuck)
+        departed, closed = self._server.departed, self._server.closed
+        # Shown by `systemctl status` until the next start.
+        self._notifier.status(
+            f"stopped: {plural(departed, 'client')} departed, {closed} closed at the deadline"
+        )
         events.STOPPED(
             seconds=time.monotonic() - self._drain_began,
-            clients_gone=self._server.departed,
-            clients_closed=self._server.closed,
+            clients_gone=departed,
+            clients_closed=closed,
         )
 
     def _acknowledge(self, signum: signal.Signals) -> None:
@@ -310,7 +317,8 @@ class Supervisor:
         missing = f"; {self.missing}" if self.missing else ""
         return (
             f"serving: {clients} now, {server.admitted} so far,"
-            f" {plural(server.echoed, 'byte')} echoed{waiting}{self.note}{missing}"
+            f" {plural(server.echoed, 'byte')} echoed on {_listed(server.addresses)}"
+            f"{waiting}{self.note}{missing}"
         )
 
     def _seconds_remaining(self) -> int:
@@ -339,3 +347,9 @@ class Supervisor:
     def _set_status(self, status: str) -> None:
         self._sent_status = status
         self._sent_status_at = time.monotonic()
+
+
+def _listed(addresses: Sequence[str]) -> str:
+    more = len(addresses) - LISTED_ADDRESSES
+    listed = ", ".join(addresses[:LISTED_ADDRESSES]) or "no address yet"
+    return f"{listed} and {more} more" if more > 0 else listed

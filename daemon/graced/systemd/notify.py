@@ -184,6 +184,16 @@ class _Pipe:
         self._fd = -1
 
 
+def last_status(status: str) -> None:
+    """Show a status line that outlives this process, which is about to fail.
+
+    Without it ``systemctl status`` shows no line, or the last line of the process before.
+    """
+    notifier = Notifier()
+    notifier.status(status)
+    notifier.close()
+
+
 def _connect() -> socket.socket:
     notifier = SystemdNotifier(debug=True)
     connected: socket.socket = notifier.socket

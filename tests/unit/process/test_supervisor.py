@@ -176,8 +176,20 @@ def test_status_is_logged_while_serving(make: Make, caplog: pytest.LogCaptureFix
     assert scene.supervisor.serve() is SIGTERM
     (text,) = messages(caplog)
     # A byte is counted a moment after its client has it.
-    status = r"serving: 1 client now, 1 so far, [05] bytes echoed; inherited 3 clients in 7 ms"
-    assert re.fullmatch(status, text)
+    status = (
+        r"serving: 1 client now, 1 so far, [05] bytes echoed on (.*); inherited 3 clients in 7 ms"
+    )
+    found = re.fullmatch(status, text)
+    assert found
+    assert found[1] == scene.listener.name
+
+
+def test_status_names_some_of_many_addresses(make: Make, managed: NotifySocket) -> None:
+    scene = make()
+    scene.server.addresses = [f"192.0.2.{n}:9999" for n in range(250)]
+    scene.supervisor.start()
+    ready = managed.wait_for("READY=1").text
+    assert ready.endswith("on 192.0.2.0:9999, 192.0.2.1:9999, 192.0.2.2:9999 and 247 more")
 
 
 def test_handover_is_refused_without_service_manager(
@@ -251,10 +263,12 @@ def test_service_manager_hears_each_state(managed: NotifySocket, make: Make) -> 
     scene.supervisor.drain(SIGTERM)
     client.expect_farewell_alone()
     scene.supervisor.stop()
-    managed.wait_for("STOPPING=1")
+    managed.wait_for("STATUS=stopped")
     assert managed.texts == [
-        "READY=1\nSTATUS=serving: 0 clients now, 0 so far, 0 bytes echoed",
+        "READY=1\nSTATUS=serving: 0 clients now, 0 so far, 0 bytes echoed on"
+        f" {scene.listener.name}",
         f"STOPPING=1\nSTATUS=draining: 1 client remaining, 1 s to go\n{EXTENDING}",
+        "STATUS=stopped: 0 clients departed, 1 closed at the deadline",
     ]
 
 
@@ -264,9 +278,9 @@ def test_each_second_of_drain_extends_timeout(managed: NotifySocket, make: Make)
     scene.connect()
     scene.supervisor.drain(SIGTERM)
     scene.supervisor.stop()
-    managed.wait_for("draining", 2)
-    ready, *draining = managed.texts
-    assert EXTENDING not in ready
+    managed.wait_for("stopped")
+    ready, *draining, stopped = managed.texts
+    assert EXTENDING not in ready + stopped
     assert [text.count(EXTENDING) for text in draining] == [1] * len(draining)
 
 
