@@ -162,6 +162,24 @@ def test_where_nothing_runs_there_is_nothing_to_protect(
     assert Service(machine).echoes()
 
 
+def test_upgrade_leaves_a_service_alone_that_was_stopped(
+    machine: Machine, debs: Packages, variant: Variant
+) -> None:
+    machine.install(*debs)
+    machine.systemctl("stop", UNIT)
+    machine.install(*variant("7.2"))
+    assert machine.show(UNIT, "ActiveState")["ActiveState"] == "inactive"
+    # Only the upgrade: what a removal has stopped is started by the installation after it.
+    machine.run("dpkg", "--remove", "graced")
+    machine.install(*debs)
+    assert Service(machine).echoes()
+    # And a service that was disabled, but runs, goes on.
+    machine.systemctl("disable", UNIT)
+    with Customers(Service(machine)) as customers:
+        machine.install(*variant("7.3"))
+        customers.assert_carried_over()
+
+
 def test_a_good_upgrade_is_noticed_by_nobody(
     machine: Machine, debs: Packages, variant: Variant
 ) -> None:
