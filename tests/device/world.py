@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import struct
@@ -17,11 +18,12 @@ from device.packages import Packages
 from device.service import FAREWELL, UNIT, Service, receive, rest
 from rigging import Container, Machine
 
+LATE_ADDRESS = "192.0.2.77"
 ADDRESSES = {
     "first": "127.0.0.1:9999",
     "second": "127.0.0.1:9998",
     "localhost": "localhost:9997",
-    "late": "192.0.2.77:9996",
+    "late": f"{LATE_ADDRESS}:9996",
     "named": "late.example:9995",
     "path": "unix:/run/graced/walk",
 }
@@ -30,7 +32,19 @@ DROP_IN = f"/etc/systemd/system/{UNIT}.d/walk.conf"
 QUICK = "[Service]\nRestartSec=200ms\n"
 """A crash is over soon: the walk has many."""
 LATE = frozenset({"late", "named"})
-"""Addresses that may come after the start: a number that can be bound before, and a name."""
+"""Addresses that come and go: a number, which can be bound before it comes, and a name."""
+GHOST = (
+    "[server]\nkeepalive_idle = 1\nkeepalive_interval = 1\nkeepalive_count = 2\nuser_timeout = 3\n"
+)
+"""How soon the kernel ends the connection of a client whose address has gone: 3 s."""
+PLACES = re.compile(r" echoed on (.*?)(?: and (\d+) more)?(?:;|$)")
+"""Of a status line: addresses, and how many others there are."""
+FULL = {
+    "blocks": "size=$(($(df --output=used /run | tail -n 1)))k",
+    "inodes": "nr_inodes=$(($(df --output=iused /run | tail -n 1)))",
+}
+"""Options of mount(8) that leave no room in /run."""
+ROOM = "size=20%,nr_inodes=800k"
 ALIAS = b"lo:1"
 SIOCSIFFLAGS, SIOCSIFADDR = 0x8914, 0x8916
 """netdevice(7): an address of an alias comes with the one, and goes with the other."""
@@ -38,8 +52,10 @@ HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
 RETIREMENT = 2.0
 """Seconds after READY=1 within which a listener is gone that is configured no more: the store of
 systemd is told to forget it when the start can fail no longer."""
-LATE_COMING = 10.0
-"""Seconds within which a name is served that has come: the pace of the tries doubles from 1 s."""
+TRY = 12.0
+"""Seconds that one more try may take to resolve a name: a name server is asked twice."""
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries, which begin with 1 s and double."""
 MAX_MEMORY = 48 * 1024
 """KiB of the daemon, whatever has happened to it."""
 SPARE = 3
@@ -94,16 +110,18 @@ class World:
         self._first_descriptors = 0
         self._deaf: socket.socket | None = None
         self.absent = LATE
+        self.holds_name = False
+        """Whether there is a listener of the name, which outlives the name itself."""
+        self.started = time.monotonic()
+        """When the process that serves was started."""
 
     def reset(self) -> None:
         """Begin a walk where every walk begins; the version that is installed may differ."""
         for client in self.clients:
             client.close()
         self.clients = []
-        if "late" not in self.absent:
-            self.machine.inside(_remove_alias)
-        self.machine.write("/etc/hosts", HOSTS)
-        self.absent = LATE
+        for name in LATE - self.absent:
+            self.take_away(name)
         self.silence_resolver(silent=False)
         self.change_unit("")
         self.configure(frozenset({"first"}))
@@ -123,7 +141,7 @@ class World:
         addresses = ", ".join(f'"{ADDRESSES[name]}"' for name in sorted(listen))
         grace = "0.3" if valid else '"soon"'
         self.machine.write(
-            CONFIG, f"[server]\nlisten = [{addresses}]\n[shutdown]\ngrace_period = {grace}\n"
+            CONFIG, f"{GHOST}listen = [{addresses}]\n[shutdown]\ngrace_period = {grace}\n"
         )
 
     def change_unit(self, text: str) -> None:
@@ -135,16 +153,22 @@ class World:
         """Start, stop or restart the service; a start that fails is looked at afterwards."""
         self.wanted = verb != "stop"
         self.machine.systemctl(verb, UNIT, check=False)
+        self._started()
+
+    def _started(self) -> None:
+        """Another process serves, or none: what it serves is what the configuration says."""
         if self.wanted:
             self.served = self.listen
+        self.started = time.monotonic()
+        serving = self.wanted and self.valid and "named" in self.served
+        self.holds_name = serving and (self.holds_name or "named" not in self.absent)
 
     def change_version(self) -> None:
         """Upgrade, or back to the version before."""
         self.newer = not self.newer
         debs = [f"/var/tmp/{deb.name}" for deb in self.packages[self.newer]]
         self.machine.run("dpkg", "--install", *debs)
-        if self.wanted:
-            self.served = self.listen
+        self._started()
 
     def reboot(self) -> None:
         """Reboot: what is enabled is started."""
@@ -153,7 +177,8 @@ class World:
         self.machine.write("/etc/hosts", HOSTS)
         self.machine.reboot()
         self.absent = LATE
-        self.wanted, self.served = True, self.listen
+        self.wanted, self.holds_name = True, False
+        self._started()
         self._first_descriptors = 0
 
     # What nature does.
@@ -164,7 +189,7 @@ class World:
         with self.service.watch() as watch:
             self.machine.systemctl("kill", "--signal=SIGKILL", UNIT)
             watch.until(lambda unit: unit["MainPID"] != str(pid))
-        self.served = self.listen
+        self._started()
 
     @contextmanager
     def manager_stopped(self) -> Iterator[None]:
@@ -186,12 +211,43 @@ class World:
         self.machine.write("/etc/resolv.conf", "nameserver 127.0.0.99\n" if silent else "")
 
     def bring(self, name: str) -> None:
-        """Let an address come that was absent."""
+        """Let an address or a name come that was absent."""
         if name == "late":
             self.machine.inside(_add_alias)
         else:
             self.machine.write("/etc/hosts", f"{HOSTS}127.0.0.1 late.example\n")
         self.absent -= {name}
+
+    def take_away(self, name: str) -> None:
+        """Let an address or a name go; clients of the address are left without a word."""
+        self.absent |= {name}
+        if name == "named":
+            self.machine.write("/etc/hosts", HOSTS)
+            return
+        self.machine.inside(_remove_alias)
+        gone = [each for each in self.clients if _is_late(each)]
+        self.clients = [each for each in self.clients if each not in gone]
+        for client in gone:
+            client.close()
+
+    @contextmanager
+    def full_run(self, kind: str) -> Iterator[None]:
+        """Leave no room in /run for a while."""
+        remount = "mount --options remount,{} /run"
+        self.machine.run("sh", "-ec", remount.format(FULL[kind]))
+        try:
+            yield
+        finally:
+            self.machine.run("sh", "-ec", remount.format(ROOM))
+
+    def await_return(self) -> None:
+        """Wait until the service is active again; start it where systemd has given up."""
+        final = self.machine.show(UNIT, "RestartPreventExitStatus")["RestartPreventExitStatus"]
+        if "73" in final.split() and self.look().state == "failed":
+            self.order("start")
+        with self.service.watch() as watch:
+            watch.until(lambda unit: unit["ActiveState"] == "active")
+        self._started()
 
     # What is there.
 
@@ -238,23 +294,30 @@ class World:
         if address.startswith("unix:"):
             return self.machine.connect_unix(address.removeprefix("unix:"))
         host, _, port = address.rpartition(":")
-        return self.machine.connect(int(port), "192.0.2.77" if "192" in host else "127.0.0.1")
+        return self.machine.connect(int(port), LATE_ADDRESS if "192" in host else "127.0.0.1")
 
     # What must be true.
 
     def check(self) -> None:
         """The invariants: configured addresses are served, nobody waits, nothing grows."""
-        wanted = self.wanted and self.valid
-        served = self.served - ({"named"} & self.absent) if wanted else frozenset()
+        serving = self.wanted and self.valid
+        served = self.served if serving else frozenset()
+        if not self.holds_name and "named" in self.absent:
+            served -= {"named"}
         expected = {ADDRESSES[name].rpartition(":")[2] for name in served}
         sight = self.settle()
-        until = time.monotonic() + (LATE_COMING if "named" in served else RETIREMENT)
-        while sight.listening != expected and time.monotonic() < until:
+        patience = RETIREMENT
+        if "named" in self.served:
+            patience += TRY + min(time.monotonic() - self.started, LONGEST_PAUSE)
+        until = time.monotonic() + patience
+        while (sight.listening != expected or self._untruth(sight)) and time.monotonic() < until:
             sight = self.look()
-        assert (sight.state == "active") == bool(expected), sight
+        assert (sight.state == "active") == serving, sight
         assert sight.listening == expected, sight
+        assert not self._untruth(sight), (self._untruth(sight), sight)
+        self.holds_name = "named" in served
         assert all(map(_echoes, self.clients))
-        if not expected:
+        if not serving:
             assert not self.clients
             assert sight.stored == 0, sight
             return
@@ -267,6 +330,34 @@ class World:
         own = sight.descriptors - sight.listeners - before
         self._first_descriptors = self._first_descriptors or own
         assert own <= self._first_descriptors + SPARE, sight
+
+    def _untruth(self, sight: Sight) -> str:
+        """What is wrong about the status line; empty: nothing."""
+        status = sight.status
+        if not self.wanted:
+            # A service that could not be started, and then was stopped, still says why.
+            true = status.startswith(("stopped: ", "cannot start: "))
+            return "" if true else "it is stopped"
+        if not self.valid:
+            true = status.startswith(f"cannot start: {CONFIG}: ")
+            return "" if true else f"{CONFIG} is wrong"
+        found = PLACES.search(status)
+        if not (status.startswith("serving: ") and found):
+            return "it serves"
+        listed = found[1].split(", ") if found[1] != "no address yet" else []
+        ports = {each.rpartition(":")[2] for each in listed}
+        if not ports <= sight.listening:
+            return f"{listed} are not served"
+        if len(listed) + int(found[2] or 0) != sight.listeners:
+            return "it serves other addresses"
+        waits = "named" in self.served and "named" in self.absent
+        return "" if waits == ("waiting for" in status) else f"waiting is {waits}"
+
+    def await_count(self) -> None:
+        """Wait until the status line has the number of clients, those without an end being gone."""
+        now = rf"serving: {len(self.clients)} clients? now"
+        with self.service.watch() as watch:
+            watch.until(lambda unit: re.match(now, unit["StatusText"]) is not None)
 
     def end_clients(self, *words: bytes) -> None:
         """Read each client to its end, which must come, and be one of the words."""
@@ -296,9 +387,13 @@ def _leave(clients: list[socket.socket]) -> None:
         client.close()
 
 
+def _is_late(client: socket.socket) -> bool:
+    return client.family == socket.AF_INET and client.getpeername()[0] == LATE_ADDRESS
+
+
 def _add_alias() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        address = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton("192.0.2.77"))
+        address = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(LATE_ADDRESS))
         fcntl.ioctl(control, SIOCSIFADDR, struct.pack("16s24s", ALIAS, address))
 
 
