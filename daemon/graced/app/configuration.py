@@ -9,6 +9,7 @@ names the file, the key and the allowed values.
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -28,6 +29,10 @@ SECTIONS = {setting.key.split(".")[0] for setting in SETTINGS}
 DEFAULT = "default"
 _HEADERS = {f"[{section}]" for section in SECTIONS}
 _LONGEST_SHOWN = 60
+LONGEST_FILE = 1024 * 1024
+"""Bytes of one file.  A device that never ends, or a log by mistake, must not fill the memory."""
+_NULL = os.makedev(1, 3)
+"""The number of /dev/null, which stands for an empty file."""
 
 
 class Value(SimpleNamespace):
@@ -112,7 +117,7 @@ def _files(config: str | None) -> list[str]:
     """
     if config is not None and config != settings.CONFIG_FILE:
         return [config]
-    present = [settings.CONFIG_FILE] if config or os.path.exists(settings.CONFIG_FILE) else []
+    present = [settings.CONFIG_FILE] if config or os.path.lexists(settings.CONFIG_FILE) else []
     try:
         names = sorted(os.listdir(settings.DROP_INS))
     except FileNotFoundError:
@@ -126,8 +131,7 @@ def _files(config: str | None) -> list[str]:
 def _document(path: str) -> dict[str, Any]:
     """The tables of a file.  Raises `ConfigError` if it is unreadable or no TOML."""
     try:
-        with open(path, "rb") as file:
-            text = file.read().decode()
+        text = _contents(path).decode()
         return {} if _has_no_value(text) else _parse(text)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
@@ -136,6 +140,34 @@ def _document(path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         # TOMLDecodeError is a ValueError, and int() raises one at a number of endless digits.
         raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def _contents(path: str) -> bytes:
+    """The bytes of a file.  Raises `OSError`, and `ConfigError` where it is no plain file.
+
+    A start must not wait for a program that writes into a FIFO, and opening a device can change it.
+    """
+    _check_kind(path, os.stat(path))
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        # The path may lead to another file by now.
+        _check_kind(path, os.fstat(fd))
+        found = b""
+        while more := os.read(fd, LONGEST_FILE + 1 - len(found)):
+            found += more
+        if len(found) > LONGEST_FILE:
+            raise ConfigError(f"{path}: larger than {LONGEST_FILE} bytes")
+    finally:
+        os.close(fd)
+    return found
+
+
+def _check_kind(path: str, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"{path}: it is a directory, not a file")
+    is_null = stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL
+    if not (stat.S_ISREG(status.st_mode) or is_null):
+        raise ConfigError(f"{path}: it is no plain file")
 
 
 def _has_no_value(text: str) -> bool:
@@ -156,6 +188,8 @@ def _has_no_value(text: str) -> bool:
 def _parse(text: str) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415
 
+    if text.startswith("\ufeff"):
+        raise ValueError("it begins with a byte order mark (U+FEFF), which TOML does not allow")
     return tomllib.loads(text)
 
 

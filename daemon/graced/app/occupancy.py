@@ -15,6 +15,8 @@ import sys
 from contextlib import suppress
 
 from graced.errors import ConfigError, UnresolvedError
+from graced.sockets.address import real_path
+from graced.sockets.binding import check_is_no_broadcast
 from graced.sockets.resolver import is_name, socket_addresses
 
 TYPE_CHECKING = False
@@ -69,8 +71,12 @@ def listening_at(family: int, host: str, port: int) -> set[int]:
 def listening_at_path(path: str) -> set[int]:
     """The inodes of Unix sockets that listen there."""
     found = set()
+    place = real_path(path)
     for fields in _table("unix", 7):
-        if len(fields) == 8 and fields[7] == path and int(fields[3], 16) & _ACCEPTS:
+        if len(fields) < 8 or not int(fields[3], 16) & _ACCEPTS:
+            continue
+        # Abstract names and relative paths are none of ours.
+        if fields[7].startswith("/") and real_path(fields[7]) == place:
             found.add(int(fields[6]))
     return found
 
@@ -90,7 +96,7 @@ def refuse_overlaps(addresses: Sequence[Address], *, resolve: bool = True) -> No
             continue
         mine: list[tuple[Address, int, str, int]] = []
         for family, (place, *rest) in found:
-            host = str(place)
+            host = real_path(address.path) if address.path else str(place)
             # A link-local address may be that of several interfaces (RFC 4007).
             scope = int(str(rest[2])) if family == socket.AF_INET6 else 0
             for other, its_family, its_host, its_scope in taken:
@@ -142,3 +148,4 @@ def try_to_bind(address: Address, family: int, place: tuple[Any, ...]) -> None:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, address.port, *scope))
+        check_is_no_broadcast(family, str(host))

@@ -85,7 +85,10 @@ def _addresses(value: Any) -> tuple[Address, ...]:
         value = [value]
     if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
         raise ValueError("must be an address or a list of addresses")
-    return tuple(Address.parse(text) for text in value)
+    found = tuple(Address.parse(text) for text in value)
+    for address in found:
+        address.check_is_for_listening()
+    return found
 
 
 class Setting(SimpleNamespace):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 
@@ -25,6 +29,7 @@ class Address(SimpleNamespace):
             path = text.removeprefix("unix:")
             if not path.startswith("/"):
                 raise ValueError("must name an absolute path after unix:")
+            path = _one_name(path)
             if len(path.encode("utf-8", "surrogateescape")) > _MAX_PATH:
                 raise ValueError(f"must be a path of at most {_MAX_PATH} bytes")
             return cls("", 0, path)
@@ -40,6 +45,21 @@ class Address(SimpleNamespace):
         if int(port) > _MAX_PORT:
             raise ValueError("must end in a port from 0 to 65535")
         return cls(host, int(port))
+
+    def check_is_for_listening(self) -> None:
+        """Raise `ValueError` where no client could ever connect, on any machine."""
+        if self.path:
+            if os.path.basename(self.path) in {"", ".", ".."}:
+                raise ValueError("must name a socket after unix:, not a directory")
+            return
+        host, percent, _ = self.host.partition("%")
+        if reason := unreachable(host):
+            raise ValueError(f"must be an address for clients to connect to ({host} is {reason})")
+        if _is_link_local(host) and not percent:
+            raise ValueError(
+                "must name the interface of a link-local address,"
+                f" as in [{self.host}%eth0]:{self.port}"
+            )
 
     def __str__(self) -> str:
         return format_address(self.path or (self.host, self.port))
@@ -58,6 +78,47 @@ def format_address(address: object) -> str:
     return f"unix:{address}"
 
 
+def real_path(path: str) -> str:
+    """The path of a Unix socket without symbolic links to its directory."""
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)
+
+
+def _one_name(path: str) -> str:
+    """The path without empty words and dots, as in unix:/d//s and unix:/d/./s."""
+    *words, name = path.split("/")
+    return "/".join(["", *(word for word in words if word not in {"", "."}), name])
+
+
+def unreachable(host: str) -> str:
+    """Why no client can connect to the number of a host; empty: a client can, or it is a name."""
+    number = _number(host)
+    if len(number) == _IPV4:
+        reasons = {
+            224 <= number[0] < 240: "that of a multicast group",
+            number == b"\xff" * _IPV4: "the broadcast address",
+            number[0] == 0 and any(number): "one of network 0",
+        }
+        return reasons.get(True, "")
+    if number.startswith(bytes(10) + b"\xff\xff"):
+        return f"an IPv4 address in the notation of IPv6: listen on {socket.inet_ntoa(number[12:])}"
+    return "that of a multicast group" if number.startswith(b"\xff") else ""
+
+
+def _number(host: str) -> bytes:
+    """The bytes of a host that is given as a number; none: it is a name."""
+    for read in (partial(socket.inet_pton, socket.AF_INET6), socket.inet_aton):
+        with suppress(OSError):
+            # inet_aton(3) and not inet_pton(3): the resolver takes 0 and 127.1 for numbers, too.
+            return read(host)
+    return b""
+
+
+def _is_link_local(host: str) -> bool:
+    number = _number(host)
+    return len(number) > _IPV4 and number[0] == 0xFE and number[1] & 0xC0 == 0x80
+
+
 def plain_host(host: str) -> str:
     """Return the number of a client's host in the one notation of log, fields and limits.
 
@@ -68,6 +129,8 @@ def plain_host(host: str) -> str:
 
 
 _MAPPED = "::ffff:"
+_IPV4 = 4
+"""Bytes of an address."""
 _MAX_PORT = 65535
 _MAX_PATH = 107
 """sizeof(sun_path) less the terminator, unix(7)."""

@@ -31,6 +31,7 @@ _FREEBIND = {
     int(socket.AF_INET6): (socket.IPPROTO_IPV6, 78),
 }
 """IP_FREEBIND and IPV6_FREEBIND of linux/in.h and in6.h; Python has no names for them."""
+_ANY_PORT = 9
 NOT_ON_THIS_MACHINE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 """A name may stand for an address family that this machine has switched off."""
 
@@ -208,9 +209,30 @@ def _bind_new(
         if freebind:
             sock.setsockopt(*_FREEBIND[family], 1)
         sock.bind(name)
+        check_is_no_broadcast(family, str(name[0]))
         sock.listen(how.backlog)
     except BaseException:
         sock.close()
         raise
     sock.setblocking(False)
     return sock
+
+
+def check_is_no_broadcast(family: int, host: str) -> None:
+    """Raise `OSError` for the broadcast address of a network of this machine.
+
+    bind(2) allows it, and nobody can connect.  connect(2) of a UDP socket, which sends nothing, is
+    forbidden without SO_BROADCAST, and allowed with it: udp(7), ip(7).
+    """
+    if family != socket.AF_INET:
+        return
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            forbidden = probe.connect_ex((host, _ANY_PORT)) == errno.EACCES
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            found = forbidden and not probe.connect_ex((host, _ANY_PORT))
+    except OSError:
+        # There is no way to know, and so no reason to refuse.
+        return
+    if found:
+        raise OSError(errno.EINVAL, "it is the broadcast address of a network")

@@ -9,7 +9,7 @@ import stat
 from contextlib import suppress
 
 from graced.log import events
-from graced.sockets.address import format_address
+from graced.sockets.address import format_address, real_path
 from graced.sockets.listener import Listener, refuses_connections
 
 TYPE_CHECKING = False
@@ -82,6 +82,7 @@ class InheritedListeners:
 
         The next `retire` returns their connections.
         """
+        place = real_path(place) if isinstance(place, str) else place
         in_the_way = [s for s in self.sockets if s.family == family and _place(s) == place]
         for sock in in_the_way:
             self.sockets.remove(sock)
@@ -92,7 +93,7 @@ class InheritedListeners:
 def _place(sock: socket.socket) -> object:
     """The port of a TCP socket, the path of a Unix socket."""
     name = sock.getsockname()
-    return name if sock.family == socket.AF_UNIX else name[1]
+    return real_path(name) if sock.family == socket.AF_UNIX else name[1]
 
 
 def _retire(sock: socket.socket) -> list[socket.socket]:
@@ -139,7 +140,7 @@ def _is_at(sock: socket.socket, family: int, host: object, port: int, interface:
         return False
     name = sock.getsockname()
     if family == socket.AF_UNIX:
-        return bool(name == host)
+        return real_path(name) == real_path(str(host))
     if family == socket.AF_INET6 and name[3] != interface:
         return False
     return bool(name[:2] == (host, port or name[1]))

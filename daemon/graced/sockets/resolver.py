@@ -7,6 +7,7 @@ import socket
 from contextlib import contextmanager, suppress
 
 from graced.errors import ListenError, UnresolvedError
+from graced.sockets.address import unreachable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def socket_addresses(address: Address) -> SockAddrs:
         raise UnresolvedError(f"cannot listen on {address}: {error.strerror}") from None
     except UnicodeError as error:
         raise ListenError(f"cannot listen on {address}: {error}") from None
+    for _, _, _, _, name in answers:
+        if reason := unreachable(str(name[0])):
+            raise ListenError(f"cannot listen on {address}: {name[0]} is {reason}")
     return list(dict.fromkeys((family, name) for family, _, _, _, name in answers))
 
 

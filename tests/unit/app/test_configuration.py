@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,76 @@ def test_error_names_its_file(etc: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         configuration.load(None, {})
     assert str(caught.value) == (f"{wrong}: limits.max_clients must be a whole number, not 'many'")
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def unix_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+def giant(path: Path) -> None:
+    """A sparse file."""
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+NO_FILES = [
+    (fifo, "it is no plain file"),
+    (unix_socket, "it is no plain file"),
+    (Path.mkdir, "it is a directory, not a file"),
+    (giant, "larger than 1048576 bytes"),
+    (lambda path: path.symlink_to("/dev/zero"), "it is no plain file"),
+    (lambda path: path.symlink_to("/dev/tty"), "it is no plain file"),
+    (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+    (lambda path: path.symlink_to("/nonexistent"), "No such file or directory"),
+    (
+        lambda path: path.write_text("\ufeff[server]\n"),
+        "not TOML: it begins with a byte order mark",
+    ),
+    (lambda path: path.write_bytes("[server]".encode("utf-16")), "not UTF-8 at byte 0"),
+]
+
+
+@pytest.mark.parametrize(("make", "reason"), NO_FILES)
+@pytest.mark.parametrize("name", ["graced.toml", "conf.d/it.toml"])
+def test_what_is_no_file_is_refused(
+    name: str, make: Callable[[Path], object], reason: str, etc: Path
+) -> None:
+    """At once: a start must not wait for a program that writes into a FIFO."""
+    make(etc / name)
+    with pytest.raises(ConfigError, match=f"^{etc / name}: {reason}"):
+        configuration.load(None, {})
+    with pytest.raises(ConfigError, match=f"^{etc / name}: {reason}"):
+        configuration.load(str(etc / name), {})
+    assert configuration.salvage(None, {}).grace_period == 5.0
+
+
+def test_fifo_that_comes_in_between_is_refused(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the file and its opening."""
+    path = etc / "graced.toml"
+    fifo(path)
+    (etc / "plain").touch()
+    monkeypatch.setattr(os, "stat", lambda _path: os.lstat(etc / "plain"))
+    with pytest.raises(ConfigError, match="it is no plain file"):
+        configuration.load(str(path), {})
+
+
+def test_null_device_is_an_empty_file() -> None:
+    assert configuration.load("/dev/null", {}).grace_period == 5.0
+
+
+def test_longest_file_is_read(etc: Path) -> None:
+    text = "[shutdown]\ngrace_period = 7\n"
+    filling = "#" * (configuration.LONGEST_FILE - len(text))
+    (etc / "graced.toml").write_text(text + filling)
+    assert configuration.load(None, {}).grace_period == 7
+    (etc / "graced.toml").write_text(text + filling + "#")
+    with pytest.raises(ConfigError, match="larger than"):
+        configuration.load(None, {})
 
 
 def test_unknown_key_is_refused(etc: Path) -> None:

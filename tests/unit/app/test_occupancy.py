@@ -62,6 +62,27 @@ def test_path_with_a_listener_is_found(tmp_path: Path) -> None:
     assert occupancy.listening_at_path(path) == set()
 
 
+def test_path_is_found_by_each_of_its_names(tmp_path: Path) -> None:
+    """/var/run is /run."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(f"{tmp_path}/run/socket")
+        sock.listen()
+        for name in ("link/socket", "run/../link/socket", "run//socket"):
+            assert occupancy.listening_at_path(f"{tmp_path}/{name}") == {inode(sock)}
+        assert occupancy.listening_at_path(f"{tmp_path}/socket") == set()
+
+
+def test_paths_of_one_socket_overlap(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    for other in ("link/s", "run/../link/s", "run//s", "run/./s"):
+        texts = [f"unix:{tmp_path}/run/s", f"unix:{tmp_path}/{other}"]
+        with pytest.raises(ConfigError, match="overlap"):
+            occupancy.refuse_overlaps([Address.parse(text) for text in texts])
+
+
 def test_sockets_of_a_process_are_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         number = inode(sock)

@@ -55,6 +55,58 @@ def test_bad_address_is_refused_with_what_is_allowed(text: str, allowed: str) ->
         Address.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("unix:/d//s", "unix:/d/s"),
+        ("unix://d/s", "unix:/d/s"),
+        ("unix:/d/./s", "unix:/d/s"),
+        ("unix:/./s", "unix:/s"),
+        ("unix:/d/../s", "unix:/d/../s"),
+    ],
+)
+def test_path_has_one_name(text: str, name: str) -> None:
+    """Two points stay: the directory before them may be a symbolic link."""
+    assert str(Address.parse(text)) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("224.0.0.1:9", "224.0.0.1 is that of a multicast group"),
+        ("239.255.255.255:9", "multicast"),
+        ("[ff02::1]:9", "multicast"),
+        ("[ff02::1%lo]:9", "multicast"),
+        ("255.255.255.255:9", "255.255.255.255 is the broadcast address"),
+        ("0.1.2.3:9", "0.1.2.3 is one of network 0"),
+        ("1:9", "1 is one of network 0"),
+        ("[::ffff:127.0.0.1]:9", "notation of IPv6: listen on 127.0.0.1"),
+        ("[::ffff:7f00:1]:9", "notation of IPv6: listen on 127.0.0.1"),
+        ("[fe80::5]:9", r"the interface of a link-local address, as in \[fe80::5%eth0\]:9"),
+        ("[febf::5]:9", "the interface of a link-local address"),
+        ("unix:/run/", "a socket after unix:, not a directory"),
+        ("unix:/run/.", "a socket after unix:, not a directory"),
+        ("unix:/run/..", "a socket after unix:, not a directory"),
+        ("unix:/", "a socket after unix:, not a directory"),
+    ],
+)
+def test_address_that_nobody_can_reach_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Address.parse(text).check_is_for_listening()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("0.0.0.0:9", "0:9", "127.1:9", "[::]:9", "*:9", "localhost:9", "240.0.0.1:9"),
+        *("[fe80::5%eth0]:9", "[fec0::5]:9", "[::1]:9", "223.255.255.255:9", "unix:/run/..s"),
+        *("224.example:9", "multicast:9", "fe80:9"),
+    ],
+)
+def test_address_that_may_be_reached_is_not_refused(text: str) -> None:
+    Address.parse(text).check_is_for_listening()
+
+
 @given(st.text())
 def test_any_text_is_an_address_or_refused(text: str) -> None:
     try:

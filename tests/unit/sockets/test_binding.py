@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from graced.app import occupancy
 from graced.errors import ListenError
 from graced.sockets import binding
 from graced.sockets.address import Address
@@ -101,6 +102,22 @@ def test_other_addresses_are_bound_where_refusals_are_collected(tmp_path: Path) 
         "Address already in use",
         "No such file or directory",
     ]
+
+
+@pytest.mark.parametrize("host", ["127.255.255.255"])
+def test_broadcast_address_of_a_network_is_refused(bind: Bind, host: str) -> None:
+    """bind(2) takes it, and nobody could connect."""
+    with pytest.raises(ListenError, match=r"^cannot listen on .*: it is the broadcast address of"):
+        bind(f"{host}:0")
+    with pytest.raises(OSError, match="broadcast"):
+        occupancy.try_to_bind(Address(host, 0), socket.AF_INET, (host, 0))
+
+
+def test_name_of_a_multicast_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("224.0.0.1", 9))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
+    with pytest.raises(ListenError, match=r"group\.test:9: 224\.0\.0\.1 is that of a multicast"):
+        binding.bind([Address.parse("group.test:9")], 10)
 
 
 def test_port_in_use_in_one_family_is_an_error(bind: Bind) -> None:

@@ -181,3 +181,16 @@ def _unshare() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x10000000 | 0x40000000):
         raise OSError(ctypes.get_errno(), "unshare(2)")
+
+
+def test_listener_is_used_again_by_another_name_of_its_path(
+    old: socket.socket, path: Path, said: list[str]
+) -> None:
+    """/var/run is /run: the configuration may say one and the other."""
+    link = path.parent / "link"
+    link.symlink_to(path.parent)
+    with ExitStack() as stack:
+        found = listen(stack, link / path.name, InheritedListeners([old]))
+        assert found.inherited
+        assert found.sock is old
+    assert said == []
