@@ -88,6 +88,14 @@ class Hopeless(Lines):
         raise ValueError("no words")
 
 
+class Failing(Lines):
+    """Fails at the first line."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        raise ValueError("broken")
+
+
 class Encrypted(socketserver.BaseRequestHandler):
     """Wraps its socket, and answers each message; an end of file ends the session of TLS."""
 

@@ -172,6 +172,7 @@ def as_text(event: Event | Summary, peer: Address) -> str:
 def interrupts() -> Iterator[socket.socket]:
     """Ctrl-C as a socket that becomes readable, so that no line is cut in two.
 
+    A caller that ignores SIGINT (``gracectl ping &`` in a script) asks for no Ctrl-C.
     A second Ctrl-C raises `KeyboardInterrupt`, in case the first cannot be noticed: the output
     may be a pipe that is full.
     """
@@ -181,6 +182,9 @@ def interrupts() -> Iterator[socket.socket]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     with readable, written:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            yield readable
+            return
         written.setblocking(False)
         wakeup_fd = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
         handler = signal.signal(signal.SIGINT, first)

@@ -154,11 +154,13 @@ def _close(sockets: Iterable[socket]) -> None:
 
 def _take(fd: int) -> socket | None:
     """The socket; None where the descriptor is no socket, and is closed."""
-    os.set_inheritable(fd, False)
     try:
+        os.set_inheritable(fd, False)
         sock = socket(fileno=fd)
     except OSError:
-        os.close(fd)
+        with suppress(OSError):
+            # There may be no such descriptor: sd_listen_fds(3) is believed, not checked.
+            os.close(fd)
         return None
     sock.setblocking(False)
     return sock

@@ -196,6 +196,16 @@ class Acceptors:
                 acceptor.count_queue()
         return wait
 
+    def accept_late(self) -> None:
+        """Accept the clients whose handshakes ended after new connections were refused.
+
+        An acceptor that is paused has not accepted them, nor one with many of them.
+        """
+        for acceptor in self._acceptors:
+            if acceptor.phase == LISTENING:
+                acceptor.count_queue()
+        self._accept_queued()
+
     def accept_last(self) -> None:
         """Accept the clients that were queued when new connections were refused."""
         self._accept_queued()

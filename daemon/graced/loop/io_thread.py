@@ -384,6 +384,7 @@ class IOThread(Thread):
         self._acceptors.accept_last()
 
     def _end_handshakes(self, _source: EventSource) -> None:
+        self._acceptors.accept_late()
         self._clients.stop_awaiting_handshakes()
 
     def _end(self, _source: EventSource) -> None:

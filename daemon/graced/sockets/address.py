@@ -71,7 +71,7 @@ def format_address(address: object) -> str:
     `address`: a tuple that begins with host and port, or the path of a Unix socket.
     """
     if isinstance(address, tuple):
-        host, port = address[:2]
+        host, port = plain_host(address[0]), address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if isinstance(address, bytes):
         address = address.decode("utf-8", "backslashreplace")

@@ -57,6 +57,24 @@ def test_ctrl_c_ends_a_process_with_the_summary() -> None:
     assert process.returncode == gracectl.ALL_BACK
 
 
+def test_ignored_interrupt_stays_ignored() -> None:
+    """A shell without job control ignores SIGINT for a program in the background."""
+    with (
+        serving(echo, tcp()) as address,
+        running(
+            *("ping", "-i0", "-c3000", address),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        ) as process,
+    ):
+        assert read_line(process).startswith("PING")
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert "3000 sent, 3000 received, 0% loss" in out
+    assert err == ""
+    assert process.returncode == gracectl.ALL_BACK
+
+
 def test_ctrl_c_does_not_lose_a_ping_of_a_flood() -> None:
     with serving(echo, tcp()) as address, running("ping", "-i0", address) as process:
         read_line(process)

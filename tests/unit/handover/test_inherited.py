@@ -315,3 +315,11 @@ def test_clients_of_a_retired_listener_are_not_counted(inherit: Inherit, last: L
                 assert not client.sock.getblocking()
                 host, port = queued.getsockname()
                 assert str(client) == f"{host}:{port}"
+
+
+def test_descriptor_that_is_not_there_is_ignored() -> None:
+    """LISTEN_FDS promises more than there is."""
+    missing = os.open("/dev/null", os.O_RDONLY)
+    os.close(missing)
+    found = Inherited([(missing, LISTENERS), (missing, CLIENTS), (missing, UNKNOWN)])
+    assert (found.clients, found.listeners.sockets) == ([], [])

@@ -293,6 +293,28 @@ def test_client_whose_handshake_ends_after_the_deadline_is_accepted(
     assert scene.thread.failure is None
 
 
+def test_client_whose_handshake_ends_late_is_accepted_by_a_paused_acceptor(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paused acceptor is not in the epoll set, and its next try would come too late."""
+    scene = make()
+    monkeypatch.setattr(scene.listener, "refuse_connections", lambda: 0.001)
+    late: list[Client] = []
+
+    def pause_and_finish() -> None:
+        acceptors = scene.thread._acceptors
+        acceptors._pause(acceptors._acceptors[0], "no descriptor is free")
+        scene.thread.finish()
+        scene.thread.post(lambda: late.extend(scene.connect() for _ in range(5)))
+
+    scene.do(pause_and_finish)
+    scene.thread.join(PATIENCE)
+    for client in late:
+        with client:
+            assert client.recv_to_end() == FAREWELL
+    assert scene.thread.failure is None
+
+
 class FloodedListener:
     """A listener in whose queue a new connection is for each that is accepted."""
 

@@ -121,6 +121,7 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
     [
         (("127.0.0.1", 7), "127.0.0.1:7"),
         (("::1", 7, 0, 0), "[::1]:7"),
+        (("::ffff:192.0.2.7", 7, 0, 0), "192.0.2.7:7"),
         ("/path", "unix:/path"),
         (b"\0abstract", "unix:\0abstract"),
         ("", "unix:"),
