@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import socket
 import socketserver
-import struct
 import time
 from random import Random
+
+from robustness.connection import Connection
 
 _TEXT = Random(862).randbytes(1 << 21)
 
@@ -49,22 +50,11 @@ class Movable(socketserver.BaseRequestHandler):
         self.unanswered = state
 
 
-class Asker:
-    """A client, which never waits; the times are monotonic."""
+class Asker(Connection):
+    """A client that asks."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.reads = True
-        self.writes = True
-        self.gone = False
-        """The client has left or broken off."""
-        self.ended = ""
-        """How the server closed: ``end`` or ``reset``."""
-        self.left_at = 0.0
-        """When the client or the server closed."""
-        self.received = bytearray()
-        self.sent = 0
+        super().__init__(sock)
         self.last_sent = 0.0
         self._expected = bytearray()
         self._asked: list[tuple[int, int]] = []
@@ -123,44 +113,15 @@ class Asker:
     def read(self) -> None:
         """Take all that is there, and check that it is the beginning of the right answers."""
         before = len(self.received)
-        while self.reads and self.here:
-            try:
-                data = self.sock.recv(1 << 20)
-            except BlockingIOError:
-                break
-            except ConnectionError:
-                self._end("reset")
-                break
-            if not data:
-                self._end("end")
-                break
-            self.received += data
+        super().read()
         right = self._expected[before : len(self.received)]
         assert self.received[before:] == right, f"{self!r}: wrong from byte {before} on"
-
-    def _end(self, how: str) -> None:
-        self.ended = how
-        self.left_at = time.monotonic()
-        self.sock.close()
 
     def half_close(self) -> None:
         self.complete()
         if not self._outbox and self.writes:
             self.writes = False
             self.sock.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        self.gone = True
-        self.left_at = time.monotonic()
-        self.sock.close()
-
-    def reset(self) -> None:
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close()
-
-    @property
-    def here(self) -> bool:
-        return not (self.gone or self.ended)
 
     @property
     def owed(self) -> int:

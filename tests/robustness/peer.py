@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-import struct
 import time
 from itertools import count
 from random import Random
 
+from robustness.connection import Connection
 from support import FAREWELL
 
 _numbers = count()
@@ -15,28 +15,16 @@ _TEXT = bytes(Random(862).choices(b"abcdefghijklmnopqrstuvwxyz0123456789", k=1 <
 """What is sent has no letter of the farewell in it, so that there is no doubt where that is."""
 
 
-class Peer:
-    """One connection, never waiting; the times are monotonic."""
+class Peer(Connection):
+    """A client of the echo."""
 
     def __init__(self, sock: socket.socket, *, late: bool) -> None:
         """`late`: connected when the server had been told to stop."""
-        sock.setblocking(False)
-        self.sock = sock
+        super().__init__(sock)
         self.late = late
         self.since = time.monotonic()
-        self.left_at = 0.0
-        """When it closed its end."""
-        self.sent = 0
         self.marks: list[tuple[float, int]] = []
         """When how much had been sent."""
-        self.received = bytearray()
-        self.reads = True
-        self.writes = True
-        self.gone = False
-        """It broke off or left, and expects nothing any more."""
-        self.ended = ""
-        """How the server closed: ``end`` or ``reset``."""
-        self.ended_at = 0.0
         self._offset = next(_numbers) * 7919
 
     def __repr__(self) -> str:
@@ -68,26 +56,6 @@ class Peer:
         self.sent += sent
         self.marks.append((time.monotonic(), self.sent))
 
-    def read(self) -> None:
-        """All that is there."""
-        while self.reads and not (self.gone or self.ended):
-            try:
-                data = self.sock.recv(1 << 20)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                self._end("reset")
-                return
-            if not data:
-                self._end("end")
-                return
-            self.received += data
-
-    def _end(self, how: str) -> None:
-        self.ended = how
-        self.ended_at = self.left_at = time.monotonic()
-        self.sock.close()
-
     def half_close(self) -> None:
         """Send no more."""
         self.writes = False
@@ -97,17 +65,6 @@ class Peer:
         except OSError:
             # Closed by the server, as above.
             return
-
-    def close(self) -> None:
-        """Leave, whatever may still be coming."""
-        self.gone = True
-        self.left_at = time.monotonic()
-        self.sock.close()
-
-    def reset(self) -> None:
-        """Break off, with a RST where the kind of socket has one."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close()
 
     # What came of it.
 
@@ -120,11 +77,6 @@ class Peer:
     def echoed(self) -> int:
         """How many of its bytes have come back."""
         return len(self.received) - (len(FAREWELL) if self.told else 0)
-
-    @property
-    def here(self) -> bool:
-        """Whether anything may still come."""
-        return not (self.gone or self.ended)
 
     def sent_before(self, when: float) -> int:
         """How much it had sent by then."""

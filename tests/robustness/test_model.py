@@ -20,25 +20,21 @@ import socket
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, Signals
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
     consumes,
     initialize,
-    invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
+from robustness.modelling import CONFIG, ENOUGH, GRACE, MOMENT, ClientModel, run_steps
 from robustness.peer import Peer
 from robustness.scale import scaled
 from support import PATIENCE, Client, Graced
@@ -46,12 +42,6 @@ from support import PATIENCE, Client, Graced
 STEPS = scaled(300, 20_000)
 """Rules that are run, at least, over all kinds of servers."""
 
-GRACE = 1.5
-GAP = 0.05
-MOMENT = 0.5
-"""Within which the server is gone after the deadline."""
-ENOUGH = 20.0
-"""Within which an answer comes, however busy the machine is."""
 MARGIN = 0.5
 """What is sent so long before the deadline comes back."""
 AT_ONCE = 0.1
@@ -59,31 +49,17 @@ AT_ONCE = 0.1
 LITTLE = 16 * 1024
 """So many bytes are under way at once, even if nobody reads for a moment."""
 
-CONFIG = f"""
-[shutdown]
-grace_period = {GRACE}
-farewell_gap = {GAP}
-[limits]
-stall_timeout = 0
-"""
-
 Sizes = st.one_of(
     st.integers(1, 200),
     st.sampled_from([1, 4096, 65536, 1 << 18, (1 << 18) + 1, 1 << 20]),
 )
 
 
-class Model(RuleBasedStateMachine):
+class Model(ClientModel):
     """The world of one server, from its start to its end."""
-
-    steps = 0
-    """Of all machines together."""
-
-    peers: Bundle[Peer] = Bundle("peers")
 
     def __init__(self, *options: str, config: str = "") -> None:
         super().__init__()
-        self._belongings = ExitStack()
         directory = self._belongings.enter_context(tempfile.TemporaryDirectory())
         path = Path(directory) / "socket"
         self.graced = self._belongings.enter_context(
@@ -112,57 +88,38 @@ class Model(RuleBasedStateMachine):
         """Whether the clients leave when they have been told."""
         self.leave = leave
 
-    @rule(target=peers, number=st.integers(0, 1))
+    @rule(target=ClientModel.clients, number=st.integers(0, 1))
     def connect(self, number: int) -> Peer:
         return self._connect(number)
 
-    @rule(peer=peers, size=Sizes)
+    @rule(peer=ClientModel.clients, size=Sizes)
     def send(self, peer: Peer, size: int) -> None:
         if peer.here and peer.writes:
             peer.send(size)
 
-    @rule(peer=peers)
-    def half_close(self, peer: Peer) -> None:
-        if peer.here and peer.writes:
-            peer.half_close()
-
-    @rule(peer=consumes(peers))
-    def close(self, peer: Peer) -> None:
-        if peer.here:
-            peer.close()
-
-    @rule(peer=consumes(peers))
-    def reset(self, peer: Peer) -> None:
-        if peer.here:
-            peer.reset()
-
-    @rule(peer=peers)
-    def stall(self, peer: Peer) -> None:
-        peer.reads = False
-
-    @rule(peer=peers)
+    @rule(peer=ClientModel.clients)
     def go_on(self, peer: Peer) -> None:
         peer.reads = True
 
-    @rule(peer=consumes(peers))
+    @rule(peer=consumes(ClientModel.clients))
     def vanish(self, peer: Peer) -> None:
         """A cable is cut: no more reading nor writing, but nobody is told."""
         peer.reads = peer.writes = False
 
-    @rule(target=peers, peer=consumes(peers), number=st.integers(0, 1))
+    @rule(target=ClientModel.clients, peer=consumes(ClientModel.clients), number=st.integers(0, 1))
     def reconnect(self, peer: Peer, number: int) -> Peer:
         if peer.here:
             peer.close()
         return self._connect(number)
 
-    @rule(peer=peers)
+    @rule(peer=ClientModel.clients)
     def hear_out(self, peer: Peer) -> None:
         """Wait for the echo of all that was sent."""
         peer.reads = True
         self._pump(until=partial(self._answered, peer))
 
     @precondition(lambda self: self._stops())
-    @rule(peer=peers)
+    @rule(peer=ClientModel.clients)
     def await_farewell(self, peer: Peer) -> None:
         peer.reads = True
         self._pump(until=lambda: peer.told or not peer.here)
@@ -177,9 +134,7 @@ class Model(RuleBasedStateMachine):
 
     # What is always so.
 
-    @invariant()
-    def check(self) -> None:
-        Model.steps += 1
+    def pump(self) -> None:
         self._pump(until=lambda: True)
 
     def _pump(self, until: object) -> None:
@@ -282,7 +237,7 @@ class Model(RuleBasedStateMachine):
     def _check_peer(self, peer: Peer, deadline: float, attentive: float) -> None:
         peer.check(stopping=True)
         all_back = peer.echoed == peer.sent
-        early = peer.ended_at < deadline
+        early = peer.left_at < deadline
         in_time = deadline - MARGIN
         if peer.ended == "reset":
             # Nothing but bytes that nobody was to read any more makes the kernel say so.
@@ -331,16 +286,4 @@ KINDS = {"echo": Model, "echo-threaded": Threaded, "two I/O threads": TwoThreads
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 def test_any_order_of_events(kind: type[Model]) -> None:
-    began, wanted = Model.steps, STEPS // len(KINDS)
-    while Model.steps - began < wanted:
-        run_state_machine_as_test(
-            kind,
-            settings=settings(
-                max_examples=scaled(5, 100),
-                stateful_step_count=scaled(30, 50),
-                deadline=None,
-                print_blob=True,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    print(f"{Model.steps - began} steps")
+    run_steps(kind, STEPS // len(KINDS), 30)

@@ -17,62 +17,39 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR2, Signals
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from robustness.answering import Asker
+from robustness.modelling import CONFIG, ENOUGH, GRACE, MOMENT, ClientModel, run_steps
 from robustness.scale import scaled
 from support import PASS, Client, FdStore, Graced
 from support.process import LEFT_TO_THE_KERNEL
 
 STEPS = scaled(150, 10_000)
 """Rules that are run, at least, over both kinds of handlers."""
-GRACE = 1.5
-GAP = 0.05
 AT_ONCE = 1.0
 """Seconds within which a client at rest is sent away, or a server without clients ends."""
-MOMENT = 0.5
-"""Seconds within which the server is gone after the deadline."""
-ENOUGH = 20.0
-"""Seconds within which an answer comes, however busy the machine is."""
 RESTARTED = 79
-CONFIG = f"""
-[shutdown]
-grace_period = {GRACE}
-farewell_gap = {GAP}
-[limits]
-stall_timeout = 0
-"""
 Lengths = st.lists(st.sampled_from([0, 1, 100, 5000, 1 << 18, 1 << 20]), min_size=1, max_size=4)
 
 
-class Model(RuleBasedStateMachine):
+class Model(ClientModel):
     """One service, from its first start to its end."""
 
-    steps = 0
-    """Of all machines together."""
     handler = "robustness.answering:Buffered"
     carried = False
     """Whether clients stay connected at a restart, of which the handler has read something."""
 
-    askers: Bundle[Asker] = Bundle("askers")
-
     def __init__(self) -> None:
         super().__init__()
-        self._belongings = ExitStack()
         self._store = FdStore()
         self._belongings.enter_context(self._store)
         self._address = "127.0.0.1:0"
@@ -106,7 +83,7 @@ class Model(RuleBasedStateMachine):
 
     # What is done.
 
-    @rule(target=askers)
+    @rule(target=ClientModel.clients)
     def connect(self) -> Asker:
         if self._stopped_at:
             return self._connect_late()
@@ -128,7 +105,7 @@ class Model(RuleBasedStateMachine):
         self.all.append(asker)
 
     @rule(
-        asker=askers,
+        asker=ClientModel.clients,
         lengths=Lengths,
         padding=st.sampled_from([0, 10, 10_000]),
         cut=st.booleans(),
@@ -137,31 +114,12 @@ class Model(RuleBasedStateMachine):
         if asker.here and asker.writes:
             asker.ask(lengths, padding, cut=cut)
 
-    @rule(asker=askers)
+    @rule(asker=ClientModel.clients)
     def complete(self, asker: Asker) -> None:
         if asker.here:
             asker.complete()
 
-    @rule(asker=askers)
-    def half_close(self, asker: Asker) -> None:
-        if asker.here:
-            asker.half_close()
-
-    @rule(asker=consumes(askers))
-    def close(self, asker: Asker) -> None:
-        if asker.here:
-            asker.close()
-
-    @rule(asker=consumes(askers))
-    def reset(self, asker: Asker) -> None:
-        if asker.here:
-            asker.reset()
-
-    @rule(asker=askers)
-    def stall(self, asker: Asker) -> None:
-        asker.reads = False
-
-    @rule(asker=askers)
+    @rule(asker=ClientModel.clients)
     def hear_out(self, asker: Asker) -> None:
         """Wait for the answers to all that was asked."""
         asker.reads = True
@@ -203,9 +161,7 @@ class Model(RuleBasedStateMachine):
 
     # What is always so.
 
-    @invariant()
-    def check(self) -> None:
-        Model.steps += 1
+    def pump(self) -> None:
         self._pump(until=lambda: True)
 
     def _pump(self, until: Callable[[], bool]) -> None:
@@ -280,16 +236,4 @@ KINDS = {"buffered": Model, "movable": Movable}
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 def test_any_order_of_requests(kind: type[Model]) -> None:
-    began, wanted = Model.steps, STEPS // len(KINDS)
-    while Model.steps - began < wanted:
-        run_state_machine_as_test(
-            kind,
-            settings=settings(
-                max_examples=scaled(5, 100),
-                stateful_step_count=scaled(20, 50),
-                deadline=None,
-                print_blob=True,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    print(f"{Model.steps - began} steps")
+    run_steps(kind, STEPS // len(KINDS), 20)

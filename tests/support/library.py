@@ -96,6 +96,19 @@ def connect(server: socketserver.TCPServer) -> Client:
     return Client(sock)
 
 
+def expect_line(server: socketserver.TCPServer) -> None:
+    """A new client has its line echoed and its connection closed by a `LineHandler`."""
+    with connect(server) as client:
+        client.send(b"hello\n")
+        assert client.recv_to_end() == b"hello\n"
+
+
+def expect_close(server: socketserver.TCPServer) -> None:
+    """A new client is closed without a byte."""
+    with connect(server) as client:
+        assert client.recv_to_end() == b""
+
+
 @contextmanager
 def serving(
     server: GracefulTCPServer, *, poll_interval: float | None = 0.5

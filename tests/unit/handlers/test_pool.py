@@ -512,13 +512,14 @@ class Context(Counting):
 
 
 class Closing(Counting):
-    """Closes its socket, and reads then."""
+    """Closes its socket, and reads when it is to be handed over."""
+
+    frozen = threading.Event()
 
     def handle(self) -> None:
         self.request.recv(100)
         self.request.close()
-        while not self.request.freezing:
-            time.sleep(0.001)
+        assert self.frozen.wait(PATIENCE)
         self.request.recv(100)
 
 
@@ -544,6 +545,14 @@ def test_handler_with_socket_as_context_manager_goes_on_in_next_process(
 def test_handler_that_has_closed_its_socket_is_not_handed_over(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other]
 ) -> None:
+    freeze = HandlerSocket.freeze
+
+    def freeze_and_tell(request: HandlerSocket) -> None:
+        freeze(request)
+        Closing.frozen.set()
+
+    Closing.frozen.clear()
+    monkeypatch.setattr(HandlerSocket, "freeze", freeze_and_tell)
     scene = stage(runs(Closing, monkeypatch), movable=True)
     client = come(scene)
     client.send(b"how many?")

@@ -10,7 +10,7 @@ import pytest
 
 from graced import GracefulTCPServer
 from support import PATIENCE
-from support.library import LOCALHOST, EchoHandler, LineHandler, connect, serving
+from support.library import LOCALHOST, EchoHandler, LineHandler, connect, expect_line, serving
 
 
 class JoiningServer(GracefulTCPServer):
@@ -26,9 +26,7 @@ def test_bind_and_activate_later() -> None:
     assert server.server_address[1] != 0
     server.server_activate()
     with serving(server) as stop:
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+        expect_line(server)
         stop()
 
 
@@ -49,9 +47,7 @@ def test_socket_of_the_program() -> None:
         server.socket = listener
         server.server_address = listener.getsockname()
         with serving(server) as stop:
-            with connect(server) as client:
-                client.send(b"hello\n")
-                assert client.recv_to_end() == b"hello\n"
+            expect_line(server)
             stop()
 
 
@@ -82,9 +78,7 @@ def test_ipv6() -> None:
     server = Server(("::1", 0), LineHandler)
     assert server.server_address == server.socket.getsockname()
     with serving(server) as stop:
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+        expect_line(server)
         stop()
 
 
@@ -120,9 +114,7 @@ def test_connection_after_serve_forever_waits_for_the_next() -> None:
     with JoiningServer(LOCALHOST, LineHandler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+        expect_line(server)
         server.shutdown()
         thread.join(PATIENCE)
         with connect(server) as client:

@@ -20,6 +20,8 @@ from support.library import (
     TellingServer,
     connect,
     draining,
+    expect_close,
+    expect_line,
     serving,
 )
 
@@ -65,9 +67,7 @@ def test_overridden_methods_are_called_as_by_socketserver() -> None:
 
     server = Overriding(LOCALHOST, LineHandler)
     with serving(server) as stop:
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+        expect_line(server)
         stop()
     assert calls == [
         "server_bind",
@@ -89,8 +89,7 @@ def test_exception_of_handler_goes_to_handle_error() -> None:
     server = Recording(LOCALHOST, Handler)
     with serving(server) as stop:
         for _ in range(3):
-            with connect(server) as client:
-                assert client.recv_to_end() == b""
+            expect_close(server)
         stop()
     assert [str(error) for error in server.handled] == ["as expected"] * 3
 
@@ -105,11 +104,8 @@ def test_unverified_client_is_closed() -> None:
     server = Choosy(LOCALHOST, LineHandler)
     with serving(server) as stop:
         for _ in range(2):
-            with connect(server) as client:
-                assert client.recv_to_end() == b""
-            with connect(server) as client:
-                client.send(b"hello\n")
-                assert client.recv_to_end() == b"hello\n"
+            expect_close(server)
+            expect_line(server)
         for _ in range(4):
             assert server.ended.acquire(timeout=PATIENCE)
         stop()
@@ -127,11 +123,8 @@ def test_exception_of_verify_request_concerns_one_client() -> None:
 
     server = Failing(LOCALHOST, LineHandler)
     with serving(server) as stop:
-        with connect(server) as client:
-            assert client.recv_to_end() == b""
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+        expect_close(server)
+        expect_line(server)
         stop()
     assert [str(error) for error in server.handled] == ["who are you?"]
 
@@ -152,11 +145,8 @@ def test_oserror_of_get_request_concerns_one_client() -> None:
     server = Handshaking(LOCALHOST, LineHandler)
     with serving(server) as stop:
         for _ in range(3):
-            with connect(server) as client:
-                assert client.recv_to_end() == b""
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+            expect_close(server)
+        expect_line(server)
         stop()
 
 
@@ -246,9 +236,7 @@ def test_no_poll_interval() -> None:
     """None: nothing is polled, as in `socketserver`."""
     server = GracefulTCPServer(LOCALHOST, LineHandler)
     with serving(server, poll_interval=None) as stop:
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+        expect_line(server)
         stop()
 
 
@@ -316,8 +304,6 @@ def test_get_request_is_called_for_clients_only() -> None:
     server = Counting(LOCALHOST, LineHandler)
     with serving(server) as stop:
         for _ in range(3):
-            with connect(server) as client:
-                client.send(b"hello\n")
-                assert client.recv_to_end() == b"hello\n"
+            expect_line(server)
         stop()
     assert len(calls) == 3

@@ -22,6 +22,8 @@ from support.library import (
     TellingServer,
     connect,
     draining,
+    expect_close,
+    expect_line,
     serving,
 )
 
@@ -153,9 +155,7 @@ def test_request_is_one_object_from_get_request_to_close() -> None:
 
     server = Tracking(LOCALHOST, LineHandler)
     with serving(server) as stop:
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+        expect_line(server)
         stop()
     names = [name for name, _ in server.seen]
     assert names == ["get_request", "verify_request", "process_request", "close_request"]
@@ -238,11 +238,8 @@ def test_exception_of_process_request_concerns_one_client() -> None:
 
     server = Failing(LOCALHOST, LineHandler)
     with serving(server) as stop:
-        with connect(server) as client:
-            assert client.recv_to_end() == b""
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+        expect_close(server)
+        expect_line(server)
         stop()
     assert [str(error) for error in server.handled] == ["no room"]
 
@@ -305,9 +302,7 @@ def test_address_may_be_of_any_kind(address: Any) -> None:
 
     server = Server(LOCALHOST, Handler)
     with serving(server) as stop:
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+        expect_line(server)
         assert seen.get(timeout=PATIENCE) == address
         stop()
 

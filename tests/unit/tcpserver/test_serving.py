@@ -12,7 +12,7 @@ import pytest
 
 from graced import GracefulTCPServer
 from support import PATIENCE
-from support.library import LOCALHOST, EchoHandler, LineHandler, connect, serving
+from support.library import LOCALHOST, EchoHandler, LineHandler, connect, expect_line, serving
 
 
 def test_clients_are_served_in_turn(server_class: type[GracefulTCPServer], where: Any) -> None:
@@ -41,9 +41,7 @@ def test_server_may_serve_again() -> None:
         for _ in range(3):
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
-            with connect(server) as client:
-                client.send(b"hello\n")
-                assert client.recv_to_end() == b"hello\n"
+            expect_line(server)
             server.shutdown()
             thread.join(PATIENCE)
             assert not thread.is_alive()

@@ -21,6 +21,7 @@ from support.library import (
     TellingServer,
     connect,
     engine_of,
+    expect_line,
     serving,
 )
 
@@ -237,9 +238,7 @@ def test_loop_of_socketserver_ends_by_shutdown() -> None:
     with GracefulTCPServer(LOCALHOST, LineHandler) as server:
         thread = threading.Thread(target=socketserver.BaseServer.serve_forever, args=[server, 0.01])
         thread.start()
-        with connect(server) as client:
-            client.send(b"hello\n")
-            assert client.recv_to_end() == b"hello\n"
+        expect_line(server)
         server.shutdown()
         thread.join(PATIENCE)
         assert not thread.is_alive()
