@@ -64,7 +64,7 @@ def test_byte_code_of_python_itself(machine: Machine, debs: Packages) -> None:
     )
 
 
-def test_the_log_says_how_to_mend_it_and_that_does(machine: Machine, debs: Packages) -> None:
+def test_remedy_in_log_works(machine: Machine, debs: Packages) -> None:
     machine.install(*debs)
     graced = Service(machine)
     (path,) = [path for path in files(machine) if "/poller." in path]
@@ -82,9 +82,7 @@ def test_the_log_says_how_to_mend_it_and_that_does(machine: Machine, debs: Packa
     assert [r["MESSAGE"] for r in graced.own_records() if int(r["PRIORITY"]) <= 4] == []
 
 
-def test_byte_code_is_on_the_disk_when_the_installation_is_over(
-    machine: Machine, debs: Packages
-) -> None:
+def test_byte_code_is_on_disk_when_installation_is_over(machine: Machine, debs: Packages) -> None:
     machine.install(*debs)
     ours = [path for path in files(machine) if "/graced/" in path]
     configure = ("/var/lib/dpkg/info/python3-graced.postinst", "configure")

@@ -40,7 +40,7 @@ def answers(client: socket.socket) -> bool:
     ],
     ids=lambda value: value.split("\n")[1] if isinstance(value, str) and "\n" in value else "",
 )
-def test_refused_configuration_never_reaches_the_service(
+def test_refused_configuration_never_reaches_service(
     graced: Service, taken: None, config: str, mode: int, status: int, said: str
 ) -> None:
     (client,) = graced.connect()
@@ -86,7 +86,7 @@ def test_valid_configuration_is_restarted_and_carries_clients(
     assert handed_over["GRACED_CLIENTS"] == "5"
 
 
-def test_higher_limit_of_the_unit_counts_at_once(graced: Service) -> None:
+def test_higher_limit_of_unit_counts_at_once(graced: Service) -> None:
     """The running daemon has the old limit; the next start will have the new one."""
     clients = graced.connect(5)
     graced.drop_in("[Service]\nLimitNOFILE=20000\n")
@@ -106,7 +106,7 @@ def test_stopped_service_is_checked_too(graced: Service) -> None:
     assert not graced.device.exists("/run/graced")
 
 
-def test_ordinary_user_reads_what_is_not_checked(graced: Service) -> None:
+def test_ordinary_user_is_told_of_unchecked_points(graced: Service) -> None:
     as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     done = graced.device.run(*as_nobody, "graced", "--check-config", check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -116,7 +116,7 @@ def test_ordinary_user_reads_what_is_not_checked(graced: Service) -> None:
     assert "graced, the user of graced.service" in notes[0]
 
 
-def test_user_of_the_service_may_check_too(graced: Service) -> None:
+def test_user_of_service_may_check_too(graced: Service) -> None:
     """As an upgrade does.  The sandbox hides the sockets of the service from its own user."""
     as_graced = ("setpriv", "--reuid=graced", "--regid=graced", "--init-groups")
     done = graced.device.run(*as_graced, "graced", "--check-config", check=False)
@@ -126,7 +126,7 @@ def test_user_of_the_service_may_check_too(graced: Service) -> None:
     assert [note.split(": ")[2] for note in notes] == ["localhost:9999"]
 
 
-def test_options_of_the_unit_are_named(graced: Service) -> None:
+def test_options_of_unit_are_named(graced: Service) -> None:
     graced.drop_in("[Service]\nExecStart=\nExecStart=/usr/sbin/graced --daemon --grace 7\n")
     done = graced.device.run("graced", "--check-config")
     assert done.stdout.splitlines()[1:] == [
@@ -143,7 +143,7 @@ def test_options_of_the_unit_are_named(graced: Service) -> None:
     ],
     ids=["key", "descriptors", "port"],
 )
-def test_restart_without_the_check_tells_every_client(graced: Service, config: str) -> None:
+def test_restart_without_check_tells_every_client(graced: Service, config: str) -> None:
     """The daemon tries the next start out, and its clients have the grace period."""
     clients = graced.connect(5)
     graced.configure(config)

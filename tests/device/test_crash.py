@@ -67,7 +67,7 @@ class Talker(threading.Thread):
         self.join()
 
 
-def test_established_clients_outlive_a_crash(graced: Service) -> None:
+def test_established_clients_outlive_crash(graced: Service) -> None:
     """Each may lose the message that was under way, and nothing else."""
     graced.drop_in("[Service]\nRestartSec=100ms\n")
     graced.configure('[continuity]\nkeep = "always"\n')
@@ -93,7 +93,7 @@ def test_established_clients_outlive_a_crash(graced: Service) -> None:
     assert graced.show("NFileDescriptorStore") == store, "something has accumulated"
 
 
-def test_otherwise_they_come_to_an_end(graced: Service) -> None:
+def test_without_copies_clients_end_with_crash(graced: Service) -> None:
     graced.drop_in("[Service]\nRestartSec=100ms\n")
     graced.restart()
     clients = graced.connect(20)

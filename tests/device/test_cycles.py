@@ -43,7 +43,7 @@ def test_many_cycles(graced: Service) -> None:
     cycle(graced, EMULATED_CYCLES if virtual else CYCLES)
 
 
-def test_cycles_with_a_slow_pid_1(graced: Service, booted: Machine) -> None:
+def test_cycles_with_slow_pid_1(graced: Service, booted: Machine) -> None:
     # The parent of the daemon exits while systemd has not yet read what it said about it.
     trace = booted.popen(
         "strace", "--attach=1", "--trace=waitid", "--inject=waitid:delay_enter=8000", "-o/dev/null"

@@ -39,7 +39,7 @@ def test_lintian_has_no_tag(build: Build) -> None:
     assert [f"/src/{line}" for line in told] == build.debs
 
 
-def test_a_second_build_is_the_same_to_the_byte(build: Build) -> None:
+def test_second_build_is_same_to_byte(build: Build) -> None:
     first = digests(build.bench.path(DIST))
     elsewhere = {"TZ": "Asia/Kolkata", "LC_ALL": "C", "LANG": "C", "HOME": "/nonexistent"}
     script = "umask 077; cp -R /src /elsewhere; cd /elsewhere; rm -rf dist; packaging/build-deb"

@@ -81,7 +81,7 @@ def forget_other_tests(graced: Service) -> None:
 
 @pytest.mark.usefixtures("packages_at_home")
 @pytest.mark.parametrize("session", sessions(DEVICE_PLACE), ids=lambda session: session.name)
-def test_transcript_is_what_a_device_shows(session: Session, graced: Service) -> None:
+def test_transcript_matches_device(session: Session, graced: Service) -> None:
     device = graced.device
 
     def before(command: str, output: list[str]) -> None:

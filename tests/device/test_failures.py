@@ -86,13 +86,13 @@ def await_restart(graced: Service, pid: int) -> None:
 
 
 @pytest.mark.every_kernel
-def test_a_killed_daemon_comes_back(graced: Service) -> None:
+def test_killed_daemon_comes_back(graced: Service) -> None:
     pid = graced.pid
     graced.device.systemctl("kill", "--signal=SIGKILL", UNIT)
     await_restart(graced, pid)
 
 
-def test_failed_start_changes_nothing_in_the_store(faulty: Service) -> None:
+def test_failed_start_changes_nothing_in_store(faulty: Service) -> None:
     """A client that connects meanwhile waits for the start that succeeds."""
     faulty.start()
     (client,) = faulty.connect()
@@ -114,7 +114,7 @@ def test_failed_start_changes_nothing_in_the_store(faulty: Service) -> None:
     assert rest(client) == b""
 
 
-def test_failed_first_start_leaves_nothing_in_the_store(faulty: Service) -> None:
+def test_failed_first_start_leaves_nothing_in_store(faulty: Service) -> None:
     break_start(faulty)
     assert stored(faulty) == 0
     with pytest.raises(CommandError):
@@ -130,7 +130,7 @@ def test_failed_first_start_leaves_nothing_in_the_store(faulty: Service) -> None
     assert faulty.echoes()
 
 
-def test_a_stale_pid_file_does_not_matter(graced: Service) -> None:
+def test_stale_pid_file_does_not_matter(graced: Service) -> None:
     device = graced.device
     graced.stop()
     graced.mark()
@@ -159,7 +159,7 @@ def test_a_stale_pid_file_does_not_matter(graced: Service) -> None:
         device.run("rm", "-rf", "/run/graced")
 
 
-def test_the_watchdog_restarts_a_frozen_daemon(graced: Service) -> None:
+def test_watchdog_restarts_frozen_daemon(graced: Service) -> None:
     # As shipped it takes half a minute; what is tested is who feeds it.
     graced.drop_in("[Service]\nWatchdogSec=2\n")
     graced.restart()
@@ -169,7 +169,7 @@ def test_the_watchdog_restarts_a_frozen_daemon(graced: Service) -> None:
     assert "Watchdog timeout" in "\n".join(r["MESSAGE"] for r in graced.journal())
 
 
-def test_the_watchdog_leaves_an_idle_daemon_alone(graced: Service) -> None:
+def test_watchdog_leaves_idle_daemon_alone(graced: Service) -> None:
     graced.drop_in("[Service]\nWatchdogSec=1\n")
     graced.restart()
     before = graced.show("MainPID", "NRestarts")
@@ -179,7 +179,7 @@ def test_the_watchdog_leaves_an_idle_daemon_alone(graced: Service) -> None:
     assert graced.echoes()
 
 
-def test_out_of_memory_restarts_it(graced: Service, booted: Machine) -> None:
+def test_service_starts_again_when_out_of_memory(graced: Service, booted: Machine) -> None:
     pid = graced.pid
     with booted.out_of_memory(UNIT):
         # Each needs memory that the daemon does not get; the later ones may find it gone.
@@ -189,7 +189,7 @@ def test_out_of_memory_restarts_it(graced: Service, booted: Machine) -> None:
 
 
 @pytest.mark.every_kernel
-def test_a_reboot_says_goodbye_and_brings_it_back(graced: Service, booted: Machine) -> None:
+def test_reboot_tells_clients_and_starts_service_again(graced: Service, booted: Machine) -> None:
     (client,) = graced.connect()
     booted.reboot()
     with client:

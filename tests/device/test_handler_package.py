@@ -11,7 +11,7 @@ from rigging import Machine
 CONFIG = "/etc/graced/conf.d/upper.toml"
 
 
-def test_a_handler_from_another_package(machine: Machine, debs: Packages, tmp_path: Path) -> None:
+def test_handler_from_another_package(machine: Machine, debs: Packages, tmp_path: Path) -> None:
     build = CHECKOUT / "tests" / "device" / "example-handler" / "build"
     subprocess.run(["sh", str(build), str(tmp_path)], check=True)
     (example,) = tmp_path.glob("*.deb")

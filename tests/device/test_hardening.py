@@ -33,28 +33,28 @@ def activated(graced: Service) -> Service:
     return graced
 
 
-def test_systemd_has_nothing_to_say_about_the_units(graced: Service) -> None:
+def test_systemd_has_nothing_to_say_about_units(graced: Service) -> None:
     # Without man-db, which a device has not, it cannot look for the manual pages.
     verified = graced.device.run("systemd-analyze", "verify", "--man=no", UNIT, SOCKET_UNIT)
     assert (verified.stdout, verified.stderr) == ("", "")
 
 
-def test_the_service_as_shipped_is_hardly_exposed(graced: Service) -> None:
+def test_service_as_shipped_is_hardly_exposed(graced: Service) -> None:
     assert exposure(graced) <= AS_SHIPPED
 
 
-def test_the_socket_activated_service_is_even_less_exposed(activated: Service) -> None:
+def test_socket_activated_service_is_even_less_exposed(activated: Service) -> None:
     assert exposure(activated) <= SOCKET_ACTIVATED
 
 
-def test_port_7_is_served_without_a_network(activated: Service) -> None:
+def test_port_7_is_served_without_network(activated: Service) -> None:
     assert activated.echoes(ECHO_PORT)
     # All that the daemon can see of a network is a loopback that is down.
     devices = activated.device.read(f"/proc/{activated.pid}/net/dev").splitlines()
     assert [line.split(":")[0].strip() for line in devices[2:]] == ["lo"]
 
 
-def test_who_connects_while_it_restarts_is_served_by_the_next(activated: Service) -> None:
+def test_client_that_connects_during_restart_is_served_by_next_start(activated: Service) -> None:
     (old,) = activated.connect(port=ECHO_PORT)
     pid = str(activated.pid)
     activated.device.systemctl("restart", "--no-block", UNIT)
@@ -71,7 +71,7 @@ def test_who_connects_while_it_restarts_is_served_by_the_next(activated: Service
         assert rest(client) == b"", "somebody said goodbye"
 
 
-def test_a_client_wakes_a_stopped_service(activated: Service) -> None:
+def test_client_wakes_stopped_service(activated: Service) -> None:
     activated.device.systemctl("stop", UNIT)
     assert activated.echoes(ECHO_PORT)
     assert activated.show("ActiveState")["ActiveState"] == "active"

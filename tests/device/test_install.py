@@ -52,13 +52,13 @@ def test_apt_installs_enables_and_starts(machine: Machine, debs: Packages) -> No
 
 
 @pytest.mark.every_kernel
-def test_the_daemon_is_orphaned_in_its_own_session(graced: Service) -> None:
+def test_daemon_is_orphaned_in_own_session(graced: Service) -> None:
     facts = graced.device.python(PROCESS, str(graced.pid)).split()
     parent, terminal, sharing, user = facts
     assert (parent, terminal, sharing, user) == ("1", "0", "0", "graced")
 
 
-def test_the_status_line_follows_the_clients(graced: Service) -> None:
+def test_status_line_follows_clients(graced: Service) -> None:
     with graced.watch() as watch:
         watch.until(lambda unit: clients_now(unit["StatusText"]) == 0)
         clients = graced.connect(3)
@@ -78,6 +78,6 @@ def test_resident_memory(graced: Service) -> None:
     assert int(line.split()[1]) <= LARGEST_DAEMON
 
 
-def test_the_library_is_there_for_every_program(device: Device) -> None:
+def test_library_is_importable_by_every_program(device: Device) -> None:
     facts = device.python(LIBRARY).split()
     assert facts == ["/usr/lib/python3/dist-packages/graced", "True", "True"]

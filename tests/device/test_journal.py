@@ -62,7 +62,7 @@ def test_every_record_is_complete(graced: Service) -> None:
         assert {"PRIORITY", "SYSLOG_IDENTIFIER", "MESSAGE"} <= set(record), record
 
 
-def test_a_query_by_client_finds_exactly_its_records(graced: Service) -> None:
+def test_query_by_client_finds_exactly_its_records(graced: Service) -> None:
     clients = graced.connect(3)
     client = address(clients[1])
     leave(graced, clients)
@@ -75,7 +75,7 @@ def test_a_query_by_client_finds_exactly_its_records(graced: Service) -> None:
     assert everything == records
 
 
-def test_a_query_by_signal_finds_exactly_its_records(graced: Service) -> None:
+def test_query_by_signal_finds_exactly_its_records(graced: Service) -> None:
     graced.device.systemctl("kill", "--signal=SIGHUP", UNIT)
     with graced.watch() as watch:
         watch.until(lambda unit: unit["ActiveState"] == "inactive")
@@ -101,7 +101,7 @@ def test_warnings_are_found_by_severity(graced: Service) -> None:
     assert warning["GRACED_CLIENT"] == address(refused)
 
 
-def test_the_catalog_explains(graced: Service) -> None:
+def test_catalog_explains(graced: Service) -> None:
     graced.stop()
     for message_id in (SIGNAL, STOPPED):
         records = graced.device.run(
@@ -112,7 +112,7 @@ def test_the_catalog_explains(graced: Service) -> None:
         assert "@" not in records.replace("@GRACED", "")  # every field was filled in
 
 
-def test_every_kind_of_record_is_in_the_catalog(graced: Service) -> None:
+def test_every_kind_of_record_is_in_catalog(graced: Service) -> None:
     kinds = graced.device.python(
         "from graced.log import event, events\n"
         "print(*(each.message_id for each in events.ALL.values()), event.OTHER_MESSAGE_ID)"
@@ -123,7 +123,7 @@ def test_every_kind_of_record_is_in_the_catalog(graced: Service) -> None:
     assert len(kinds) > 10
 
 
-def test_no_byte_of_the_log_reaches_a_client(graced: Service) -> None:
+def test_no_byte_of_log_reaches_client(graced: Service) -> None:
     # The descriptors that the fork closes are given to the first clients; whoever still holds
     # one of the numbers for a log would write into their streams.
     graced.configure('[log]\nlevel = "debug"\n')
@@ -147,7 +147,7 @@ class Verbose(BaseRequestHandler):
 """
 
 
-def test_exception_with_a_long_text_is_a_record(graced: Service) -> None:
+def test_exception_with_long_text_is_record(graced: Service) -> None:
     """Its fields did not fit into a datagram, and the record was lost."""
     graced.device.write("/usr/lib/python3/dist-packages/verbose_handler.py", VERBOSE_HANDLER)
     graced.configure('[server]\nhandler = "verbose_handler:Verbose"\n')
@@ -174,7 +174,7 @@ sink.flush(5.0)
 """
 
 
-def test_record_that_is_a_file_is_read_by_journald(graced: Service) -> None:
+def test_record_that_is_file_is_read_by_journald(graced: Service) -> None:
     """Where net.core.wmem_default is small."""
     after = graced.device.cursor()
     graced.device.python(SMALL_BUFFER)

@@ -69,9 +69,7 @@ print(json.dumps(ends))
     ids=["tcp", "unix"],
 )
 @pytest.mark.parametrize("deadline", [True, False], ids=["deadline", "departed"])
-def test_last_clients_have_an_answer(
-    graced: Service, listen: str, place: str, deadline: bool
-) -> None:
+def test_last_clients_have_answer(graced: Service, listen: str, place: str, deadline: bool) -> None:
     graced.configure(CONFIGURATION.format(listen))
     graced.stop()
     graced.mark()

@@ -50,7 +50,7 @@ def version(machine: Machine) -> str:
     return machine.run("dpkg-query", "--show", "--showformat=${Version}", "graced").stdout
 
 
-def test_an_upgrade_under_load(machine: Machine, previous: Packages, debs: Packages) -> None:
+def test_upgrade_under_load(machine: Machine, previous: Packages, debs: Packages) -> None:
     machine.install(*previous)
     assert version(machine) == "0.0.1"
     machine.write(CONFIG, edited := machine.read(CONFIG) + EDIT)
@@ -77,7 +77,7 @@ def test_an_upgrade_under_load(machine: Machine, previous: Packages, debs: Packa
     assert machine.read(CONFIG) == edited
 
 
-def test_an_upgrade_leaves_a_disabled_service_alone(
+def test_upgrade_leaves_disabled_service_alone(
     machine: Machine, previous: Packages, debs: Packages
 ) -> None:
     machine.install(*previous)
@@ -88,7 +88,7 @@ def test_an_upgrade_leaves_a_disabled_service_alone(
     assert state == {"ActiveState": "inactive", "UnitFileState": "disabled"}
 
 
-def test_removal_and_purge_leave_nothing_but_the_user(machine: Machine, debs: Packages) -> None:
+def test_removal_and_purge_leave_nothing_but_user(machine: Machine, debs: Packages) -> None:
     before = set(machine.python(FILES).splitlines())
     machine.install(*debs)
     graced = Service(machine)
@@ -111,7 +111,7 @@ def test_removal_and_purge_leave_nothing_but_the_user(machine: Machine, debs: Pa
     assert explained.stdout == ""
 
 
-def test_it_can_be_installed_again_after_a_purge(machine: Machine, debs: Packages) -> None:
+def test_package_can_be_installed_again_after_purge(machine: Machine, debs: Packages) -> None:
     machine.install(*debs)
     machine.run("apt-get", "purge", "--yes", *NAMES)
     machine.install(*debs)

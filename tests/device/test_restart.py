@@ -53,7 +53,7 @@ def _many_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.every_kernel
-def test_restarts_under_load_are_noticed_by_nobody(
+def test_restarts_under_load_disturb_no_client(
     graced: Service, record_property: Callable[[str, object], None]
 ) -> None:
     busy = graced.connect(BUSY)
@@ -114,7 +114,7 @@ def fill(client: socket.socket) -> int:
     return sent
 
 
-def test_a_stream_flows_on(graced: Service) -> None:
+def test_stream_continues_over_restarts(graced: Service) -> None:
     """Both ways at once and as fast as it can, so that bytes are under way at each moment."""
     (client,) = graced.connect()
     ending = threading.Event()
@@ -150,7 +150,7 @@ def test_a_stream_flows_on(graced: Service) -> None:
     assert heard == sent
 
 
-def test_a_client_with_everything_full_gets_every_byte(graced: Service) -> None:
+def test_client_with_full_buffers_gets_every_byte(graced: Service) -> None:
     (client,) = graced.connect()
     sent = fill(client)
     assert sent > 2_000_000
@@ -170,7 +170,7 @@ def test_a_client_with_everything_full_gets_every_byte(graced: Service) -> None:
     assert heard == numbered(0, sent + more)
 
 
-def test_a_half_closed_client_gets_its_rest_and_its_end(graced: Service) -> None:
+def test_half_closed_client_gets_remaining_bytes_and_end_of_file(graced: Service) -> None:
     (client,) = graced.connect()
     sent = fill(client)
     client.shutdown(socket.SHUT_WR)
@@ -181,7 +181,7 @@ def test_a_half_closed_client_gets_its_rest_and_its_end(graced: Service) -> None
     assert heard == numbered(0, sent)
 
 
-def test_a_client_that_leaves_while_nobody_serves_is_not_kept(graced: Service) -> None:
+def test_client_that_leaves_while_nobody_serves_is_not_kept(graced: Service) -> None:
     """Before anybody serves it again, with and without its echo read: it is gone all the same."""
     stay, *clients = graced.connect(21)
     for client in clients[:10]:
@@ -212,7 +212,7 @@ def test_counts_survive_restarts(graced: Service) -> None:
         assert f", {2 + 12 * number} bytes echoed" in status
 
 
-def test_carried_clients_hear_the_farewell_once(graced: Service) -> None:
+def test_carried_clients_hear_farewell_once(graced: Service) -> None:
     idle, busy = 50, 10
     crowd = Crowd(graced, idle, busy)
     graced.restart()
@@ -228,7 +228,7 @@ def test_carried_clients_hear_the_farewell_once(graced: Service) -> None:
     assert fields(graced, STOPPED, "GRACED_CLIENTS_CLOSED") == [0]
 
 
-def test_carried_clients_have_the_grace_period(graced: Service) -> None:
+def test_carried_clients_have_grace_period(graced: Service) -> None:
     graced.configure("[shutdown]\ngrace_period = 3\n")
     graced.restart()
     (client,) = graced.connect()
@@ -241,7 +241,7 @@ def test_carried_clients_have_the_grace_period(graced: Service) -> None:
     assert 2.5 <= time.monotonic() - told <= 4
 
 
-def test_a_new_systemd(graced: Service) -> None:
+def test_clients_survive_reexecution_of_systemd(graced: Service) -> None:
     """Upgraded itself before, between and after restarts of ours."""
     clients = graced.connect(50)
     for _ in range(2):
@@ -256,7 +256,7 @@ def installed(machine: Machine) -> str:
     return machine.run("dpkg-query", "--show", "--showformat=${Version}", "graced").stdout
 
 
-def test_an_upgrade_and_back_is_noticed_by_nobody(
+def test_upgrade_and_downgrade_disturb_no_client(
     machine: Machine, debs: Packages, tmp_path: Path
 ) -> None:
     machine.install(*debs)

@@ -55,7 +55,7 @@ def test_unix_clients_are_carried(graced: Service) -> None:
     assert not graced.device.exists(ECHO_PATH)
 
 
-def test_nobody_is_refused_by_a_unix_listener(graced: Service) -> None:
+def test_unix_listener_refuses_no_client_during_restarts(graced: Service) -> None:
     """A connection to a path is never tried again by the kernel: somebody has to be there."""
     listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
     graced.restart()
@@ -83,7 +83,7 @@ def test_nobody_is_refused_by_a_unix_listener(graced: Service) -> None:
     assert wrong == []
 
 
-def test_clients_of_an_address_that_is_no_more_go_on(graced: Service) -> None:
+def test_clients_of_address_that_is_no_more_go_on(graced: Service) -> None:
     listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
     graced.restart()
     clients = [*graced.connect_path(ECHO_PATH, 5), *graced.connect(5)]
@@ -109,7 +109,7 @@ def test_clients_of_an_address_that_is_no_more_go_on(graced: Service) -> None:
     ("before", "after"),
     [("localhost:9999", "*:9999"), ("*:9999", "localhost:9999"), ("127.0.0.1:9999", "[::1]:9999")],
 )
-def test_clients_go_on_when_the_addresses_overlap(graced: Service, before: str, after: str) -> None:
+def test_clients_go_on_when_addresses_overlap(graced: Service, before: str, after: str) -> None:
     """The kernel does not let *:9999 be bound as long as somebody listens on localhost:9999."""
     listen(graced, before)
     graced.restart()
@@ -123,7 +123,7 @@ def test_clients_go_on_when_the_addresses_overlap(graced: Service, before: str, 
     assert Footprint(graced).stored == (1 if "[" in after else LISTENERS) + 1
 
 
-def test_a_socket_of_systemd(graced: Service) -> None:
+def test_clients_of_systemd_socket_survive_restarts(graced: Service) -> None:
     """Port 7 as the example has it: the clients are carried, the socket stays where it is."""
     device = graced.device
     device.run(
@@ -142,7 +142,7 @@ def test_a_socket_of_systemd(graced: Service) -> None:
     assert Footprint(graced).stored == 1
 
 
-def test_who_is_told_to_stop_and_started_again_has_listeners(graced: Service) -> None:
+def test_start_after_stop_has_open_listeners(graced: Service) -> None:
     """Those of a stop are shut in the end, and must not come back from the store."""
     listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
     # As Debian's kernels have it: anybody may attach a filter to a socket.

@@ -75,7 +75,7 @@ def test_clients_of_handlers_that_cannot_move_are_told(graced: Service) -> None:
     assert fields(graced, STOPPED, "GRACED_CLIENTS_CLOSED") == [1]
 
 
-def test_a_restart_goes_on_when_the_last_handler_has_ended(graced: Service) -> None:
+def test_restart_goes_on_when_last_handler_has_ended(graced: Service) -> None:
     graced.device.write("/usr/lib/python3/dist-packages/plain_handler.py", PLAIN_HANDLER)
     graced.configure('[server]\nhandler = "plain_handler:Plain"\n[shutdown]\ngrace_period = 60\n')
     graced.restart()
@@ -90,7 +90,7 @@ def test_a_restart_goes_on_when_the_last_handler_has_ended(graced: Service) -> N
     assert time.monotonic() - began < 5
 
 
-def test_a_stop_while_handlers_hold_a_restart_up(graced: Service) -> None:
+def test_stop_while_handlers_hold_restart_up(graced: Service) -> None:
     """Whoever has been left to the next start, which is not to be, hears its end."""
     graced.device.write("/usr/lib/python3/dist-packages/plain_handler.py", PLAIN_HANDLER)
     graced.configure('[server]\nhandler = "plain_handler:Plain"\n[shutdown]\ngrace_period = 2\n')

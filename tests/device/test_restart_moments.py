@@ -30,7 +30,7 @@ from device.service import (
 from robustness.scale import Dice
 
 
-def test_a_stop_while_the_clients_are_handed_on(graced: Service) -> None:
+def test_stop_while_clients_are_handed_on(graced: Service) -> None:
     """The service is stopped, and nobody is reset or left without an end.
 
     systemd sends no second signal to a process that is about to stop, so whether a client hears
@@ -56,7 +56,7 @@ def test_a_stop_while_the_clients_are_handed_on(graced: Service) -> None:
     assert_serves(graced)
 
 
-def test_a_restart_during_a_drain(graced: Service) -> None:
+def test_restart_during_drain(graced: Service) -> None:
     """The drain goes on to its end, then the service starts: whoever was told is not carried."""
     told, gone = graced.connect(2)
     pid = graced.pid
@@ -73,7 +73,7 @@ def test_a_restart_during_a_drain(graced: Service) -> None:
     assert_serves(graced)
 
 
-def test_a_restart_during_a_drain_that_ends_at_the_deadline(graced: Service) -> None:
+def test_restart_during_drain_that_ends_at_deadline(graced: Service) -> None:
     """The same, and the listening sockets have been shut when they are taken up again."""
     graced.configure(
         f'[shutdown]\ngrace_period = 1\n[server]\nlisten = ["localhost:9999", "unix:{ECHO_PATH}"]\n'
@@ -102,7 +102,7 @@ def test_restarts_at_once(graced: Service) -> None:
     assert_serves(graced)
 
 
-def test_a_restart_while_it_starts(graced: Service) -> None:
+def test_restart_during_start(graced: Service) -> None:
     """Whoever has been carried by a process that is not ready yet is carried by the next one."""
     dice = Dice()
     print(repr(dice))

@@ -38,7 +38,7 @@ from device.service import (
 
 
 @pytest.mark.parametrize("size", [0, LISTENERS, LISTENERS + 1, 20])
-def test_a_store_that_is_small(graced: Service, size: int) -> None:
+def test_clients_beyond_small_store_are_told(graced: Service, size: int) -> None:
     """Those that fit are carried, the others are told, and nobody is reset."""
     graced.drop_in(f"[Service]\nFileDescriptorStoreMax={size}\n")
     graced.stop()
@@ -71,7 +71,7 @@ def test_a_store_that_is_small(graced: Service, size: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["restart", "kill"])
-def test_keep_never_makes_a_restart_a_stop(graced: Service, how: str) -> None:
+def test_keep_never_makes_restart_stop(graced: Service, how: str) -> None:
     """USR2 is then as TERM is: also by hand, where nobody starts it again."""
     graced.configure('[continuity]\nkeep = "never"\n')
     graced.restart()
@@ -115,7 +115,7 @@ def test_keep_never_from_now_on(graced: Service) -> None:
     ["[server]\nlisten = 7\n", "[limits]\nmax_clients = 10000\n"],
     ids=["seen before", "not to be known before"],
 )
-def test_a_configuration_that_it_cannot_start_with(graced: Service, config: str) -> None:
+def test_clients_are_told_when_configuration_refuses_start(graced: Service, config: str) -> None:
     """Nobody can be carried by a start that is refused: they are told by the one or the other."""
     clients = graced.connect(10)
     graced.configure(config)

@@ -35,7 +35,7 @@ def descendants(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_rig_that_is_ended_leaves_nothing(
+def test_rig_that_is_ended_leaves_nothing(
     environment: dict[str, str], container: Container, signum: signal.Signals
 ) -> None:
     machines = Path(environment["GRACED_RIG_CACHE"]) / "machines"
@@ -79,7 +79,7 @@ def refusal(argv: list[str], environment: dict[str, str]) -> str:
     return result.stderr
 
 
-def test_without_its_tools_it_says_so_in_one_line() -> None:
+def test_missing_tools_are_named_in_one_line() -> None:
     said = refusal([sys.executable, RIG, "build"], {"PATH": "/nonexistent"})
     assert (
         said == "rig: cannot run here: systemd-nspawn is not installed"
@@ -87,7 +87,7 @@ def test_without_its_tools_it_says_so_in_one_line() -> None:
     )
 
 
-def test_without_root_it_says_so_in_one_line() -> None:
+def test_missing_root_is_named_in_one_line() -> None:
     said = refusal(["unshare", "--user", sys.executable, RIG, "build"], dict(os.environ))
     assert said == "rig: cannot run here: not root\n"
 

@@ -26,13 +26,13 @@ def test_command_has_its_streams_and_its_status(device: Device) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (3, "question", "complaint\n")
 
 
-def test_command_that_is_killed_has_a_status_as_in_a_shell(device: Device) -> None:
+def test_command_that_is_killed_has_status_as_in_shell(device: Device) -> None:
     # nsenter dies of the same signal, and the agent's messenger says so in the way of a shell.
     status = device.run("sh", "-c", "kill -TERM $$", check=False).returncode
     assert status in (-15, 128 + 15)
 
 
-def test_command_that_is_not_there(device: Device) -> None:
+def test_missing_command(device: Device) -> None:
     assert device.run("no-such-command", check=False).returncode == 127
 
 
@@ -42,7 +42,7 @@ def test_large_streams_both_ways_at_once(device: Device) -> None:
     assert hashlib.sha256(result.stdout).digest() == hashlib.sha256(LARGE).digest()
 
 
-def test_end_kills_the_command_on_the_device(device: Device) -> None:
+def test_end_kills_command_on_device(device: Device) -> None:
     process = device.popen("sh", "-c", "echo $$; sleep infinity")
     with LineStream(process, device.end) as output:
         pid = output.line(time.monotonic() + PATIENCE)

@@ -66,7 +66,7 @@ def await_service(graced: Service, killed: str) -> None:
     assert graced.device.read("/run/graced/graced.pid").split() == [state["MainPID"]]
 
 
-def test_it_comes_back_from_a_kill_at_any_moment(graced: Service) -> None:
+def test_service_starts_again_after_kill_at_any_moment(graced: Service) -> None:
     dice = Dice()
     print(repr(dice))
     graced.drop_in("[Service]\nRestartSec=100ms\n")
@@ -114,7 +114,7 @@ def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def test_a_journal_that_has_stopped(graced: Service) -> None:
+def test_journal_that_has_stopped(graced: Service) -> None:
     """As on a disk that hangs: the echo is as fast as ever, and the stop as punctual."""
     device = graced.device
     graced.configure(f'[shutdown]\ngrace_period = {GRACE}\n[log]\nlevel = "debug"\n')

@@ -64,7 +64,7 @@ sys.stdin.read()
 """
 
 
-def test_start_blocks_until_the_daemon_is_ready(graced: Service) -> None:
+def test_start_blocks_until_daemon_is_ready(graced: Service) -> None:
     device = graced.device
     graced.stop()
     module = device.python("import sysconfig; print(sysconfig.get_path('purelib'))").strip()
@@ -158,7 +158,7 @@ def test_busy_port_is_served_when_it_is_free(graced: Service) -> None:
     assert graced.show("NRestarts", "Result") == {"NRestarts": "0", "Result": "success"}
 
 
-def test_restart_into_a_busy_port_is_seen(graced: Service) -> None:
+def test_restart_into_busy_port_is_seen(graced: Service) -> None:
     """Also where the service waits for it already."""
     graced.stop()
     graced.mark()
@@ -225,7 +225,7 @@ def test_pidfile_without_room_costs_no_client(graced: Service) -> None:
     assert rest(client) == FAREWELL
 
 
-def test_a_bad_configuration_is_status_78_and_one_line(graced: Service) -> None:
+def test_bad_configuration_is_status_78_and_one_line(graced: Service) -> None:
     graced.stop()
     graced.mark()
     graced.configure("[shutdown]\ngrace_periode = 5\n")

@@ -60,7 +60,7 @@ def assert_stopped(graced: Service, clients: int, signal: str) -> None:
 
 
 @pytest.mark.every_kernel
-def test_stop_tells_everybody(graced: Service) -> None:
+def test_stop_tells_all_clients(graced: Service) -> None:
     crowd = Crowd(graced, IDLE, BUSY)
     stop = Stop(graced)
     assert crowd.see_out() == []
@@ -69,7 +69,7 @@ def test_stop_tells_everybody(graced: Service) -> None:
 
 
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"])
-def test_each_signal_tells_everybody(graced: Service, signal: str) -> None:
+def test_each_signal_tells_all_clients(graced: Service, signal: str) -> None:
     crowd = Crowd(graced, IDLE, BUSY)
     graced.device.systemctl("kill", f"--signal={signal}", UNIT)
     assert crowd.see_out() == []
@@ -91,7 +91,7 @@ def test_sighup_behind_sigterm_changes_nothing(graced: Service) -> None:
     assert heard == {"SIGTERM", "SIGHUP"}
 
 
-def test_a_long_grace_outlasts_the_stop_timeout(graced: Service) -> None:
+def test_long_grace_outlasts_stop_timeout(graced: Service) -> None:
     graced.drop_in("[Service]\nTimeoutStopSec=2\nWatchdogSec=2\n")
     graced.configure("[shutdown]\ngrace_period = 14\n")
     graced.restart()

@@ -147,7 +147,7 @@ def test_configuration_that_is_refused(machine: Machine, debs: Packages, variant
         customers.assert_carried_over()
 
 
-def test_where_nothing_runs_there_is_nothing_to_protect(
+def test_where_no_service_runs_nothing_is_protected(
     machine: Machine, debs: Packages, variant: Variant
 ) -> None:
     machine.write(DROP_IN, "[shutdown]\npatience = 1\n")
@@ -180,7 +180,7 @@ def test_upgrade_leaves_a_service_alone_that_was_stopped(
         customers.assert_carried_over()
 
 
-def test_a_good_upgrade_is_noticed_by_nobody(
+def test_good_upgrade_disturbs_no_client(
     machine: Machine, debs: Packages, variant: Variant
 ) -> None:
     machine.install(*debs)
@@ -190,7 +190,7 @@ def test_a_good_upgrade_is_noticed_by_nobody(
         customers.assert_carried_over()
 
 
-def test_an_upgrade_from_the_last_release_and_back(
+def test_upgrade_from_last_release_and_downgrade(
     machine: Machine, last_release: list[Path], debs: Packages
 ) -> None:
     machine.install(*last_release)

@@ -68,7 +68,7 @@ def copy_of_checkout(directory: Path) -> Path:
 @pytest.mark.needs("make", "bash")
 @pytest.mark.usefixtures("virtual_environment")
 @pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session.name)
-def test_transcript_is_what_a_checkout_shows(session: Session, tmp_path: Path) -> None:
+def test_transcript_matches_checkout(session: Session, tmp_path: Path) -> None:
     directory = copy_of_checkout(tmp_path)
     for block in session.files:
         if not block.file.startswith("/"):

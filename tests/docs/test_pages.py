@@ -28,12 +28,12 @@ def name(block: Block) -> str:
     return block.name
 
 
-def test_there_are_blocks_for_each_place() -> None:
+def test_each_place_has_blocks() -> None:
     assert {CHECKOUT_PLACE, DEVICE_PLACE} <= {block.place for block in BLOCKS}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=name)
-def test_block_without_a_marker_is_no_command(block: Block) -> None:
+def test_block_without_marker_is_no_command(block: Block) -> None:
     if not block.marker:
         assert block.language in NOT_A_COMMAND
         assert not re.search(r"^[$#] \S+.*$", block.text, re.M) or block.language in {
@@ -43,7 +43,7 @@ def test_block_without_a_marker_is_no_command(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.marker], ids=name)
-def test_marker_is_one_that_exists(block: Block) -> None:
+def test_marker_exists(block: Block) -> None:
     if block.marker.startswith("runs"):
         assert block.place in PROMPTS
         assert block.page.suffix != ".md" or block.language == "console"
@@ -112,21 +112,19 @@ def test_links_lead_to_headings() -> None:
         ("1 client (really)", "1 client (really)", "1 client really"),
     ],
 )
-def test_wildcard_matches_what_varies_and_nothing_else(
-    shown: str, same: str, different: str
-) -> None:
+def test_wildcard_matches_variable_parts_only(shown: str, same: str, different: str) -> None:
     assert pattern(shown).fullmatch(shown)
     assert pattern(shown).fullmatch(same)
     assert not pattern(shown).fullmatch(different)
 
 
-def test_each_word_of_the_glossary_is_searched_for() -> None:
+def test_each_word_of_glossary_is_searched_for() -> None:
     rows = re.findall(r"^\|.*\|.*\|(.*)\|$", GLOSSARY.read_text(), re.M)
     words = {word.strip() for row in rows for word in row.split(",")}
     assert words - {"", "not", "---"} == set(WRONG)
 
 
-def test_word_of_the_wrong_meaning_is_found() -> None:
+def test_word_of_wrong_meaning_is_found() -> None:
     wrong = {
         "port": "the first port",
         "door": "a door",
@@ -173,7 +171,7 @@ def test_help_names_each_target() -> None:
     assert listed == " ".join(phony).split()
 
 
-def test_architecture_names_what_exists() -> None:
+def test_architecture_names_existing_modules() -> None:
     text = (CHECKOUT / "docs" / "architecture.md").read_text()
     package = CHECKOUT / "daemon" / "graced"
     for cell in re.findall(r"[^|]+", text):

@@ -51,7 +51,7 @@ def test_damaged_byte_code_is_reported_and_does_no_harm(site: Path, damage: Dama
         assert line.endswith("apt-get install --reinstall python3-graced")
 
 
-def test_zeros_in_a_page_are_noticed_wherever_it_is(site: Path) -> None:
+def test_zeroed_page_is_noticed_anywhere(site: Path) -> None:
     # A byte of zero is no type of an object, so unmarshalling fails at the first object in the
     # page. There is none only if the page lies within one string or is the end of the file.
     for path in site.rglob("*.pyc"):
@@ -83,7 +83,7 @@ def test_missing_and_outdated_byte_code_is_not_reported(site: Path) -> None:
     assert run(*program(site), "--check-config").stderr == ""
 
 
-def test_mistakes_in_a_source_are_shown_as_ever(site: Path) -> None:
+def test_mistakes_in_source_are_shown(site: Path) -> None:
     with (site / "graced" / "loop" / "client.py").open("a") as file:
         file.write("def broken(:\n")
     checked = run(*program(site), "--check-config")

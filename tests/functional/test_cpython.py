@@ -15,7 +15,7 @@ TESTS = Path(os.__file__).with_name("test") / "test_socketserver.py"
 
 
 @pytest.mark.needs(str(TESTS))
-def test_the_cases_of_cpython_pass_with_our_classes() -> None:
+def test_cases_of_cpython_pass_with_our_classes() -> None:
     # Its tests warn of what they do on purpose: threads are left to be reaped.
     found = subprocess.run(
         [sys.executable, "-m", "functional.cpython_socketserver"],

@@ -111,7 +111,7 @@ def drain(client: Client) -> bytes:
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_crowd_that_leaves_when_told_ends_the_drain(handler: str) -> None:
+def test_crowd_that_leaves_when_told_ends_drain(handler: str) -> None:
     config = "[limits]\nmax_handler_threads = 300"
     options = ("--handler", handler, "--grace", "600")
     with Graced(*options, config=config) as graced, ExitStack() as stack:

@@ -64,13 +64,13 @@ def status_field(pid: int, name: str) -> str:
     return match[1]
 
 
-def test_the_command_returns_when_a_connect_succeeds() -> None:
+def test_command_returns_when_connect_succeeds() -> None:
     for _ in range(5):
         with Daemon() as graced, graced.connect() as client:
             client.echo(b"hello")
 
 
-def test_it_says_goodbye_as_in_the_foreground(handler: str, address: str) -> None:
+def test_daemon_stops_as_in_foreground(handler: str, address: str) -> None:
     with (
         Daemon("--handler", handler, "--grace", "30", listen=address) as graced,
         graced.served() as silent,
@@ -87,7 +87,7 @@ def test_it_says_goodbye_as_in_the_foreground(handler: str, address: str) -> Non
         assert not graced.pid_file.exists()
 
 
-def test_daemon_inherits_only_the_umask(tmp_path: Path) -> None:
+def test_daemon_inherits_only_umask(tmp_path: Path) -> None:
     before = "import os\nos.umask(0o002)\nos.chdir('/tmp')"
     with in_background(tmp_path, before=before) as (_, pid, address):
         with Client.connect(address) as client:
@@ -102,7 +102,7 @@ def test_daemon_inherits_only_the_umask(tmp_path: Path) -> None:
         assert not int(status_field(pid, "SigBlk"), 16)
 
 
-def test_a_private_umask_stays_private(tmp_path: Path) -> None:
+def test_private_umask_stays_private(tmp_path: Path) -> None:
     before = "import os\nos.umask(0o077)"
     with in_background(tmp_path, before=before) as (_, pid, _):
         assert status_field(pid, "Umask") == "0077"
@@ -131,7 +131,7 @@ def expected(tmp_path: Path) -> Counter[str]:
     )
 
 
-def test_it_has_no_descriptor_that_the_command_inherited(tmp_path: Path) -> None:
+def test_daemon_has_no_descriptor_that_command_inherited(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     try:
         file = tmp_path / "pid"
@@ -190,7 +190,7 @@ def test_terminal_reads_pid_and_log_and_can_be_closed(tmp_path: Path) -> None:
         assert wait_for_end(pid) == 0
 
 
-def test_output_of_the_command_ends(tmp_path: Path) -> None:
+def test_output_of_command_ends(tmp_path: Path) -> None:
     """As in ``output=$(graced -d)``."""
     with in_background(tmp_path) as (found, _, _):
         assert (found.stdout, found.stderr) == ("", without_a_log())
@@ -207,7 +207,7 @@ def test_standard_streams_may_be_closed(closed: str, tmp_path: Path) -> None:
         assert (found.stdout, found.stderr) == ("", "")
 
 
-def test_its_log_goes_to_stderr_where_that_is_a_file(handler: str) -> None:
+def test_log_of_daemon_goes_to_stderr_if_stderr_is_file(handler: str) -> None:
     with Daemon("--handler", handler) as graced:
         with graced.connect() as client:
             client.echo(b"hello")
@@ -215,7 +215,7 @@ def test_its_log_goes_to_stderr_where_that_is_a_file(handler: str) -> None:
         assert graced.log.wait_for(r"with pid (\d+)$")[1] == str(graced.pid)
 
 
-def test_the_pidfile_is_named_from_where_the_command_was_typed(tmp_path: Path) -> None:
+def test_pidfile_is_named_from_where_command_was_typed(tmp_path: Path) -> None:
     found = run_graced(
         *("--daemon", "--config", "/dev/null", "--pid-file", "here.pid"),
         *("--listen", f"unix:{tmp_path}/socket"),
@@ -240,7 +240,7 @@ def failing(tmp_path: Path, *options: str, before: str = "") -> subprocess.Compl
     return found
 
 
-def test_a_port_in_use_is_69(tmp_path: Path) -> None:
+def test_port_in_use_is_69(tmp_path: Path) -> None:
     with Graced() as graced:
         (address,) = graced.addresses
         found = failing(tmp_path, "--listen", address)
@@ -249,20 +249,20 @@ def test_a_port_in_use_is_69(tmp_path: Path) -> None:
     assert not (tmp_path / "pid").exists()
 
 
-def test_a_second_daemon_is_75(tmp_path: Path) -> None:
+def test_second_daemon_is_75(tmp_path: Path) -> None:
     with in_background(tmp_path) as (_, pid, _):
         found = failing(tmp_path, "--listen", "127.0.0.1:0")
         assert found.returncode == 75
         assert found.stderr == f"graced: already running with pid {pid}: {tmp_path}/pid is locked\n"
 
 
-def test_a_second_daemon_right_after_the_first(tmp_path: Path) -> None:
+def test_second_daemon_right_after_first(tmp_path: Path) -> None:
     for _ in range(3):
         with in_background(tmp_path) as (_, _, address), Client.connect(address) as client:
             client.echo(b"hello")
 
 
-def test_a_full_disk_after_the_fork_is_73(tmp_path: Path) -> None:
+def test_full_disk_after_fork_is_73(tmp_path: Path) -> None:
     """The pid can be written by the daemon alone."""
     before = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
     found = failing(tmp_path, "--listen", "127.0.0.1:0", before=before)
@@ -271,14 +271,14 @@ def test_a_full_disk_after_the_fork_is_73(tmp_path: Path) -> None:
     assert not (tmp_path / "pid").exists()
 
 
-def test_a_daemon_that_is_killed_before_it_serves(tmp_path: Path) -> None:
+def test_daemon_killed_before_serving(tmp_path: Path) -> None:
     handler = ("--handler", "support.faulty:KilledHandler")
     found = failing(tmp_path, "--listen", "127.0.0.1:0", *handler)
     assert found.returncode == 1
     assert found.stderr == "graced: the daemon died before it served\n"
 
 
-def test_failure_after_the_fork_is_one_line_in_a_file(tmp_path: Path) -> None:
+def test_failure_after_fork_is_one_line_in_file(tmp_path: Path) -> None:
     """The file is the log of the daemon, and the stderr of the command that reports the failure."""
     log = tmp_path / "log"
     no_thread = Forbidden("clone3", "EPERM").code
@@ -298,7 +298,7 @@ def test_failure_after_the_fork_is_one_line_in_a_file(tmp_path: Path) -> None:
     assert log.read_text() == "graced: cannot start a thread: can't start new thread\n"
 
 
-def test_an_unexpected_failure_after_the_fork(tmp_path: Path) -> None:
+def test_unexpected_failure_after_fork(tmp_path: Path) -> None:
     """The reason for who typed the command, the traceback in the log."""
     log = tmp_path / "log"
     arguments = ["--daemon", "--config", "/dev/null", "--pid-file", str(tmp_path / "pid")]
@@ -325,11 +325,11 @@ def test_an_unexpected_failure_after_the_fork(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [("--listen", "nonsense"), ("--no-such-option",)])
-def test_a_wrong_command_line_is_2(options: tuple[str, ...], tmp_path: Path) -> None:
+def test_wrong_command_line_is_2(options: tuple[str, ...], tmp_path: Path) -> None:
     assert failing(tmp_path, *options).returncode == 2
 
 
-def test_a_missing_directory_for_the_pidfile_is_73(tmp_path: Path) -> None:
+def test_missing_directory_for_pidfile_is_73(tmp_path: Path) -> None:
     found = run_graced(
         *("--daemon", "--config", "/dev/null", "--listen", "127.0.0.1:0"),
         *("--pid-file", str(tmp_path / "missing" / "pid")),
@@ -338,9 +338,7 @@ def test_a_missing_directory_for_the_pidfile_is_73(tmp_path: Path) -> None:
     assert found.stderr.startswith(f"graced: cannot write pidfile {tmp_path}/missing/pid: ")
 
 
-def test_signal_to_the_command_stops_the_daemon(
-    tmp_path: Path, notify_socket: NotifySocket
-) -> None:
+def test_signal_to_command_stops_daemon(tmp_path: Path, notify_socket: NotifySocket) -> None:
     notify_socket.hold_barriers = True
     command = subprocess.Popen(
         [

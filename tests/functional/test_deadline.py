@@ -12,7 +12,9 @@ MOMENT = 0.5
 """Seconds after the deadline in which the server is gone."""
 
 
-def test_a_client_that_stays_is_closed_at_the_deadline(handler: str, address: str) -> None:
+def test_remaining_client_is_closed_at_deadline_and_departed_is_not(
+    handler: str, address: str
+) -> None:
     with (
         Graced("--grace", "1", "--handler", handler, listen=address) as graced,
         graced.served() as silent,
@@ -34,7 +36,7 @@ def test_a_client_that_stays_is_closed_at_the_deadline(handler: str, address: st
         assert graced.log.count("closing connection from .*: deadline, ") == 2
 
 
-def test_the_end_counts_down_each_second() -> None:
+def test_countdown_is_logged_each_second() -> None:
     with Graced("--grace", "3") as graced, graced.served() as client:
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
@@ -46,7 +48,7 @@ def test_the_end_counts_down_each_second() -> None:
         assert 3 <= graced.stopped.seconds < 3 + MOMENT
 
 
-def test_many_that_stay_have_one_deadline_together(handler: str) -> None:
+def test_remaining_clients_share_one_deadline(handler: str) -> None:
     """And none for each: ten clients that stay do not take ten times as long."""
     with Graced("--grace", "1", "--handler", handler) as graced, ExitStack() as stack:
         clients = [stack.enter_context(graced.connect()) for _ in range(10)]
@@ -60,7 +62,7 @@ def test_many_that_stay_have_one_deadline_together(handler: str) -> None:
         assert 1 <= graced.stopped.seconds < 1 + MOMENT
 
 
-def test_client_in_the_queue_at_the_deadline_is_told() -> None:
+def test_client_in_queue_at_deadline_is_told() -> None:
     """Nobody who got through connect(2) is left without an answer."""
     with Graced("--grace", "1") as graced, graced.served() as stays, ExitStack() as stack:
         graced.signal(SIGTERM)
@@ -91,7 +93,7 @@ def test_client_in_the_queue_at_the_deadline_is_told() -> None:
         assert set(answers) == {FAREWELL}
 
 
-def test_with_no_grace_the_farewell_is_said_all_the_same(handler: str, address: str) -> None:
+def test_farewell_is_sent_with_grace_period_of_zero(handler: str, address: str) -> None:
     with (
         Graced("--grace", "0", "--handler", handler, listen=address) as graced,
         graced.served() as silent,

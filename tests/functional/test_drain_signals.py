@@ -13,7 +13,7 @@ MOMENT = 0.5
 
 
 @pytest.mark.parametrize("signame", ["SIGINT", "SIGQUIT"])
-def test_an_impatient_signal_ends_the_grace_period(signame: str, handler: str) -> None:
+def test_impatient_signal_ends_grace_period(signame: str, handler: str) -> None:
     with Graced("--grace", "600", "--handler", handler) as graced, graced.served() as client:
         graced.signal(Signals[signame])
         client.expect_farewell_alone()
@@ -26,7 +26,7 @@ def test_an_impatient_signal_ends_the_grace_period(signame: str, handler: str) -
 
 
 @pytest.mark.parametrize("first", ["SIGTERM", "SIGHUP"])
-def test_sigint_ends_a_grace_period_that_another_signal_began(first: str) -> None:
+def test_sigint_ends_grace_period_that_another_signal_began(first: str) -> None:
     with Graced("--grace", "600") as graced, graced.served() as client:
         graced.signal(Signals[first])
         client.expect_farewell_alone()
@@ -34,7 +34,7 @@ def test_sigint_ends_a_grace_period_that_another_signal_began(first: str) -> Non
 
 
 @pytest.mark.parametrize(("first", "second"), [("TERM", "TERM"), ("HUP", "HUP"), ("INT", "TERM")])
-def test_a_patient_signal_changes_nothing(first: str, second: str) -> None:
+def test_patient_signal_changes_nothing(first: str, second: str) -> None:
     with Graced("--grace", "1") as graced, graced.served() as client:
         graced.signal(Signals[f"SIG{first}"])
         client.expect_farewell_alone()
@@ -47,7 +47,7 @@ def test_a_patient_signal_changes_nothing(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize("order", [("HUP", "TERM"), ("TERM", "HUP")], ids="-".join)
-def test_the_two_signals_of_systemd_at_once_keep_the_grace(order: tuple[str, str]) -> None:
+def test_two_signals_of_systemd_at_once_keep_grace(order: tuple[str, str]) -> None:
     """SendSIGHUP=yes: HUP right behind TERM, of which Python may see either first."""
     with Graced("--grace", "1") as graced, graced.served() as client:
         for name in order:
@@ -61,7 +61,7 @@ def test_the_two_signals_of_systemd_at_once_keep_the_grace(order: tuple[str, str
         assert graced.log.count("SIG(HUP|TERM) received, already closing") == 1
 
 
-def test_usr1_in_the_drain_logs_the_status() -> None:
+def test_usr1_in_drain_logs_status() -> None:
     with Graced("--grace", "30") as graced, graced.served() as client:
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
@@ -71,7 +71,7 @@ def test_usr1_in_the_drain_logs_the_status() -> None:
         assert graced.wait() == 0
 
 
-def test_a_signal_during_the_start_is_not_lost() -> None:
+def test_signal_during_start_is_not_lost() -> None:
     """It waits until the server can keep the contract, and stops it then."""
     before = (
         "import os, signal\n"
@@ -83,7 +83,7 @@ def test_a_signal_during_the_start_is_not_lost() -> None:
         assert graced.log.count("SIGTERM received, closing in 5 s, 0 clients remaining") == 1
 
 
-def test_the_deadline_does_not_move_when_signals_keep_coming() -> None:
+def test_deadline_does_not_move_when_signals_keep_coming() -> None:
     with Graced("--grace", "2") as graced, graced.served() as client:
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
@@ -94,7 +94,7 @@ def test_the_deadline_does_not_move_when_signals_keep_coming() -> None:
         assert 2 <= graced.stopped.seconds < 2 + MOMENT
 
 
-def test_late_clients_do_not_move_the_deadline(handler: str) -> None:
+def test_late_clients_do_not_move_deadline(handler: str) -> None:
     """Late clients, one after the other, are no reason to stay beyond the deadline."""
     with Graced("--grace", "1", "--handler", handler) as graced, graced.served() as stays:
         graced.signal(SIGTERM)

@@ -47,7 +47,7 @@ def get(client: Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("requests", [0, 1, 3])
-def test_idle_clients_hear_end_of_file_and_the_stop_ends(requests: int) -> None:
+def test_idle_clients_hear_end_of_file_and_stop_ends(requests: int) -> None:
     with foreign("KeepAlive") as graced, ExitStack() as stack:
         clients = [stack.enter_context(graced.served()) for _ in range(20)]
         for client in clients:
@@ -63,7 +63,7 @@ def test_idle_clients_hear_end_of_file_and_the_stop_ends(requests: int) -> None:
         assert graced.stopped[1:] == (20, 0)
 
 
-def test_idle_clients_that_do_not_close_do_not_hold_up_the_stop() -> None:
+def test_idle_clients_that_do_not_close_do_not_hold_up_stop() -> None:
     with foreign("KeepAlive") as graced, graced.served() as silent, graced.connect() as client:
         get(client, "/hello")
         assert answer(client) == b"GET /hello"
@@ -73,7 +73,7 @@ def test_idle_clients_that_do_not_close_do_not_hold_up_the_stop() -> None:
         client.expect_end()
 
 
-def test_handler_finishes_in_its_own_words(address: str) -> None:
+def test_handler_sends_own_last_words(address: str) -> None:
     with foreign("Lines", listen=address) as graced, graced.connect() as client:
         client.send(b"hello\n")
         assert client.recv() == b"HELLO\n"
@@ -103,7 +103,7 @@ def test_handler_in_select_hears_end_of_file(address: str) -> None:
         assert graced.wait() == 0
 
 
-def test_new_client_in_the_drain_hears_end_of_file() -> None:
+def test_new_client_in_drain_hears_end_of_file() -> None:
     with foreign("KeepAlive") as graced, graced.served() as busy:
         busy.send(b"GET /")
         graced.signal(SIGTERM)
@@ -166,7 +166,7 @@ def test_pipelined_requests_are_all_answered(config: str, address: str) -> None:
 
 @CONFIGS
 @pytest.mark.parametrize("path", ["/file", "/file-by-sendfile"])
-def test_long_download_at_a_limited_rate_is_whole(
+def test_long_download_at_limited_rate_is_whole(
     config: str, path: str, address: str, tmp_path: Path
 ) -> None:
     block = os.urandom(1_000_000)

@@ -90,7 +90,7 @@ def heard_to_end(client: Client) -> bytes:
 @pytest.mark.needs("openssl")
 @CONFIGS
 @pytest.mark.parametrize("name", ["Encrypted", "Detached"])
-def test_deadline_reaches_what_a_handler_has_made_of_its_socket(
+def test_deadline_reaches_derived_sockets_of_handler(
     config: str, name: str, certificate: Path
 ) -> None:
     env = {"FOREIGN_CERTIFICATE": str(certificate)}
@@ -161,7 +161,7 @@ class Library:
         assert self._process.stdout.readline() == "over\n"
 
 
-def test_nothing_of_a_library_is_served_after_its_end(certificate: Path) -> None:
+def test_library_serves_no_client_after_end(certificate: Path) -> None:
     env = {"FOREIGN_CERTIFICATE": str(certificate)}
     with Library("Encrypted", env=env) as library, encrypted(library.connect()) as client:
         client.send(b"stay")
@@ -172,7 +172,7 @@ def test_nothing_of_a_library_is_served_after_its_end(certificate: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["at rest", "half a request", "gone"])
-def test_clients_of_forked_children_get_the_same_goodbye(kind: str) -> None:
+def test_clients_of_forked_children_get_same_goodbye(kind: str) -> None:
     with Library("Lines", "socketserver.ForkingMixIn, ") as library, library.connect() as client:
         client.send(b"hello\n")
         assert client.recv_exactly(6) == b"HELLO\n"

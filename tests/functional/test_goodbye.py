@@ -26,7 +26,7 @@ def graced(handler: str, address: str) -> Iterator[Graced]:
 
 
 @pytest.mark.parametrize("signame", STOP)
-def test_each_stop_signal_is_acknowledged_and_tells_the_clients(signame: str) -> None:
+def test_each_stop_signal_is_acknowledged_and_tells_clients(signame: str) -> None:
     with Graced("--grace", "30") as graced, graced.served() as one, graced.served() as two:
         graced.signal(Signals[signame])
         for client in (one, two):
@@ -41,7 +41,7 @@ def test_each_stop_signal_is_acknowledged_and_tells_the_clients(signame: str) ->
         assert graced.stopped.seconds < 30
 
 
-def test_with_no_client_the_end_comes_at_once(graced: Graced) -> None:
+def test_stop_without_clients_ends_at_once(graced: Graced) -> None:
     assert graced.stop() == 0
     assert graced.stopped.seconds < 4
     assert graced.stopped[1:] == (0, 0)
@@ -67,7 +67,7 @@ def test_client_at_rest_is_told(graced: Graced) -> None:
         assert graced.stopped[1:] == (1, 0)
 
 
-def test_the_clients_are_served_on_after_the_farewell(graced: Graced) -> None:
+def test_clients_are_served_on_after_farewell(graced: Graced) -> None:
     with graced.connect() as client:
         client.echo(b"before")
         graced.signal(SIGTERM)
@@ -80,7 +80,7 @@ def test_the_clients_are_served_on_after_the_farewell(graced: Graced) -> None:
         assert graced.stopped[1:] == (1, 0)
 
 
-def test_a_client_that_comes_back_to_an_idle_handler_is_served(graced: Graced) -> None:
+def test_client_that_comes_back_to_idle_handler_is_served(graced: Graced) -> None:
     with graced.served() as silent:
         graced.signal(SIGTERM)
         silent.expect_farewell_alone()
@@ -142,7 +142,7 @@ def test_talking_client_gets_farewell_alone(handler: str, address: str) -> None:
         assert graced.wait() == 0
 
 
-def test_bytes_before_the_signal_are_echoed_before_the_farewell(handler: str, address: str) -> None:
+def test_bytes_before_signal_are_echoed_before_farewell(handler: str, address: str) -> None:
     with (
         Graced("--grace", "30", "--handler", handler, listen=address) as graced,
         ExitStack() as stack,
@@ -161,7 +161,7 @@ def test_bytes_before_the_signal_are_echoed_before_the_farewell(handler: str, ad
         assert graced.wait() == 0
 
 
-def test_a_client_that_leaves_at_the_farewell_ends_the_wait(graced: Graced) -> None:
+def test_client_that_leaves_at_farewell_ends_wait(graced: Graced) -> None:
     with graced.served() as one, graced.served() as two:
         graced.signal(SIGTERM)
         for client in (one, two):
@@ -172,7 +172,7 @@ def test_a_client_that_leaves_at_the_farewell_ends_the_wait(graced: Graced) -> N
         assert graced.stopped.seconds < 4
 
 
-def test_one_that_does_not_read_does_not_delay_the_farewell(graced: Graced) -> None:
+def test_client_that_does_not_read_does_not_delay_farewell(graced: Graced) -> None:
     with graced.connect() as deaf, graced.served() as silent, graced.connect() as quiet:
         deaf.send_until_full()
         quiet.echo(b"hello")
@@ -186,9 +186,7 @@ def test_one_that_does_not_read_does_not_delay_the_farewell(graced: Graced) -> N
         assert graced.stopped.seconds < 4
 
 
-def test_client_that_reads_late_gets_everything_and_the_farewell(
-    handler: str, address: str
-) -> None:
+def test_client_that_reads_late_gets_all_bytes_and_farewell(handler: str, address: str) -> None:
     """One that had not taken its bytes when the drain began: first those, then the farewell."""
     with (
         Graced("--grace", "60", "--handler", handler, listen=address) as graced,
@@ -212,9 +210,7 @@ def test_client_that_reads_late_gets_everything_and_the_farewell(
 
 
 @pytest.mark.parametrize("sends_first", [False, True], ids=["silent", "sends-first"])
-def test_a_new_client_in_the_drain_hears_the_farewell_and_the_end(
-    graced: Graced, sends_first: bool
-) -> None:
+def test_new_client_in_drain_hears_farewell_and_end(graced: Graced, sends_first: bool) -> None:
     with graced.served() as stays:
         graced.signal(SIGTERM)
         stays.expect_farewell_alone()
@@ -230,7 +226,7 @@ def test_a_new_client_in_the_drain_hears_the_farewell_and_the_end(
         assert graced.log.count("closing connection from .*: turned away, 0 bytes") == 20
 
 
-def test_a_new_client_in_the_drain_that_does_not_close_is_closed(graced: Graced) -> None:
+def test_new_client_in_drain_that_does_not_close_is_closed(graced: Graced) -> None:
     with graced.served() as stays, ExitStack() as stack:
         graced.signal(SIGTERM)
         stays.expect_farewell_alone()
@@ -243,7 +239,7 @@ def test_a_new_client_in_the_drain_that_does_not_close_is_closed(graced: Graced)
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_an_empty_farewell_is_not_said(handler: str, address: str) -> None:
+def test_empty_farewell_is_not_sent(handler: str, address: str) -> None:
     """And nothing else either: the client of the echo hears of the stop at the deadline."""
     config = '[shutdown]\nfarewell = ""'
     with (
@@ -262,7 +258,7 @@ def test_an_empty_farewell_is_not_said(handler: str, address: str) -> None:
         assert graced.wait() == 0
 
 
-def test_the_farewell_may_be_any_text(handler: str, address: str) -> None:
+def test_farewell_may_be_any_text(handler: str, address: str) -> None:
     farewell = "auf Wiedersehen, \u00e4ndere nichts!\n"
     config = f"[shutdown]\nfarewell = '''{farewell}'''"
     # A farewell of the class would come before that of the configuration.
@@ -278,7 +274,7 @@ def test_the_farewell_may_be_any_text(handler: str, address: str) -> None:
 
 
 @pytest.mark.parametrize("when", ["told", "held", "stalled"])
-def test_a_reset_in_the_drain_is_one_line(graced: Graced, when: str) -> None:
+def test_reset_in_drain_is_one_log_line(graced: Graced, when: str) -> None:
     with graced.served() as stays, graced.connect() as client:
         client.echo(b"hello")
         if when == "stalled":
@@ -295,7 +291,7 @@ def test_a_reset_in_the_drain_is_one_line(graced: Graced, when: str) -> None:
         assert graced.log.count("closing connection from") == 2
 
 
-def test_more_than_one_io_thread_says_goodbye_as_well(handler: str, address: str) -> None:
+def test_several_io_threads_tell_all_clients(handler: str, address: str) -> None:
     config = "[server]\nio_threads = 3"
     with (
         Graced("--grace", "30", "--handler", handler, listen=address, config=config) as graced,
@@ -315,7 +311,7 @@ def test_more_than_one_io_thread_says_goodbye_as_well(handler: str, address: str
         assert graced.stopped[1:] == (60, 0)
 
 
-def test_the_end_of_a_stream_in_the_drain_is_seen(graced: Graced) -> None:
+def test_end_of_stream_in_drain_is_seen(graced: Graced) -> None:
     """Who has said all it had to say may half-close before it hears the farewell."""
     with graced.served() as stays, graced.connect() as client:
         client.echo(b"hello")
@@ -329,7 +325,7 @@ def test_the_end_of_a_stream_in_the_drain_is_seen(graced: Graced) -> None:
         assert graced.wait() == 0
 
 
-def test_the_log_is_in_order(graced: Graced) -> None:
+def test_log_is_in_order(graced: Graced) -> None:
     with graced.served() as client:
         graced.signal(SIGTERM)
         client.expect_farewell_alone()

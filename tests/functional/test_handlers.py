@@ -20,7 +20,7 @@ def plugin(name: str) -> tuple[str, str]:
     return ("--handler", f"support.handlers:{name}")
 
 
-def test_lines_through_the_files_of_socketserver() -> None:
+def test_lines_through_files_of_socketserver() -> None:
     with (
         Graced(*plugin("ShoutingHandler"), "--grace", "30", config=WRITTEN) as graced,
         graced.connect() as client,
@@ -38,7 +38,7 @@ def test_lines_through_the_files_of_socketserver() -> None:
         assert graced.log.count("16 bytes echoed") + graced.log.count("22 bytes echoed") == 1
 
 
-def test_the_less_usual_calls_of_a_socket() -> None:
+def test_less_usual_calls_of_socket() -> None:
     with (
         Graced(*plugin("CallingHandler"), "--grace", "30", config=WRITTEN) as graced,
         graced.connect() as client,
@@ -53,7 +53,7 @@ def test_the_less_usual_calls_of_a_socket() -> None:
         assert graced.wait() == 0
 
 
-def test_one_that_greets_does_so_before_the_client_speaks() -> None:
+def test_handler_that_greets_sends_before_client_does() -> None:
     with (
         Graced(*plugin("GreetingHandler"), "--grace", "30", config=WRITTEN) as graced,
         graced.connect() as client,
@@ -69,7 +69,7 @@ def test_one_that_greets_does_so_before_the_client_speaks() -> None:
         assert graced.wait() == 0
 
 
-def test_a_farewell_of_its_own() -> None:
+def test_handler_has_own_farewell() -> None:
     with (
         Graced(*plugin("PoliteHandler"), "--grace", "30") as graced,
         graced.served() as silent,
@@ -83,7 +83,7 @@ def test_a_farewell_of_its_own() -> None:
         assert graced.wait() == 0
 
 
-def test_one_that_says_goodbye_in_its_own_words() -> None:
+def test_handler_that_says_goodbye_itself() -> None:
     with (
         Graced(*plugin("EloquentHandler"), "--grace", "30") as graced,
         graced.connect() as client,
@@ -97,7 +97,7 @@ def test_one_that_says_goodbye_in_its_own_words() -> None:
         assert graced.stopped[1:] == (1, 0)
 
 
-def test_an_exception_is_one_record_and_the_others_go_on() -> None:
+def test_exception_is_one_record_and_other_clients_are_served() -> None:
     with (
         Graced(*plugin("FailingHandler")) as graced,
         graced.connect() as victim,
@@ -127,7 +127,7 @@ def test_an_exception_is_one_record_and_the_others_go_on() -> None:
             another.echo(b"9")
 
 
-def test_handlers_that_never_return_do_not_hold_up_the_end() -> None:
+def test_handlers_that_never_return_do_not_hold_up_end() -> None:
     with Graced(*plugin("StubbornHandler"), "--grace", "1") as graced, ExitStack() as stack:
         clients = [stack.enter_context(graced.connect()) for _ in range(10)]
         for client in clients:
@@ -141,7 +141,7 @@ def test_handlers_that_never_return_do_not_hold_up_the_end() -> None:
         assert graced.stopped[1:] == (0, 10)
 
 
-def test_a_client_that_left_a_stubborn_handler_is_no_reason_to_wait_longer() -> None:
+def test_client_that_left_stubborn_handler_is_no_reason_to_wait_longer() -> None:
     with Graced(*plugin("StubbornHandler"), "--grace", "1") as graced, graced.connect() as client:
         client.echo(b"hello")
         client.close()
@@ -150,7 +150,7 @@ def test_a_client_that_left_a_stubborn_handler_is_no_reason_to_wait_longer() -> 
 
 
 @pytest.mark.parametrize("config", ["", WRITTEN], ids=["undeclared", "declared"])
-def test_nothing_is_put_between_the_writes_of_one_that_never_reads(config: str) -> None:
+def test_no_farewell_between_writes_of_handler_that_never_reads(config: str) -> None:
     options = (*plugin("ChattyHandler"), "--grace", "1")
     with Graced(*options, config=config) as graced, graced.connect() as client:
         client.send(b"go")
@@ -164,7 +164,7 @@ def test_nothing_is_put_between_the_writes_of_one_that_never_reads(config: str) 
     assert (b"%08d\n" % (len(whole) // 9)).startswith(data[len(whole) :])
 
 
-def test_a_client_that_takes_nothing_does_not_hold_its_handler_up_at_the_end() -> None:
+def test_handler_of_client_that_reads_nothing_ends_at_the_end() -> None:
     """The handler blocks in sendall(2), where no event and no deadline reaches it."""
     with Graced(*plugin("ChattyHandler"), "--grace", "1") as graced, ExitStack() as stack:
         clients = [stack.enter_context(graced.connect()) for _ in range(5)]
@@ -177,7 +177,7 @@ def test_a_client_that_takes_nothing_does_not_hold_its_handler_up_at_the_end() -
         assert graced.stopped.seconds < 1.5
 
 
-def test_many_clients_each_have_a_thread() -> None:
+def test_many_clients_each_have_thread() -> None:
     with Graced("--handler", "echo-threaded", "--grace", "30") as graced, ExitStack() as stack:
         clients = [stack.enter_context(graced.connect()) for _ in range(100)]
         for _ in range(3):
@@ -217,7 +217,7 @@ def test_clients_come_and_go_and_leave_no_thread_behind() -> None:
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--check-config",)], ids=["start", "check"])
-def test_a_handler_that_is_none(name: str, complaint: str, options: tuple[str, ...]) -> None:
+def test_handler_that_is_none(name: str, complaint: str, options: tuple[str, ...]) -> None:
     found = run_graced("--config", "/dev/null", "--handler", name, *options)
     assert found.returncode == 78
     assert found.stderr.startswith(f"graced: {complaint}"), found.stderr
@@ -225,7 +225,7 @@ def test_a_handler_that_is_none(name: str, complaint: str, options: tuple[str, .
     assert not found.stdout
 
 
-def test_a_handler_of_an_entry_point(tmp_path: Path) -> None:
+def test_handler_of_entry_point(tmp_path: Path) -> None:
     package = tmp_path / "graced_shouting-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text(

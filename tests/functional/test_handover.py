@@ -53,7 +53,7 @@ def status(graced: Graced) -> str:
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
 @pytest.mark.parametrize("stays", [True, False], ids=["client", "no client"])
-def test_counts_survive_a_handover(store: FdStore, handler: str, stays: bool) -> None:
+def test_counts_survive_handover(store: FdStore, handler: str, stays: bool) -> None:
     with Graced("--handler", handler, **start(store)) as first:
         with first.connect() as client:
             client.echo(b"hello")
@@ -93,7 +93,7 @@ def test_counts_survive_a_handover(store: FdStore, handler: str, stays: bool) ->
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_failed_start_changes_nothing_in_the_store(
+def test_failed_start_changes_nothing_in_store(
     store: FdStore, tmp_path: Path, failure: str, kind: str
 ) -> None:
     """After a crash; the start after the failed one serves all clients."""
@@ -141,9 +141,7 @@ def test_failed_first_start_leaves_nothing(store: FdStore, tmp_path: Path, failu
         assert not (tmp_path / "socket").exists()
 
 
-def test_start_that_is_refused_tells_the_clients_in_the_queue(
-    store: FdStore, tmp_path: Path
-) -> None:
+def test_start_that_is_refused_tells_clients_in_queue(store: FdStore, tmp_path: Path) -> None:
     """There is no other start after a wrong configuration."""
     with Graced(**start(store)) as first:
         (address,) = first.addresses
@@ -163,7 +161,7 @@ def test_start_that_is_refused_tells_the_clients_in_the_queue(
         assert queued.recv_to_end() == FAREWELL
 
 
-def test_clients_in_the_queue_of_an_address_that_is_no_more_are_told(
+def test_clients_in_queue_of_address_that_is_no_more_are_told(
     store: FdStore, tmp_path: Path
 ) -> None:
     old = f"unix:{tmp_path}/old"
@@ -208,7 +206,7 @@ def start_fails(
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_failed_start_leaves_handed_over_clients_to_the_next(
+def test_failed_start_leaves_handed_over_clients_to_next(
     store: FdStore, tmp_path: Path, failure: str
 ) -> None:
     with Graced(**start(store)) as first:
@@ -229,9 +227,7 @@ def test_failed_start_leaves_handed_over_clients_to_the_next(
             assert second.wait() == 0
 
 
-def test_failed_start_tells_the_clients_of_a_queue_that_had_to_go(
-    store: FdStore, tmp_path: Path
-) -> None:
+def test_failed_start_tells_clients_of_queue_that_had_to_go(store: FdStore, tmp_path: Path) -> None:
     """The path is bound afresh, as its mode is to be another: the store has the client no more."""
     address = f"unix:{tmp_path}/socket"
     with Graced(listen=address, **start(store)) as first:

@@ -12,7 +12,7 @@ REFUSED = r"^<4>SIGUSR2 received and ignored: there is no service manager"
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_handover_without_a_service_manager_is_one_warning(handler: str) -> None:
+def test_handover_without_service_manager_is_one_warning(handler: str) -> None:
     with Graced("--handler", handler) as graced, graced.served() as client:
         graced.signal(SIGUSR2)
         graced.log.wait_for(REFUSED)
@@ -25,7 +25,7 @@ def test_handover_without_a_service_manager_is_one_warning(handler: str) -> None
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_handover_with_keep_never_is_a_stop(handler: str, notify_socket: NotifySocket) -> None:
+def test_handover_with_keep_never_is_stop(handler: str, notify_socket: NotifySocket) -> None:
     config = '[continuity]\nkeep = "never"'
     env = notify_socket.environment
     with (
@@ -40,7 +40,7 @@ def test_handover_with_keep_never_is_a_stop(handler: str, notify_socket: NotifyS
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_handover_into_a_full_store_is_a_stop(handler: str, notify_socket: NotifySocket) -> None:
+def test_handover_into_full_store_is_stop(handler: str, notify_socket: NotifySocket) -> None:
     """This service manager closes whatever it is to keep."""
     with (
         Graced("--handler", handler, env=notify_socket.environment) as graced,
@@ -54,7 +54,7 @@ def test_handover_into_a_full_store_is_a_stop(handler: str, notify_socket: Notif
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_handover_to_a_deaf_service_manager_is_a_stop(handler: str) -> None:
+def test_handover_to_deaf_service_manager_is_stop(handler: str) -> None:
     with NotifySocket() as notify:
         graced = Graced("--handler", handler, env=notify.environment)
         graced.__enter__()
@@ -70,7 +70,7 @@ def test_handover_to_a_deaf_service_manager_is_a_stop(handler: str) -> None:
         graced.__exit__(None, None, None)
 
 
-def test_a_stop_leaves_no_listener_to_the_next_start(notify_socket: NotifySocket) -> None:
+def test_stop_leaves_no_listener_to_next_start(notify_socket: NotifySocket) -> None:
     """In the end nobody can connect to it any more."""
     with Graced(env=notify_socket.environment) as graced, graced.served() as client:
         notify_socket.wait_for("FDNAME=graced-clients")

@@ -56,7 +56,7 @@ def test_service_without_notify_socket_stops_with_each_signal() -> None:
         assert graced.stop(SIGHUP) == 0
 
 
-def test_nohup_from_a_shell_without_job_control(tmp_path: Path) -> None:
+def test_nohup_from_shell_without_job_control(tmp_path: Path) -> None:
     pid_file, log = tmp_path / "pid", tmp_path / "log"
     options = ["--config", "/dev/null", "--pid-file", str(pid_file), "--listen", "127.0.0.1:0"]
     command = ["nohup", *launch(), "--daemon", *options]

@@ -148,7 +148,7 @@ def test_running_instance_is_waited_for(store: FdStore, tmp_path: Path) -> None:
             end(graced)
 
 
-def test_pidfile_on_a_full_disk_costs_no_client(store: FdStore) -> None:
+def test_pidfile_on_full_disk_costs_no_client(store: FdStore) -> None:
     """A restart; the pidfile can be locked and not written."""
     faulty = "support.faulty:FullDiskHandler"
     with Graced(**manager(store)) as first:
@@ -164,9 +164,7 @@ def test_pidfile_on_a_full_disk_costs_no_client(store: FdStore) -> None:
         assert not second.pid_file.exists()
 
 
-def test_restart_with_a_busy_address_costs_no_client(
-    store: FdStore, squatter: socket.socket
-) -> None:
+def test_restart_with_busy_address_costs_no_client(store: FdStore, squatter: socket.socket) -> None:
     busy = address_of(squatter)
     with Graced(**manager(store)) as first:
         (address,) = first.addresses
@@ -189,9 +187,7 @@ def test_restart_with_a_busy_address_costs_no_client(
             end(third)
 
 
-def test_restart_that_would_serve_nothing_is_a_stop(
-    store: FdStore, squatter: socket.socket
-) -> None:
+def test_restart_that_would_serve_nothing_is_stop(store: FdStore, squatter: socket.socket) -> None:
     """The administrator sees why."""
     busy = address_of(squatter)
     refuse(store, "--listen", busy, status=69)

@@ -70,7 +70,7 @@ UNRESOLVED = f"^<4>{NAME}:{PORT} cannot be resolved at present"
 FOUND = rf"^<6>{NAME}:{PORT} can be resolved, serving on "
 
 
-def test_service_serves_the_rest_and_a_name_as_soon_as_it_is_known(
+def test_late_name_is_served_once_resolved_and_other_addresses_at_once(
     resolver: Resolver, store: FdStore
 ) -> None:
     listen = ["127.0.0.1:0", f"{NAME}:{PORT}"]
@@ -102,7 +102,7 @@ def test_service_without_any_address_waits(resolver: Resolver, store: FdStore) -
         assert graced.wait() == 0
 
 
-def test_stop_does_not_wait_for_a_name(resolver: Resolver, store: FdStore) -> None:
+def test_stop_does_not_wait_for_name(resolver: Resolver, store: FdStore) -> None:
     with NamedGraced(resolver, listen=f"{NAME}:{PORT}", env=store.environment) as graced:
         store.wait_for(WAITING)
         graced.signal(SIGTERM)

@@ -16,7 +16,7 @@ import pytest
 from support import FAREWELL, Client, Graced, attempts, run_graced
 
 
-def test_one_too_many_is_told_and_logged(handler: str, address: str) -> None:
+def test_client_beyond_limit_is_told_and_logged(handler: str, address: str) -> None:
     config = "[limits]\nmax_clients = 2"
     with (
         Graced("--handler", handler, listen=address, config=config) as graced,
@@ -51,7 +51,7 @@ def test_many_refusals_are_few_lines() -> None:
         only.echo(b"hello")
 
 
-def test_a_host_may_have_its_share_and_no_more() -> None:
+def test_host_is_limited_to_its_share() -> None:
     with (
         Graced(config="[limits]\nmax_clients_per_host = 1") as graced,
         graced.connect() as first,
@@ -69,7 +69,7 @@ def test_a_host_may_have_its_share_and_no_more() -> None:
             third.echo(b"hello")
 
 
-def test_clients_of_a_unix_socket_are_no_host(tmp_path: object) -> None:
+def test_clients_of_unix_socket_are_no_host(tmp_path: object) -> None:
     config = "[limits]\nmax_clients_per_host = 1"
     with Graced(listen=f"unix:{tmp_path}/socket", config=config) as graced, ExitStack() as stack:
         for client in [stack.enter_context(graced.connect()) for _ in range(5)]:
@@ -97,7 +97,7 @@ def test_only_idle_clients_are_closed() -> None:
         busy.echo(b"still there")
 
 
-def test_an_idle_client_is_closed_before_its_handler_begins() -> None:
+def test_idle_client_is_closed_before_its_handler_begins() -> None:
     options = ("--handler", "echo-threaded")
     with (
         Graced(*options, config="[limits]\nidle_timeout = 0.5") as graced,
@@ -121,7 +121,7 @@ def test_client_that_does_not_read_is_closed(handler: str, address: str) -> None
         client.echo(b"hello")
 
 
-def test_handlers_beyond_the_limit_wait_their_turn() -> None:
+def test_handlers_beyond_limit_wait_for_thread() -> None:
     config = "[limits]\nmax_handler_threads = 2"
     with Graced("--handler", "echo-threaded", config=config) as graced, ExitStack() as stack:
         first, second, third, fourth = [stack.enter_context(graced.connect()) for _ in range(4)]
@@ -142,7 +142,7 @@ def test_handlers_beyond_the_limit_wait_their_turn() -> None:
             assert client.recv_exactly(8) == b"my turn?"
 
 
-def test_client_that_waits_for_a_handler_is_told_and_served_in_the_drain() -> None:
+def test_client_that_waits_for_handler_is_told_and_served_in_drain() -> None:
     config = "[limits]\nmax_handler_threads = 1"
     options = ("--handler", "echo-threaded", "--grace", "30")
     with (
@@ -164,7 +164,7 @@ def test_client_that_waits_for_a_handler_is_told_and_served_in_the_drain() -> No
         assert graced.stopped[1:] == (2, 0)
 
 
-def test_clients_beyond_the_descriptors_wait_and_are_served_later(handler: str) -> None:
+def test_clients_beyond_descriptors_wait_and_are_served_later(handler: str) -> None:
     """The article's server tries 235,000 times a second, and aborts at its end."""
     with (
         Graced("--handler", handler, "--grace", "30") as graced,
@@ -197,7 +197,7 @@ def test_clients_beyond_the_descriptors_wait_and_are_served_later(handler: str) 
         assert graced.stop() == 0
 
 
-def test_a_drain_without_descriptors_is_a_drain_all_the_same() -> None:
+def test_drain_without_descriptors_is_drain_all_same() -> None:
     with Graced("--grace", "1") as graced, graced.served() as client, ExitStack() as stack:
         before = resource.prlimit(graced.pid, resource.RLIMIT_NOFILE)
         highest = max(int(fd) for fd in os.listdir(f"/proc/{graced.pid}/fd"))
@@ -218,7 +218,7 @@ def process_time(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_more_clients_than_descriptors_are_a_contradiction_at_the_start() -> None:
+def test_more_clients_than_descriptors_are_contradiction_at_start() -> None:
     # Even root may not exceed the hard limit without CAP_SYS_RESOURCE (24).
     before = (
         "import ctypes, resource\n"
@@ -235,7 +235,7 @@ def test_more_clients_than_descriptors_are_a_contradiction_at_the_start() -> Non
     )
 
 
-def test_limit_of_descriptors_is_raised_for_the_clients() -> None:
+def test_limit_of_descriptors_is_raised_for_clients() -> None:
     before = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (100, 2000))"
     with (
         Graced(before=before, config="[limits]\nmax_clients = 300") as graced,

@@ -55,7 +55,7 @@ def said(notify: NotifySocket) -> list[tuple[str, int]]:
 
 
 @KINDS
-def test_start_and_stop_without_a_client(kind: Kind, notify_socket: NotifySocket) -> None:
+def test_start_and_stop_without_client(kind: Kind, notify_socket: NotifySocket) -> None:
     with kind(env=notify_socket.environment) as graced:
         notify_socket.wait_for("READY=1")
         assert graced.stop() == 0
@@ -89,7 +89,7 @@ def test_start_status_drain_and_stop(kind: Kind, notify_socket: NotifySocket) ->
     assert found == sequence(graced, rest, "0 clients departed, 1 closed")
 
 
-def test_a_long_grace_asks_for_more_time_again_and_again(notify_socket: NotifySocket) -> None:
+def test_long_grace_asks_for_more_time_again_and_again(notify_socket: NotifySocket) -> None:
     with (
         Graced("--grace", "3600", env=notify_socket.environment) as graced,
         graced.served() as client,
@@ -99,7 +99,7 @@ def test_a_long_grace_asks_for_more_time_again_and_again(notify_socket: NotifySo
         notify_socket.wait_for(EXTENDING, 3)
 
 
-def test_stopping_is_said_before_the_clients_are_told(notify_socket: NotifySocket) -> None:
+def test_stopping_is_said_before_clients_are_told(notify_socket: NotifySocket) -> None:
     with Graced(env=notify_socket.environment) as graced, graced.served() as client:
         graced.signal(SIGTERM)
         client.expect_farewell_alone()
@@ -137,7 +137,7 @@ def test_the_status_says_why_a_start_is_refused(
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_the_status_is_said_when_it_changes_and_once_a_second(
+def test_status_is_sent_at_changes_at_most_once_per_second(
     handler: str, notify_socket: NotifySocket
 ) -> None:
     with Graced("--handler", handler, env=notify_socket.environment) as graced:
@@ -157,7 +157,7 @@ def test_the_status_is_said_when_it_changes_and_once_a_second(
 
 
 @KINDS
-def test_the_watchdog_is_fed(kind: Kind, notify_socket: NotifySocket) -> None:
+def test_watchdog_is_fed(kind: Kind, notify_socket: NotifySocket) -> None:
     with kind(env=notify_socket.environment, before=WATCHDOG) as graced, graced.served() as client:
         notify_socket.wait_for("WATCHDOG=1", 3)
         graced.signal(SIGTERM)
@@ -170,9 +170,7 @@ def test_the_watchdog_is_fed(kind: Kind, notify_socket: NotifySocket) -> None:
 
 
 @KINDS
-def test_the_watchdog_is_not_fed_while_an_io_thread_hangs(
-    kind: Kind, notify_socket: NotifySocket
-) -> None:
+def test_watchdog_is_not_fed_while_io_thread_hangs(kind: Kind, notify_socket: NotifySocket) -> None:
     with (
         kind(*BLOCKING, env=notify_socket.environment, before=WATCHDOG) as graced,
         graced.connect() as victim,
@@ -198,7 +196,7 @@ def test_the_watchdog_is_not_fed_while_an_io_thread_hangs(
     ['os.environ["WATCHDOG_PID"] = "1"', 'del os.environ["WATCHDOG_USEC"]'],
     ids=["of another process", "none"],
 )
-def test_a_watchdog_that_is_not_ours_is_not_fed(wrong: str, notify_socket: NotifySocket) -> None:
+def test_watchdog_that_is_not_ours_is_not_fed(wrong: str, notify_socket: NotifySocket) -> None:
     with Graced(env=notify_socket.environment, before=WATCHDOG + wrong) as graced:
         notify_socket.wait_for("READY=1")
         assert notify_socket.stays_silent("WATCHDOG=1", 2 * PERIOD)
@@ -206,7 +204,7 @@ def test_a_watchdog_that_is_not_ours_is_not_fed(wrong: str, notify_socket: Notif
 
 
 @KINDS
-def test_an_abstract_address(kind: Kind) -> None:
+def test_abstract_address(kind: Kind) -> None:
     with NotifySocket(abstract=True) as notify:
         with kind(env=notify.environment) as graced:
             notify.wait_for("READY=1")
@@ -214,7 +212,7 @@ def test_an_abstract_address(kind: Kind) -> None:
         notify.wait_for("STOPPING=1")
 
 
-def test_the_command_does_not_return_before_its_messages_are_read(
+def test_command_returns_after_its_messages_are_read(
     tmp_path: Path, notify_socket: NotifySocket
 ) -> None:
     """BARRIER=1: else a service manager may bury the sender before it knows who it was."""
@@ -254,7 +252,7 @@ def started(notify: NotifySocket, directory: Path) -> Iterator[Callable[[], int]
     ["/no/such/socket", "relative", "@", "/" + "x" * 200],
     ids=["none", "relative", "@", "long"],
 )
-def test_a_broken_socket_is_one_warning(kind: Kind, path: str) -> None:
+def test_broken_socket_is_one_warning(kind: Kind, path: str) -> None:
     with (
         kind(env={"NOTIFY_SOCKET": path, "PYTHONWARNINGS": "default"}) as graced,
         graced.connect() as client,
@@ -267,7 +265,7 @@ def test_a_broken_socket_is_one_warning(kind: Kind, path: str) -> None:
     assert graced.log.count("^<4>cannot talk to the service manager: ") == 1
 
 
-def test_a_service_manager_that_goes_is_one_warning() -> None:
+def test_service_manager_that_disappears_is_one_warning() -> None:
     with NotifySocket() as notify:
         graced = Graced("--grace", "2", env=notify.environment)
         graced.__enter__()
@@ -285,7 +283,7 @@ def test_a_service_manager_that_goes_is_one_warning() -> None:
         graced.__exit__(None, None, None)
 
 
-def test_a_service_manager_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
+def test_service_manager_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(str(tmp_path / "notify"))
         env = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
@@ -304,7 +302,7 @@ def test_a_service_manager_that_does_not_read_holds_nothing_up(tmp_path: Path) -
             assert graced.wait() == 0
 
 
-def test_without_a_service_manager_nothing_is_said_of_it() -> None:
+def test_service_manager_is_not_mentioned_without_one() -> None:
     with Graced() as graced:
         assert graced.stop() == 0
         assert not graced.log.count("service manager")

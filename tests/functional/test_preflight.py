@@ -96,7 +96,7 @@ def test_daemon_is_handed_over(notify_socket: NotifySocket, tmp_path: Path) -> N
     ],
     ids=["value", "key", "section", "syntax", "handler"],
 )
-def test_wrong_configuration_makes_restart_a_stop(
+def test_wrong_configuration_makes_restart_stop(
     handler: str, config: str, reason: str, notify_socket: NotifySocket
 ) -> None:
     options = () if "handler" in config else ("--handler", handler)
@@ -111,7 +111,7 @@ def test_wrong_configuration_makes_restart_a_stop(
         )
 
 
-def test_limit_of_descriptors_makes_restart_a_stop(notify_socket: NotifySocket) -> None:
+def test_limit_of_descriptors_makes_restart_stop(notify_socket: NotifySocket) -> None:
     before = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (4000, 4000))"
     config = "[limits]\nmax_clients = 1000\n"
     env = notify_socket.environment
@@ -154,7 +154,7 @@ def configured(notify_socket: NotifySocket, tmp_path: Path) -> Iterator[Graced]:
         yield graced
 
 
-def test_address_in_use_by_another_makes_restart_a_stop(configured: Graced) -> None:
+def test_address_in_use_by_another_makes_restart_stop(configured: Graced) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, configured.served() as client:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         listen(configured, configured.addresses[0], address)
@@ -162,7 +162,7 @@ def test_address_in_use_by_another_makes_restart_a_stop(configured: Graced) -> N
         configured.log.wait_for(f"{TOLD}cannot listen on {address}: Address already in use$")
 
 
-def test_path_in_use_by_another_makes_restart_a_stop(configured: Graced, tmp_path: Path) -> None:
+def test_path_in_use_by_another_makes_restart_stop(configured: Graced, tmp_path: Path) -> None:
     path = str(tmp_path / "taken")
     with socket.socket(socket.AF_UNIX) as taken, configured.served() as client:
         taken.bind(path)
@@ -172,7 +172,7 @@ def test_path_in_use_by_another_makes_restart_a_stop(configured: Graced, tmp_pat
         configured.log.wait_for(f"{TOLD}cannot listen on unix:{path}: Address already in use$")
 
 
-def test_overlapping_addresses_make_restart_a_stop(configured: Graced) -> None:
+def test_overlapping_addresses_make_restart_stop(configured: Graced) -> None:
     with configured.served() as client:
         port = configured.addresses[0].rpartition(":")[2]
         listen(configured, *configured.addresses, f"*:{port}")
@@ -180,7 +180,7 @@ def test_overlapping_addresses_make_restart_a_stop(configured: Graced) -> None:
         configured.log.wait_for(rf"{TOLD}server.listen: \*:{port} and 127.0.0.1:{port} overlap")
 
 
-def test_own_address_is_free_for_the_next_start(configured: Graced, tmp_path: Path) -> None:
+def test_own_address_is_free_for_next_start(configured: Graced, tmp_path: Path) -> None:
     """Also if the next start has to close an inherited listener: 127.0.0.1 becomes *."""
     with configured.served() as client:
         port = configured.addresses[0].rpartition(":")[2]
@@ -203,7 +203,7 @@ def test_own_address_is_free_for_the_next_start(configured: Graced, tmp_path: Pa
     ],
     ids=["raises", "is killed", "exits", "is another program"],
 )
-def test_check_that_fails_makes_restart_a_stop(
+def test_check_that_fails_makes_restart_stop(
     action: str, reason: str, notify_socket: NotifySocket, modules: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "own_handler.py").write_text(HANDLER.format(action=action))
@@ -215,7 +215,7 @@ def test_check_that_fails_makes_restart_a_stop(
         assert graced.log.count("<4>") == 1
 
 
-def test_check_that_cannot_be_started_makes_restart_a_stop(
+def test_check_that_cannot_be_started_makes_restart_stop(
     notify_socket: NotifySocket, tmp_path: Path
 ) -> None:
     python = tmp_path / "python3"
@@ -247,7 +247,7 @@ def waiting(
             yield graced, writer
 
 
-def test_clients_are_served_while_the_check_runs(waiting: tuple[Graced, FileIO]) -> None:
+def test_clients_are_served_while_check_runs(waiting: tuple[Graced, FileIO]) -> None:
     graced, _ = waiting
     with graced.served() as client:
         client.echo(b"hello")
@@ -260,7 +260,7 @@ def test_clients_are_served_while_the_check_runs(waiting: tuple[Graced, FileIO])
         client.expect_farewell_alone()
 
 
-def test_stop_during_the_check_wins(waiting: tuple[Graced, FileIO]) -> None:
+def test_stop_during_check_wins(waiting: tuple[Graced, FileIO]) -> None:
     graced, writer = waiting
     with graced.served() as client:
         client.echo(b"hello")
@@ -296,7 +296,7 @@ COMPUTES = """
     [(WAITS, "TIMEOUT = 0.5"), (COMPUTES, "TIMEOUT = 0.5; preflight.PROCESSOR_TIMEOUT = 0.5")],
     ids=["waits", "computes"],
 )
-def test_check_has_a_time_limit(
+def test_check_has_time_limit(
     notify_socket: NotifySocket, modules: dict[str, str], tmp_path: Path, action: str, limits: str
 ) -> None:
     fifo = str(tmp_path / "fifo")
@@ -309,7 +309,7 @@ def test_check_has_a_time_limit(
         graced.log.wait_for(rf"{TOLD}its check has not ended after \d+ s$")
 
 
-def test_check_on_a_busy_processor_is_waited_for(
+def test_check_on_busy_processor_is_waited_for(
     notify_socket: NotifySocket, modules: dict[str, str], tmp_path: Path
 ) -> None:
     action = COMPUTES.format(seconds=2)
@@ -332,7 +332,7 @@ def impatient(limits: str, action: str, tmp_path: Path, env: dict[str, str]) -> 
     return graced
 
 
-def test_check_inherits_nothing_of_the_service_manager(
+def test_check_inherits_nothing_of_service_manager(
     notify_socket: NotifySocket, modules: dict[str, str], tmp_path: Path
 ) -> None:
     seen = tmp_path / "seen"

@@ -47,7 +47,7 @@ def _start(directory: Path, *before: str) -> None:
     assert wait_for_end(pid) == 0
 
 
-def test_daemon_starts_below_a_parent_that_reaps_at_once(tmp_path: Path) -> None:
+def test_daemon_starts_below_parent_that_reaps_at_once(tmp_path: Path) -> None:
     for _ in range(STARTS):
         _start(tmp_path)
 

@@ -154,7 +154,7 @@ def test_daemon_that_cannot_write_its_pidfile_tells(
     assert heard(theirs) == FAREWELL
 
 
-def test_farewell_of_a_refused_configuration_is_salvaged(
+def test_farewell_of_refused_configuration_is_salvaged(
     client: tuple[socket.socket, int], tmp_path: Path
 ) -> None:
     theirs, passed = client
@@ -163,9 +163,7 @@ def test_farewell_of_a_refused_configuration_is_salvaged(
     assert heard(theirs) == b"BYE"
 
 
-def test_nothing_is_said_in_a_protocol_that_is_not_known(
-    client: tuple[socket.socket, int], tmp_path: Path
-) -> None:
+def test_no_farewell_in_unknown_protocol(client: tuple[socket.socket, int], tmp_path: Path) -> None:
     """Of a handler that cannot be imported clients get the end of the stream, and no text."""
     theirs, passed = client
     refusal = Refusal("", 78, config="[server]\nhandler = 'no_such_module:Handler'")

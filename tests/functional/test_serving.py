@@ -30,7 +30,7 @@ def test_every_handler_echoes_at_every_address(handler: str, every_address: str)
         assert graced.stop() == 0
 
 
-def test_all_addresses_are_both_families_at_one_port() -> None:
+def test_wildcard_is_both_families_at_one_port() -> None:
     with Graced(listen="*:0") as graced:
         four, six = graced.addresses
     assert re.fullmatch(r"0\.0\.0\.0:(\d+)", four)
@@ -46,7 +46,7 @@ def test_several_addresses_at_once(tmp_path: Path) -> None:
                 stack.enter_context(graced.connect(number)).echo(b"%d" % number)
 
 
-def test_a_name_stands_for_all_its_addresses() -> None:
+def test_name_stands_for_all_its_addresses() -> None:
     with Graced(listen="localhost:0") as graced:
         hosts = {address.rpartition(":")[0] for address in graced.addresses}
         resolved = socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)
@@ -83,7 +83,7 @@ def test_more_bytes_than_all_buffers_hold(handler: str, address: str) -> None:
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_a_storm_of_connects_finds_room_in_the_queue(handler: str) -> None:
+def test_storm_of_connects_finds_room_in_queue(handler: str) -> None:
     """The article's server has a backlog of 5, at which 16 at once take seconds."""
     with Graced("--handler", handler, config=f"[limits]\nmax_handler_threads = {MANY}") as graced:
         graced.signal(SIGSTOP)
@@ -98,7 +98,7 @@ def test_a_storm_of_connects_finds_room_in_the_queue(handler: str) -> None:
                 assert client.recv_exactly(len(b"%d" % number)) == b"%d" % number
 
 
-def test_each_client_is_logged_when_it_comes_and_when_it_goes(handler: str) -> None:
+def test_connect_and_departure_of_each_client_are_logged(handler: str) -> None:
     with Graced("--handler", handler) as graced:
         with graced.connect() as client:
             name = client.name
@@ -109,7 +109,7 @@ def test_each_client_is_logged_when_it_comes_and_when_it_goes(handler: str) -> N
         assert graced.log.count(f"^<6>connection from {name}$") == 1
 
 
-def test_a_unix_client_is_named_by_path_and_number(tmp_path: Path) -> None:
+def test_unix_client_is_named_by_path_and_number(tmp_path: Path) -> None:
     path = f"unix:{tmp_path}/socket"
     with Graced(listen=path) as graced:
         for number in (1, 2):
@@ -142,7 +142,7 @@ def test_payload_is_logged_at_debug_only_cut_and_escaped() -> None:
         assert excerpt[1] == repr(secret[:64]) + f"... ({len(secret)} bytes)"
 
 
-def test_usr1_logs_the_status() -> None:
+def test_usr1_logs_status() -> None:
     with Graced() as graced, graced.connect() as client:
         client.echo(b"hello")
         # What this one adds may be counted later than it is read, but the first one is.
@@ -151,7 +151,7 @@ def test_usr1_logs_the_status() -> None:
         graced.log.wait_for(r"^<6>serving: 1 client now, 1 so far, (5|10) bytes echoed on .*$")
 
 
-def test_a_reset_is_one_line_and_no_traceback(handler: str, address: str) -> None:
+def test_reset_is_one_log_line_without_traceback(handler: str, address: str) -> None:
     with Graced("--handler", handler, listen=address) as graced:
         for _ in range(3):
             with graced.connect() as client:
@@ -166,7 +166,7 @@ def test_a_reset_is_one_line_and_no_traceback(handler: str, address: str) -> Non
         assert len(others) == 6 + 3, str(graced.log)
 
 
-def test_one_that_does_not_read_does_not_delay_the_others(handler: str, address: str) -> None:
+def test_client_that_does_not_read_does_not_delay_other_clients(handler: str, address: str) -> None:
     with Graced("--handler", handler, listen=address) as graced, graced.connect() as deaf:
         deaf.send_until_full()
         for _ in range(5):
@@ -174,7 +174,7 @@ def test_one_that_does_not_read_does_not_delay_the_others(handler: str, address:
                 client.echo(b"hello" * 1000)
 
 
-def test_the_path_of_a_unix_socket_comes_and_goes(tmp_path: Path) -> None:
+def test_path_of_unix_socket_is_created_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with Graced(listen=f"unix:{path}") as graced:
         assert stat.S_ISSOCK(path.stat().st_mode)
@@ -182,7 +182,7 @@ def test_the_path_of_a_unix_socket_comes_and_goes(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_stale_path_is_no_obstacle(tmp_path: Path) -> None:
+def test_stale_path_is_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -190,7 +190,7 @@ def test_a_stale_path_is_no_obstacle(tmp_path: Path) -> None:
         client.echo(b"hello")
 
 
-def test_a_path_that_another_has_taken_over_is_left_alone(tmp_path: Path) -> None:
+def test_path_that_another_has_taken_over_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with Graced(listen=f"unix:{path}") as graced:
         path.unlink()
@@ -201,7 +201,7 @@ def test_a_path_that_another_has_taken_over_is_left_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["live", "file"])
-def test_a_path_in_use_is_left_alone(kind: str, tmp_path: Path) -> None:
+def test_path_in_use_is_left_alone(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as other:
         if kind == "live":

@@ -48,7 +48,7 @@ def ask(client: Client, number: int, question: bytes = b"?") -> None:
 
 
 @KINDS
-def test_clients_at_rest_are_served_while_a_handler_is_busy(
+def test_clients_at_rest_are_served_while_handler_is_busy(
     store: FdStore, gate: Path, tmp_path: Path, kind: str
 ) -> None:
     with ExitStack() as clients:
@@ -77,7 +77,7 @@ def test_clients_at_rest_are_served_while_a_handler_is_busy(
             assert second.stop() == 0
 
 
-def test_busy_handler_is_told_after_most_of_the_grace_period(store: FdStore, gate: Path) -> None:
+def test_busy_handler_is_told_after_most_of_grace_period(store: FdStore, gate: Path) -> None:
     """And the others go on in the next process, before or after."""
     with ExitStack() as clients:
         with Graced(*COUNTING, "--grace", "1", **start(store, gate)) as first:
@@ -95,7 +95,7 @@ def test_busy_handler_is_told_after_most_of_the_grace_period(store: FdStore, gat
             assert second.stop() == 0
 
 
-def test_stop_while_a_handler_is_busy(store: FdStore, gate: Path) -> None:
+def test_stop_while_handler_is_busy(store: FdStore, gate: Path) -> None:
     """SIGTERM ends the handover: also clients whose state is saved hear of it, and are answered."""
     options = (*COUNTING, "--grace", "60")
     with Graced(*options, **start(store, gate)) as graced, ExitStack() as clients:

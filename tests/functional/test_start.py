@@ -35,7 +35,7 @@ def complaint(found: subprocess.CompletedProcess[str]) -> str:
     return match[1]
 
 
-def test_an_immediate_restart_gets_the_same_port() -> None:
+def test_immediate_restart_gets_same_port() -> None:
     """Connections that the server has closed linger (TIME_WAIT) and are no obstacle."""
     listen = "127.0.0.1:0"
     for _ in range(3):
@@ -46,7 +46,7 @@ def test_an_immediate_restart_gets_the_same_port() -> None:
             client.recv_to_end()
 
 
-def test_a_port_in_use_is_69() -> None:
+def test_port_in_use_is_69() -> None:
     with Graced() as graced:
         (address,) = graced.addresses
         found = run_graced("--config", "/dev/null", "--listen", address)
@@ -63,7 +63,7 @@ def test_a_port_in_use_is_69() -> None:
         ("no.such.host.invalid:9999", r".*"),
     ],
 )
-def test_an_address_that_is_not_ours_is_69(address: str, reason: str) -> None:
+def test_address_that_is_not_ours_is_69(address: str, reason: str) -> None:
     found = run_graced("--config", "/dev/null", "--listen", address)
     assert found.returncode == 69
     assert re.fullmatch(f"cannot listen on {re.escape(address)}: {reason}", complaint(found))
@@ -81,7 +81,7 @@ def test_one_bad_address_among_good_ones_leaves_nothing_behind(tmp_path: Path) -
 # The pidfile.
 
 
-def test_pidfile_has_the_pid_and_is_removed(tmp_path: Path) -> None:
+def test_pidfile_has_pid_and_is_removed(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     with Graced("--pid-file", str(file)) as graced:
         assert file.read_text() == f"{graced.pid}\n"
@@ -89,14 +89,14 @@ def test_pidfile_has_the_pid_and_is_removed(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_in_the_foreground_there_is_no_pidfile_unless_asked_for(tmp_path: Path) -> None:
+def test_in_foreground_there_is_no_pidfile_unless_asked_for(tmp_path: Path) -> None:
     config = f"[daemon]\npid_file = '{tmp_path}/pid'"
     with Graced(config=config) as graced:
         assert graced.stop() == 0
         assert not (tmp_path / "pid").exists()
 
 
-def test_a_second_instance_is_75(tmp_path: Path) -> None:
+def test_second_instance_is_75(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     with Graced("--pid-file", str(file)) as graced:
         found = run_graced(*NOWHERE, "--pid-file", str(file))
@@ -107,7 +107,7 @@ def test_a_second_instance_is_75(tmp_path: Path) -> None:
             client.echo(b"hello")
 
 
-def test_a_pidfile_of_a_killed_server_is_no_obstacle(tmp_path: Path) -> None:
+def test_pidfile_of_killed_server_is_no_obstacle(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     with Graced("--pid-file", str(file)) as graced:
         assert graced.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -117,7 +117,7 @@ def test_a_pidfile_of_a_killed_server_is_no_obstacle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "999999999\n", "-1\n", "garbage\n", "1" * 5000, "0\n"])
-def test_content_of_a_pidfile_is_no_obstacle(text: str, tmp_path: Path) -> None:
+def test_content_of_pidfile_is_no_obstacle(text: str, tmp_path: Path) -> None:
     file = tmp_path / "pid"
     file.write_text(text)
     with Graced("--pid-file", str(file)) as graced:
@@ -126,7 +126,7 @@ def test_content_of_a_pidfile_is_no_obstacle(text: str, tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_a_foreign_process_in_the_pidfile_is_untouched(tmp_path: Path) -> None:
+def test_foreign_process_in_pidfile_is_untouched(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as foreign:
         file.write_text(f"{foreign.pid}\n")
@@ -137,7 +137,7 @@ def test_a_foreign_process_in_the_pidfile_is_untouched(tmp_path: Path) -> None:
         assert foreign.returncode == 0
 
 
-def test_a_pidfile_that_another_has_taken_over_is_left_alone(tmp_path: Path) -> None:
+def test_pidfile_that_another_has_taken_over_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     with Graced("--pid-file", str(file)) as graced:
         file.unlink()
@@ -147,7 +147,7 @@ def test_a_pidfile_that_another_has_taken_over_is_left_alone(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "link", "fifo", "full"])
-def test_a_pidfile_that_cannot_be_written_is_73(kind: str, tmp_path: Path) -> None:
+def test_pidfile_that_cannot_be_written_is_73(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "pid"
     before = ""
     if kind == "missing":
@@ -169,7 +169,7 @@ def test_a_pidfile_that_cannot_be_written_is_73(kind: str, tmp_path: Path) -> No
         assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_a_directory_where_everybody_may_write_is_no_place_for_a_pidfile(tmp_path: Path) -> None:
+def test_pidfile_in_world_writable_directory_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     found = run_graced(*NOWHERE, "--pid-file", str(tmp_path / "pid"))
     assert found.returncode == 73
@@ -179,7 +179,7 @@ def test_a_directory_where_everybody_may_write_is_no_place_for_a_pidfile(tmp_pat
 # The configuration.
 
 
-def test_the_shipped_configuration_is_valid_and_says_nothing_new() -> None:
+def test_shipped_configuration_is_valid_and_says_nothing_new() -> None:
     found = run_graced("--check-config", "--config", str(CHECKOUT / "etc" / "graced.toml"))
     assert (found.returncode, found.stderr) == (0, "")
     defaults = run_graced("--check-config", "--config", "/dev/null")
@@ -188,7 +188,7 @@ def test_the_shipped_configuration_is_valid_and_says_nothing_new() -> None:
     assert found.stdout.count("\n") == 1
 
 
-def test_the_shipped_configuration_is_valid_with_every_line_in_force(tmp_path: Path) -> None:
+def test_shipped_configuration_is_valid_with_every_line_in_force(tmp_path: Path) -> None:
     shipped = (CHECKOUT / "etc" / "graced.toml").read_text()
     file = tmp_path / "all.toml"
     file.write_text(re.sub(r"^#(?=\w+ = )", "", shipped, flags=re.M))
@@ -219,7 +219,7 @@ def test_the_shipped_configuration_is_valid_with_every_line_in_force(tmp_path: P
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--check-config",)], ids=["start", "check"])
-def test_a_wrong_configuration_is_78_and_names_file_and_key(
+def test_wrong_configuration_is_78_and_names_file_and_key(
     text: str, said: str, options: tuple[str, ...], tmp_path: Path
 ) -> None:
     file = tmp_path / "wrong.toml"
@@ -229,7 +229,7 @@ def test_a_wrong_configuration_is_78_and_names_file_and_key(
     assert complaint(found).startswith(f"{file}: {said}")
 
 
-def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
+def test_file_that_is_named_must_exist(tmp_path: Path) -> None:
     found = run_graced("--config", str(tmp_path / "missing.toml"))
     assert found.returncode == 78
     assert complaint(found) == f"{tmp_path}/missing.toml: No such file or directory"
@@ -258,7 +258,7 @@ def test_options_come_last() -> None:
     ],
     ids=" ".join,
 )
-def test_a_wrong_command_line_is_2(options: tuple[str, ...]) -> None:
+def test_wrong_command_line_is_2(options: tuple[str, ...]) -> None:
     found = run_graced("--config", "/dev/null", *options)
     assert found.returncode == 2
     assert complaint(found)
@@ -283,7 +283,7 @@ def test_check_config_opens_nothing() -> None:
 # Where it is started.
 
 
-def test_it_runs_without_standard_streams(tmp_path: Path, notify_socket: NotifySocket) -> None:
+def test_daemon_runs_without_standard_streams(tmp_path: Path, notify_socket: NotifySocket) -> None:
     """As some supervisors start programs: 0, 1 and 2 are closed."""
     address = f"unix:{tmp_path}/socket"
     process = subprocess.Popen(
@@ -305,7 +305,7 @@ def test_it_runs_without_standard_streams(tmp_path: Path, notify_socket: NotifyS
         process.wait()
 
 
-def test_a_log_that_nobody_reads_stops_nothing() -> None:
+def test_unread_log_stops_nothing() -> None:
     """Ctrl-S in a terminal, a full pipe: the echo goes on and so does the end."""
     read, write = os.pipe()
     process = subprocess.Popen(
@@ -329,7 +329,7 @@ def test_a_log_that_nobody_reads_stops_nothing() -> None:
         os.close(read)
 
 
-def test_a_log_whose_reader_has_gone_stops_nothing() -> None:
+def test_log_whose_reader_has_gone_stops_nothing() -> None:
     read, write = os.pipe()
     process = subprocess.Popen(
         [*launch(), "--config", "/dev/null", "--listen", "127.0.0.1:0", "--grace", "1"],
@@ -351,7 +351,7 @@ def test_a_log_whose_reader_has_gone_stops_nothing() -> None:
         process.wait()
 
 
-def test_the_module_can_be_called_as_a_function() -> None:
+def test_module_can_be_called_as_function() -> None:
     code = "import sys, graced.app.cli\ngraced.app.cli.main(['--version'])"
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True

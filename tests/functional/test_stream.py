@@ -35,7 +35,7 @@ def position(stream: memoryview, sent: bytes) -> int:
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_64_megabytes_come_back_and_the_farewell_once(handler: str, address: str) -> None:
+def test_64_megabytes_come_back_and_farewell_once(handler: str, address: str) -> None:
     data = numbers(STREAM)
     view = memoryview(bytearray(STREAM + 2 * len(FAREWELL)))
     with (

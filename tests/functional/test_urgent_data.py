@@ -28,7 +28,7 @@ def test_urgent_byte_alone_comes_back() -> None:
         assert client.recv_exactly(1) == b"!"
 
 
-def test_urgent_bytes_come_back_after_a_handover() -> None:
+def test_urgent_bytes_come_back_after_handover() -> None:
     store = FdStore()
     with (
         store,

@@ -27,7 +27,7 @@ def jumping() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_the_drain(handler: str) -> None:
+def test_drain_is_independent_of_wall_clock(handler: str) -> None:
     with Graced("--handler", handler, "--grace", "2", env=jumping()) as graced:
         with graced.connect() as client:
             client.echo(b"here")
@@ -54,7 +54,7 @@ def test_timeouts(handler: str) -> None:
         assert graced.stop() == 0
 
 
-def test_the_watchdog_and_the_status(notify_socket: NotifySocket) -> None:
+def test_watchdog_and_status(notify_socket: NotifySocket) -> None:
     env = {**jumping(), **notify_socket.environment, "WATCHDOG_USEC": "600000"}
     with Graced(env=env) as graced, graced.connect() as client:
         notify_socket.wait_for("WATCHDOG=1")
@@ -69,7 +69,7 @@ def test_the_watchdog_and_the_status(notify_socket: NotifySocket) -> None:
         assert graced.wait() == 0
 
 
-def test_the_clock_jumps_indeed() -> None:
+def test_clock_of_test_jumps() -> None:
     """Or the other tests would not test anything."""
     from support import run_graced
 
@@ -81,7 +81,7 @@ def test_the_clock_jumps_indeed() -> None:
 
 @pytest.mark.needs(STRACE)
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_no_system_call_waits_by_it(handler: str, tmp_path: Path) -> None:
+def test_no_system_call_waits_by_wall_clock(handler: str, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     calls = "futex,clock_nanosleep,timer_settime,timerfd_settime,setitimer,ppoll,pselect6"
     with _Traced(trace, calls, handler) as graced:
@@ -103,7 +103,7 @@ class _Traced(Graced):
         self.command = [STRACE, "-f", "-o", str(trace), "-e", f"trace={calls}", *self.command]
 
 
-def test_nothing_asks_for_the_time_on_the_wall() -> None:
+def test_nothing_asks_for_time_on_wall() -> None:
     """But the log, for people."""
     words = re.compile(
         r"\btime\.time\b|\btime_ns\b|\bdatetime\b|CLOCK_REALTIME|from time import time"

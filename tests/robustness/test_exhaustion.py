@@ -166,7 +166,7 @@ def test_urgent_data_costs_nothing() -> None:
         assert graced.stop() == 0
 
 
-def test_a_byte_at_a_time_in_the_drain_costs_nothing() -> None:
+def test_byte_at_time_in_drain_costs_nothing() -> None:
     """Clients that must not be read for a moment do not make the loop turn meanwhile."""
     config = "[shutdown]\ngrace_period = 60\nfarewell_gap = 1.0"
     with Graced(config=config) as graced, ExitStack() as stack:
@@ -188,7 +188,7 @@ def test_a_byte_at_a_time_in_the_drain_costs_nothing() -> None:
         assert graced.wait() == 0
 
 
-def test_a_client_that_vanishes_is_noticed_by_the_kernel() -> None:
+def test_client_that_vanishes_is_noticed_by_kernel() -> None:
     """It asks after a client that has been silent for hours, or such clients add up for years."""
     with Graced("--grace", "0") as graced, graced.connect() as client:
         client.echo(b"here")

@@ -52,7 +52,7 @@ UNNOTICED = [
 
 @pytest.mark.parametrize("forbidden", UNNOTICED, ids=str)
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_life_without_a_call(forbidden: Forbidden, handler: str, tmp_path: Path) -> None:
+def test_life_without_call(forbidden: Forbidden, handler: str, tmp_path: Path) -> None:
     life = Lifetime(handler, tmp_path, before=forbidden.code)
     life.run()
     for daemon in life.daemons:
@@ -200,7 +200,7 @@ def test_clients_that_cannot_be_handed_over_are_told(
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_service_without_room_for_a_bundle(handler: str) -> None:
+def test_service_without_room_for_bundle(handler: str) -> None:
     """Neither for the handover nor for the copies that outlive a crash."""
     store = FdStore()
     before = Forbidden("socketpair", "EMFILE", 1, SOCK_STREAM, 0xF).code
@@ -292,7 +292,7 @@ FAILING = [
 
 
 @pytest.mark.parametrize("forbidden", FAILING, ids=str)
-def test_clients_and_queue_outlive_a_failed_start(forbidden: Forbidden, tmp_path: Path) -> None:
+def test_clients_and_queue_outlive_failed_start(forbidden: Forbidden, tmp_path: Path) -> None:
     """The store has what it had before; the next start goes on with all of it."""
     store = FdStore()
     with store, handed_over(store) as (address, client):

@@ -135,7 +135,7 @@ def test_environments(forge: Forge, env: dict[str, str], journal: bool, passed: 
         assert passed[0] == 3, "served by something that is not listening"
 
 
-def test_a_stop_signal_that_waits_before_the_start(forge: Forge) -> None:
+def test_stop_signal_that_waits_before_start(forge: Forge) -> None:
     """What the other tests build on: one drain, from whatever moment."""
     outcome = forge.run("-l", "127.0.0.1:0")
     check_served(outcome)

@@ -142,7 +142,7 @@ def test_configurations(forge: Forge, place: Path, text: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", range(scaled(3, 100)))
-def test_configurations_of_a_process_of_its_own(number: int, place: Path) -> None:
+def test_configurations_in_separate_processes(number: int, place: Path) -> None:
     """The same by way of a shell, and served if it can be."""
     dice = Dice()
     text = bytearray(EVERYTHING.replace("localhost:9999", "127.0.0.1:0").encode())

@@ -28,7 +28,7 @@ from support import run_graced
 @example(b"99999999999999999999999\n", 0o644)
 @example(b"-1\n", 0o644)
 @example(b"\xff\0\n", 0o644)
-def test_pidfiles_that_somebody_left(forge: Forge, place: Path, content: bytes, mode: int) -> None:
+def test_stale_pidfiles(forge: Forge, place: Path, content: bytes, mode: int) -> None:
     path = place / "left.pid"
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
@@ -47,7 +47,7 @@ def test_pidfiles_that_somebody_left(forge: Forge, place: Path, content: bytes, 
 @example(b"\xd9\xa3\n")
 @example(b"12\x1b[2J")
 @example(b"1\n2\n")
-def test_pidfile_of_a_running_daemon(forge: Forge, place: Path, content: bytes) -> None:
+def test_pidfile_of_running_daemon(forge: Forge, place: Path, content: bytes) -> None:
     import fcntl
 
     path = place / "running.pid"
@@ -122,7 +122,7 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("daemon", [False, True], ids=["foreground", "daemon"])
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=list(ATTACKS))
-def test_other_files_in_the_place_of_a_pidfile(
+def test_other_files_in_place_of_pidfile(
     tmp_path: Path, attack: Callable[[Path], None], daemon: bool
 ) -> None:
     path = tmp_path / "run" / "graced.pid"
@@ -136,7 +136,7 @@ def test_other_files_in_the_place_of_a_pidfile(
     assert _contents(tmp_path) == before, "something was followed or overwritten"
 
 
-def test_a_pidfile_of_many_letters(forge: Forge, tmp_path: Path) -> None:
+def test_pidfile_of_many_letters(forge: Forge, tmp_path: Path) -> None:
     check(forge.run("-l", "127.0.0.1:0", "-p", str(tmp_path / ("x" * 300))), PIDFILE)
     check(forge.run("-l", "127.0.0.1:0", "-p", str(tmp_path / "no\nwhere" / "x")), PIDFILE)
 

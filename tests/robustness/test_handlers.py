@@ -72,7 +72,7 @@ def _rest(client: Client) -> bytes:
     return data
 
 
-def test_handlers_that_fail_leave_their_threads_to_others() -> None:
+def test_thread_of_failed_handler_serves_next_client() -> None:
     config = f"[limits]\nmax_handler_threads = {THREADS}"
     with Graced("--handler", f"{HERE}:Misbehaving", config=config) as graced:
         graced.tracebacks = True
@@ -92,7 +92,7 @@ def test_handlers_that_fail_leave_their_threads_to_others() -> None:
         assert graced.wait() == 0
 
 
-def test_input_cannot_pass_for_a_log_record() -> None:
+def test_input_cannot_pass_for_log_record() -> None:
     with Graced("-v") as graced, graced.connect() as client:
         client.echo(b"\n<2>forged\r<2>forged\x1b[2J\x00<2>forged\xc2\x85<2>forged")
         graced.signal(SIGTERM)

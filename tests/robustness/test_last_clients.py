@@ -55,7 +55,7 @@ class Knocker(threading.Thread):
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "unix:{}/socket"])
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
 @pytest.mark.parametrize("deadline", [True, False], ids=["deadline", "departed"])
-def test_knocking_clients_have_an_answer_or_are_refused(
+def test_knocking_clients_have_answer_or_are_refused(
     tmp_path: Path, listen: str, handler: str, deadline: bool
 ) -> None:
     """`deadline`: a client stays to the end; otherwise the server goes when nobody is there."""

@@ -102,7 +102,7 @@ def full(tmp_path: Path, notify_socket: NotifySocket) -> Iterator[FullPipe]:
         yield full
 
 
-def test_the_echo_is_as_fast_as_ever(
+def test_echo_is_as_fast_as_before(
     full: FullPipe, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     other = tmp_path / "other"
@@ -136,7 +136,7 @@ def test_the_echo_is_as_fast_as_ever(
         assert graced.stop() == 0
 
 
-def test_an_impatient_stop_is_as_fast_as_ever(full: FullPipe) -> None:
+def test_impatient_stop_is_fast(full: FullPipe) -> None:
     with full.connect() as client:
         client.echo(b"here")
         full.process.send_signal(SIGTERM)
@@ -167,7 +167,7 @@ def test_lost_records_are_counted(tmp_path: Path, notify_socket: NotifySocket) -
 
 
 @pytest.mark.parametrize("target", ["/dev/full", "closed pipe"])
-def test_a_log_that_cannot_be_written(
+def test_log_that_cannot_be_written(
     target: str, tmp_path: Path, notify_socket: NotifySocket
 ) -> None:
     if target == "/dev/full":
@@ -197,7 +197,7 @@ def test_a_log_that_cannot_be_written(
         process.wait()
 
 
-def test_a_start_that_fails_says_its_status_to_a_log_that_cannot_be_written() -> None:
+def test_start_that_fails_says_its_status_to_log_that_cannot_be_written() -> None:
     with open("/dev/full", "w") as full:
         process = subprocess.run(
             [*launch(), "--nonsense"], env=environment(), stderr=full, check=False
@@ -206,7 +206,7 @@ def test_a_start_that_fails_says_its_status_to_a_log_that_cannot_be_written() ->
 
 
 @pytest.mark.parametrize("kind", [Syslog, Journal])
-def test_a_log_daemon_that_is_restarted(kind: type[Syslog | Journal], tmp_path: Path) -> None:
+def test_log_daemon_that_is_restarted(kind: type[Syslog | Journal], tmp_path: Path) -> None:
     """It makes its socket again, and what was connected to the old one gets an error."""
     path = tmp_path / "log"
     record = Record(events.STATUS, {"status": "hello"})

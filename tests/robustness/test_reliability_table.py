@@ -51,7 +51,7 @@ def _call(line: str) -> str:
 
 @pytest.mark.needs("strace")
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_table_has_each_call_of_a_life(handler: str, tmp_path: Path) -> None:
+def test_table_has_each_call_of_life(handler: str, tmp_path: Path) -> None:
     life = Lifetime(handler, tmp_path, TracedDaemon)
     life.run()
     calls = {

@@ -35,7 +35,7 @@ def store() -> Iterator[FdStore]:
 
 @pytest.mark.needs("strace")
 @pytest.mark.parametrize("error", ["ENOBUFS", "ENOMEM", "EAGAIN", "EPERM"])
-def test_one_refused_message_does_not_silence_the_daemon(error: str, store: FdStore) -> None:
+def test_one_refused_message_does_not_silence_daemon(error: str, store: FdStore) -> None:
     with (
         Graced(env=store.environment, before=WATCHDOG) as graced,
         graced.served() as client,
@@ -53,7 +53,7 @@ def test_one_refused_message_does_not_silence_the_daemon(error: str, store: FdSt
 
 @pytest.mark.needs("strace")
 @pytest.mark.parametrize("error", ["ENOBUFS", "ENOMEM", "EAGAIN"])
-def test_start_is_complete_although_a_message_is_refused(error: str, store: FdStore) -> None:
+def test_start_is_complete_although_message_is_refused(error: str, store: FdStore) -> None:
     with Traced(Fault("sendto", f"error={error}", when="1"), env=store.environment) as graced:
         store.wait_for("READY=1")
         graced.serving()
@@ -94,7 +94,7 @@ class Deaf:
                 return len(fds)
 
 
-def test_stop_does_not_wait_for_a_service_manager_that_does_not_read(tmp_path: Path) -> None:
+def test_stop_does_not_wait_for_service_manager_that_does_not_read(tmp_path: Path) -> None:
     """The removal of the listeners from the store comes after the deadline."""
     with (
         Deaf(tmp_path / "notify") as deaf,
@@ -110,7 +110,7 @@ def test_stop_does_not_wait_for_a_service_manager_that_does_not_read(tmp_path: P
         assert monotonic() - began < 0.5 + 2.0
 
 
-def test_handover_does_not_wait_for_what_it_does_not_need(tmp_path: Path) -> None:
+def test_handover_does_not_wait_for_deaf_service_manager(tmp_path: Path) -> None:
     with Deaf(tmp_path / "notify") as deaf, Graced(env=deaf.environment) as graced:
         deaf.read_until("graced-clients")
         deaf.fill()
@@ -121,7 +121,7 @@ def test_handover_does_not_wait_for_what_it_does_not_need(tmp_path: Path) -> Non
         assert graced.log.count("handing over 0 clients")
 
 
-def test_client_of_a_busy_moment_is_mirrored_when_the_moment_is_over(tmp_path: Path) -> None:
+def test_client_of_busy_moment_is_mirrored_when_moment_is_over(tmp_path: Path) -> None:
     """Without another client, and although the main thread sleeps."""
     config = '[continuity]\nkeep = "always"'
     with (
@@ -140,7 +140,7 @@ def test_client_of_a_busy_moment_is_mirrored_when_the_moment_is_over(tmp_path: P
 
 
 @pytest.mark.parametrize("number", [253, 254, 400])
-def test_many_listeners_outlive_a_restart(number: int, store: FdStore, tmp_path: Path) -> None:
+def test_many_listeners_outlive_restart(number: int, store: FdStore, tmp_path: Path) -> None:
     """A message holds 253 descriptors at most."""
     listen = [f"unix:{tmp_path}/{each}" for each in range(number)]
     with Graced(listen=listen, env=store.environment) as first:
@@ -162,7 +162,7 @@ def test_many_listeners_outlive_a_restart(number: int, store: FdStore, tmp_path:
 
 
 @pytest.mark.parametrize("keep", ["restart", "always"])
-def test_service_manager_that_comes_late_is_asked_once_more_at_a_restart(
+def test_service_manager_that_comes_late_is_asked_once_more_at_restart(
     keep: str, store: FdStore
 ) -> None:
     """It has not heard anything until then, and gets listeners and clients all the same."""

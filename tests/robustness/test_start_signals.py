@@ -51,7 +51,7 @@ def files() -> range:
     return range(before + 1, sum(call.startswith("openat(") for call in calls) + 1)
 
 
-def test_a_signal_at_each_file(files: range) -> None:
+def test_signal_at_each_file(files: range) -> None:
     dice = Dice()
     print(repr(dice), files)
     assert len(files) > 20

@@ -111,7 +111,7 @@ if "GRACED_SEED" in os.environ:
 
 
 @pytest.mark.parametrize("number", range(len(SEEDS)))
-def test_a_storm(number: int) -> None:
+def test_storm_of_signals(number: int) -> None:
     dice = Dice(SEEDS[number])
     print(repr(dice))
     grace = dice.choice([0, 0.05, 0.3])
@@ -219,7 +219,7 @@ def test_two_impatient_signals_that_arrive_together() -> None:
         assert client.recv_to_end() == FAREWELL
 
 
-def test_as_many_status_requests_as_there_can_be() -> None:
+def test_storm_of_status_requests() -> None:
     """The pipe to the main thread is full of them at times; a stop signal gets through."""
     with Graced("--grace", "0") as graced:
         for _ in range(scaled(2_000, 100_000)):

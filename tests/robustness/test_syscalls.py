@@ -129,7 +129,7 @@ def draining(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.mark.parametrize("served", ON_A_MESSAGE, ids=str)
-def test_a_message(served: Served, draining: bool) -> None:
+def test_failed_call_on_message(served: Served, draining: bool) -> None:
     with Stage(served.handler, draining=draining) as stage:
         victim = stage.victim
         with stage.inject(served.fault):
@@ -154,7 +154,7 @@ def _rest(client: Client) -> bytes:
 
 
 @pytest.mark.parametrize("error", CLIENT_LOST)
-def test_a_client_that_is_lost_before_it_is_accepted(error: str, draining: bool) -> None:
+def test_client_that_is_lost_before_it_is_accepted(error: str, draining: bool) -> None:
     with Stage("echo", draining=draining) as stage:
         # The call fails instead of taking the client: the next call takes it.
         fault = Fault("accept4", f"error={error}", ONCE)
@@ -171,7 +171,7 @@ def _is_received(new: Client, draining: bool) -> None:
 
 
 @pytest.mark.parametrize("error", NO_CAPACITY)
-def test_no_room_for_a_client(error: str, draining: bool) -> None:
+def test_no_room_for_client(error: str, draining: bool) -> None:
     """It waits until there is; the others notice nothing, and there is one warning."""
     with Stage("echo", draining=draining) as stage, ExitStack() as entered:
         log = stage.graced.log
@@ -198,7 +198,7 @@ def test_accept_that_fails_for_every_client() -> None:
 
 
 @pytest.mark.parametrize("error", ["ENOMEM", "ENOSPC"])
-def test_no_room_for_a_client_in_the_epoll_set(error: str, draining: bool) -> None:
+def test_no_room_for_client_in_epoll_set(error: str, draining: bool) -> None:
     """It is lost, the next is not."""
     with Stage("echo", draining=draining) as stage:
         with stage.inject(Fault("epoll_ctl", f"error={error}", ONCE)):
@@ -210,7 +210,7 @@ def test_no_room_for_a_client_in_the_epoll_set(error: str, draining: bool) -> No
         assert stage.graced.log.count("cannot accept clients") <= 1
 
 
-def test_no_room_for_a_listener_that_comes_back() -> None:
+def test_no_room_for_listener_that_comes_back() -> None:
     """It comes back later."""
     with Stage("echo", draining=False) as stage:
         first_and_third = "1..3+2"  # The client, and the listener that has left the set meanwhile.
@@ -225,7 +225,7 @@ def test_no_room_for_a_listener_that_comes_back() -> None:
 
 
 @pytest.mark.parametrize("error", ON_THE_LOG)
-def test_a_log_that_cannot_be_written(error: str, draining: bool) -> None:
+def test_log_that_cannot_be_written(error: str, draining: bool) -> None:
     with Stage("echo", draining=draining) as stage:
         graced = stage.graced
         pipe = os.readlink(f"/proc/{graced.pid}/fd/2")
@@ -246,7 +246,7 @@ def _await_hit(graced: Graced, injection: Injection) -> None:
 
 
 @pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM"])
-def test_no_thread_for_a_client(error: str) -> None:
+def test_no_thread_for_client(error: str) -> None:
     """It waits until there is one: when another client ends, or when threads can be started."""
     with Stage("echo-threaded", draining=False) as stage, ExitStack() as entered:
         with stage.inject(Fault(FORKS, f"error={error}", ONCE)):
@@ -258,7 +258,7 @@ def test_no_thread_for_a_client(error: str) -> None:
 
 
 @pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM"])
-def test_no_thread_for_the_only_client(error: str) -> None:
+def test_no_thread_for_only_client(error: str) -> None:
     with Graced("--handler", "echo-threaded") as graced:
         fault = Fault(FORKS, f"error={error}", ONCE)
         with Injection(graced.pid, fault), graced.connect() as new:
@@ -270,7 +270,7 @@ def test_no_thread_for_the_only_client(error: str) -> None:
 
 
 @pytest.mark.parametrize("error", ["ECONNRESET", "EPIPE", "EAGAIN", "EINTR", "ENOBUFS"])
-def test_the_farewell_itself(error: str) -> None:
+def test_failed_send_of_farewell(error: str) -> None:
     with Graced("--grace", "30") as graced, ExitStack() as entered:
         clients = [entered.enter_context(graced.served()) for _ in range(5)]
         with Injection(graced.pid, Fault("sendto", f"error={error}", ONCE)):
@@ -290,7 +290,7 @@ def _next(client: Client) -> bytes:
         return b""
 
 
-def test_a_client_that_is_gone_when_it_is_turned_away() -> None:
+def test_client_that_departs_before_it_is_turned_away() -> None:
     with Stage("echo", draining=True) as stage:
         fault = Fault("shutdown", "error=ENOTCONN", ONCE)
         with stage.inject(fault), stage.graced.connect() as new:
@@ -298,7 +298,7 @@ def test_a_client_that_is_gone_when_it_is_turned_away() -> None:
 
 
 @pytest.mark.parametrize("fault", FATAL, ids=str)
-def test_impossible_error_ends_the_daemon(fault: Fault, draining: bool, tmp_path: Path) -> None:
+def test_impossible_error_ends_daemon(fault: Fault, draining: bool, tmp_path: Path) -> None:
     """It ends the server at once, with status 1 and a traceback in the log."""
     pid_file = tmp_path / "graced.pid"
     with ExitStack() as entered:
@@ -322,7 +322,7 @@ def test_impossible_error_ends_the_daemon(fault: Fault, draining: bool, tmp_path
 
 
 @pytest.mark.parametrize("error", ["EROFS", "EACCES", "EBUSY"])
-def test_a_pidfile_that_cannot_be_removed(error: str, tmp_path: Path) -> None:
+def test_pidfile_that_cannot_be_removed(error: str, tmp_path: Path) -> None:
     pid_file = tmp_path / "graced.pid"
     with Traced(Fault("unlink", f"error={error}"), "--pid-file", str(pid_file)) as graced:
         graced.serving()

@@ -93,17 +93,17 @@ def _run(start: Start, directory: Path, *options: str) -> None:
 
 
 @pytest.mark.parametrize("start", IN_EITHER + FOREGROUND, ids=str)
-def test_a_start_in_the_foreground(start: Start, tmp_path: Path) -> None:
+def test_failed_call_at_start_in_foreground(start: Start, tmp_path: Path) -> None:
     _run(start, tmp_path)
 
 
 @pytest.mark.parametrize("start", IN_EITHER + FORKED, ids=str)
-def test_a_start_as_a_daemon(start: Start, tmp_path: Path) -> None:
+def test_failed_call_at_start_of_daemon(start: Start, tmp_path: Path) -> None:
     _run(start, tmp_path, "--daemon")
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_fork_in_the_middle_of_the_detachment(number: int, tmp_path: Path) -> None:
+def test_fork_in_middle_of_detachment(number: int, tmp_path: Path) -> None:
     """The daemon forks twice more to get rid of the terminal; strace counts for each process."""
     run = run_graced(
         *("--daemon", "--pid-file", str(tmp_path / "graced.pid"), "--listen", "127.0.0.1:0"),

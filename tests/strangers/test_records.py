@@ -78,7 +78,7 @@ def test_every_record_is_logged(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_a_record_does_not_hold_up_the_stop(kind: str, tmp_path: Path) -> None:
+def test_half_record_does_not_hold_up_stop(kind: str, tmp_path: Path) -> None:
     with server("records", kind, tmp_path, SHORT_GRACE) as graced:
         data = recorded(graced, "cut")
         with graced.connect() as cut, graced.connect() as whole:
