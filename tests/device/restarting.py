@@ -40,7 +40,7 @@ def await_start(graced: Service, journal: JournalStream) -> None:
 
 
 def settle(graced: Service) -> None:
-    """The same, where nobody follows the journal."""
+    """The same, for a test that does not follow the journal."""
     with graced.follow() as journal:
         await_start(graced, journal)
 
@@ -77,7 +77,7 @@ def kill(graced: Service, signal: str) -> None:
 
 
 def wait(seconds: float) -> None:
-    """Let time pass, so that what comes next comes at a moment that nobody has chosen."""
+    """Let time pass, so that the next event comes at a random moment."""
     select.poll().poll(seconds * 1000)
 
 

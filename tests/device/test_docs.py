@@ -18,7 +18,7 @@ HOME = "/root"
 ENVIRONMENT = (
     f"PS1={PROMPTS[DEVICE_PLACE]}",
     "TERM=dumb",
-    # Nobody is there to press the space bar.
+    # No person is there to press the space bar.
     "SYSTEMD_PAGER=",
 )
 
@@ -49,7 +49,7 @@ def terminals(number: int, device: Device) -> Iterator[list[int]]:
 
 @pytest.fixture
 def packages_at_home(device: Device, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Packages to be installed, where whoever is to install them has put them."""
+    """The packages to be installed, in the directory of the administrator."""
     debs: Packages = request.getfixturevalue("debs")
     for deb in debs:
         device.copy_to(deb, f"{HOME}/{deb.name}")

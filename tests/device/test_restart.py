@@ -182,7 +182,7 @@ def test_half_closed_client_gets_remaining_bytes_and_end_of_file(graced: Service
 
 
 def test_client_that_leaves_while_nobody_serves_is_not_kept(graced: Service) -> None:
-    """Before anybody serves it again, with and without its echo read: it is gone all the same."""
+    """It departs before the next start serves, with or without its echo read."""
     stay, *clients = graced.connect(21)
     for client in clients[:10]:
         client.sendall(b"unheard")
@@ -194,7 +194,7 @@ def test_client_that_leaves_while_nobody_serves_is_not_kept(graced: Service) -> 
     assert answers(stay)
     with graced.watch() as watch:
         watch.until(lambda unit: clients_now(unit["StatusText"]) == 1)
-    # Nobody keeps a socket that is closed.
+    # A closed socket is not kept.
     assert Footprint(graced).stored == MIRRORED
 
 

@@ -56,7 +56,7 @@ def test_unix_clients_are_carried(graced: Service) -> None:
 
 
 def test_unix_listener_refuses_no_client_during_restarts(graced: Service) -> None:
-    """A connection to a path is never tried again by the kernel: somebody has to be there."""
+    """The kernel never retries a connection to a path: a listener has to be there all the time."""
     listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
     graced.restart()
     ending = threading.Event()
@@ -110,7 +110,7 @@ def test_clients_of_address_that_is_no_more_go_on(graced: Service) -> None:
     [("localhost:9999", "*:9999"), ("*:9999", "localhost:9999"), ("127.0.0.1:9999", "[::1]:9999")],
 )
 def test_clients_go_on_when_addresses_overlap(graced: Service, before: str, after: str) -> None:
-    """The kernel does not let *:9999 be bound as long as somebody listens on localhost:9999."""
+    """The kernel does not let *:9999 be bound as long as a socket listens on localhost:9999."""
     listen(graced, before)
     graced.restart()
     clients = graced.connect(5)
@@ -145,7 +145,7 @@ def test_clients_of_systemd_socket_survive_restarts(graced: Service) -> None:
 def test_start_after_stop_has_open_listeners(graced: Service) -> None:
     """Those of a stop are shut in the end, and must not come back from the store."""
     listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
-    # As Debian's kernels have it: anybody may attach a filter to a socket.
+    # As Debian's kernels have it: any process may attach a filter to a socket.
     graced.drop_in(
         "[Service]\nRestart=always\nRestartSec=100ms\n"
         "PrivateUsers=no\nCapabilityBoundingSet=CAP_NET_ADMIN\nAmbientCapabilities=CAP_NET_ADMIN\n"

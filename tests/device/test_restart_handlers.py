@@ -91,7 +91,7 @@ def test_restart_goes_on_when_last_handler_has_ended(graced: Service) -> None:
 
 
 def test_stop_while_handlers_hold_restart_up(graced: Service) -> None:
-    """Whoever has been left to the next start, which is not to be, hears its end."""
+    """Clients that were handed over to a start that is cancelled get end of file."""
     graced.device.write("/usr/lib/python3/dist-packages/plain_handler.py", PLAIN_HANDLER)
     graced.configure('[server]\nhandler = "plain_handler:Plain"\n[shutdown]\ngrace_period = 2\n')
     graced.restart()

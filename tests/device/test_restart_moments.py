@@ -31,7 +31,7 @@ from robustness.scale import Dice
 
 
 def test_stop_while_clients_are_handed_on(graced: Service) -> None:
-    """The service is stopped, and nobody is reset or left without an end.
+    """The service is stopped, and no client is reset or left without an end.
 
     systemd sends no second signal to a process that is about to stop, so whether a client hears
     the farewell depends on the moment: before or after the gap it does, in the gap its end of file
@@ -57,7 +57,7 @@ def test_stop_while_clients_are_handed_on(graced: Service) -> None:
 
 
 def test_restart_during_drain(graced: Service) -> None:
-    """The drain goes on to its end, then the service starts: whoever was told is not carried."""
+    """The drain goes on to its end, then the service starts: a told client is not handed over."""
     told, gone = graced.connect(2)
     pid = graced.pid
     graced.device.systemctl("stop", "--no-block", UNIT)
@@ -90,7 +90,7 @@ def test_restart_during_drain_that_ends_at_deadline(graced: Service) -> None:
 
 
 def test_restarts_at_once(graced: Service) -> None:
-    """systemd makes one or two of them, as the moment is; nobody notices either."""
+    """systemd makes one or two of them, as the moment is; no client notices."""
     clients = graced.connect(50)
     for _ in range(STORMS):
         pid = graced.pid
@@ -103,7 +103,7 @@ def test_restarts_at_once(graced: Service) -> None:
 
 
 def test_restart_during_start(graced: Service) -> None:
-    """Whoever has been carried by a process that is not ready yet is carried by the next one."""
+    """Clients inherited by a process that is not ready yet are inherited by the next one."""
     dice = Dice()
     print(repr(dice))
     listen(graced, "localhost:9999", f"unix:{ECHO_PATH}")
@@ -121,7 +121,7 @@ def test_restart_during_start(graced: Service) -> None:
 
 
 def storm(graced: Service, dice: Random) -> list[str]:
-    """Signals in a mixture that nobody has chosen; what they were."""
+    """Send a random mixture of signals; returns their names."""
     signals = [dice.choice(["SIGUSR2", "SIGUSR2", "SIGTERM", "SIGUSR1"]) for _ in range(8)]
     for signal in signals:
         kill(graced, signal)

@@ -39,7 +39,7 @@ from device.service import (
 
 @pytest.mark.parametrize("size", [0, LISTENERS, LISTENERS + 1, 20])
 def test_clients_beyond_small_store_are_told(graced: Service, size: int) -> None:
-    """Those that fit are carried, the others are told, and nobody is reset."""
+    """Clients that fit are handed over, the others are told, and no client is reset."""
     graced.drop_in(f"[Service]\nFileDescriptorStoreMax={size}\n")
     graced.stop()
     graced.start()
@@ -72,7 +72,7 @@ def test_clients_beyond_small_store_are_told(graced: Service, size: int) -> None
 
 @pytest.mark.parametrize("how", ["restart", "kill"])
 def test_keep_never_makes_restart_stop(graced: Service, how: str) -> None:
-    """USR2 is then as TERM is: also by hand, where nobody starts it again."""
+    """USR2 then acts as TERM does: also by hand, where no start follows."""
     graced.configure('[continuity]\nkeep = "never"\n')
     graced.restart()
     settle(graced)
@@ -116,7 +116,7 @@ def test_keep_never_from_now_on(graced: Service) -> None:
     ids=["seen before", "not to be known before"],
 )
 def test_clients_are_told_when_configuration_refuses_start(graced: Service, config: str) -> None:
-    """Nobody can be carried by a start that is refused: they are told by the one or the other."""
+    """A start that is refused inherits no client: the old process or the new one tells them."""
     clients = graced.connect(10)
     graced.configure(config)
     graced.device.systemctl("restart", "--no-block", UNIT)

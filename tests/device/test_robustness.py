@@ -25,7 +25,7 @@ NOISE = scaled(3.0, 1.5)
 
 
 def wait(seconds: float) -> None:
-    """Let time pass, so that what comes next comes at a moment that nobody has chosen."""
+    """Let time pass, so that the next event comes at a random moment."""
     select.poll().poll(seconds * 1000)
 
 
@@ -57,7 +57,7 @@ def kill_in_the_start(graced: Service, dice: Random) -> str:
 
 
 def await_service(graced: Service, killed: str) -> None:
-    """Return when a later invocation serves; nobody but systemd does anything for it."""
+    """Return when a later invocation serves; systemd alone starts it."""
     with graced.watch() as watch:
         state = watch.until(
             lambda unit: unit["ActiveState"] == "active" and unit["InvocationID"] != killed

@@ -1,4 +1,4 @@
-"""An upgrade: one that cannot start costs nobody anything, one that can is noticed by nobody."""
+"""Upgrades: no client notices a good one, and no client is lost by one that cannot start."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -299,7 +299,7 @@ class World:
     # What must be true.
 
     def check(self) -> None:
-        """The invariants: configured addresses are served, nobody waits, nothing grows."""
+        """The invariants: configured addresses are served, no client waits, nothing grows."""
         serving = self.wanted and self.valid
         served = self.served if serving else frozenset()
         if not self.holds_name and "named" in self.absent:

@@ -228,7 +228,7 @@ def test_pidfile_is_named_from_where_command_was_typed(tmp_path: Path) -> None:
     assert not (tmp_path / "here.pid").exists()
 
 
-# How it fails: what is wrong is said on the terminal of who typed the command.
+# Failures: the reason appears on the terminal of the command.
 
 
 def failing(tmp_path: Path, *options: str, before: str = "") -> subprocess.CompletedProcess[str]:
@@ -299,7 +299,7 @@ def test_failure_after_fork_is_one_line_in_file(tmp_path: Path) -> None:
 
 
 def test_unexpected_failure_after_fork(tmp_path: Path) -> None:
-    """The reason for who typed the command, the traceback in the log."""
+    """The terminal of the command gets the reason, the log the traceback."""
     log = tmp_path / "log"
     arguments = ["--daemon", "--config", "/dev/null", "--pid-file", str(tmp_path / "pid")]
     handler = ["--handler", "support.faulty:FailingStartHandler"]
@@ -360,7 +360,7 @@ def test_signal_to_command_stops_daemon(tmp_path: Path, notify_socket: NotifySoc
 def test_daemon_ends_when_its_command_is_killed(
     tmp_path: Path, notify_socket: NotifySocket
 ) -> None:
-    """Nobody would know of it: the handover has not taken place."""
+    """The new pid would be unknown: the handover has not taken place."""
     notify_socket.hold_barriers = True
     command = subprocess.Popen(
         [

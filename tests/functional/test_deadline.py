@@ -63,7 +63,7 @@ def test_remaining_clients_share_one_deadline(handler: str) -> None:
 
 
 def test_client_in_queue_at_deadline_is_told() -> None:
-    """Nobody who got through connect(2) is left without an answer."""
+    """Every client whose connect(2) succeeded gets an answer."""
     with Graced("--grace", "1") as graced, graced.served() as stays, ExitStack() as stack:
         graced.signal(SIGTERM)
         stays.expect_farewell_alone()

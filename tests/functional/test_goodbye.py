@@ -312,7 +312,7 @@ def test_several_io_threads_tell_all_clients(handler: str, address: str) -> None
 
 
 def test_end_of_stream_in_drain_is_seen(graced: Graced) -> None:
-    """Who has said all it had to say may half-close before it hears the farewell."""
+    """A client that has sent everything may half-close before it reads the farewell."""
     with graced.served() as stays, graced.connect() as client:
         client.echo(b"hello")
         graced.signal(SIGTERM)

@@ -13,7 +13,7 @@ import pytest
 from support import FAREWELL, Graced, run_graced
 
 WRITTEN = '[shutdown]\nfarewell = "SHUTDOWN"'
-"""A farewell that somebody wrote down counts for every handler."""
+"""A farewell in the configuration counts for every handler."""
 
 
 def plugin(name: str) -> tuple[str, str]:

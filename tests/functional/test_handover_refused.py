@@ -1,4 +1,4 @@
-"""SIGUSR2 where nobody would take the clients up; device/test_restart.py has the rest."""
+"""SIGUSR2 where no next start would inherit the clients; device/test_restart.py has the rest."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_handover_to_deaf_service_manager_is_stop(handler: str) -> None:
 
 
 def test_stop_leaves_no_listener_to_next_start(notify_socket: NotifySocket) -> None:
-    """In the end nobody can connect to it any more."""
+    """In the end its address refuses connections."""
     with Graced(env=notify_socket.environment) as graced, graced.served() as client:
         notify_socket.wait_for("FDNAME=graced-clients")
         graced.signal(SIGTERM)

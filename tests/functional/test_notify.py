@@ -28,7 +28,7 @@ BLOCKING = ("--handler", "support.handlers:BlockingHandler")
 
 
 def sequence(graced: Graced | Daemon, rest: list[str], end: str) -> list[tuple[str, int]]:
-    """Who says what until it serves, then `rest`, then the end."""
+    """The expected messages until the daemon serves, then `rest`, then the end."""
     place = f"on {graced.addresses[0]}"
     ready = f"READY=1\nSTATUS=serving: 0 clients now, 0 so far, 0 bytes echoed {place}"
     keeps = [f"FDSTORE=1\nFDNAME=graced-{what}\nFDPOLL=0" for what in ("listeners", "clients")]
@@ -215,7 +215,7 @@ def test_abstract_address(kind: Kind) -> None:
 def test_command_returns_after_its_messages_are_read(
     tmp_path: Path, notify_socket: NotifySocket
 ) -> None:
-    """BARRIER=1: else a service manager may bury the sender before it knows who it was."""
+    """BARRIER=1: else a service manager may reap the sender before it has read the message."""
     notify_socket.hold_barriers = True
     with started(notify_socket, tmp_path) as returned:
         pid = int(notify_socket.wait_for("MAINPID=").text.removeprefix("MAINPID="))

@@ -1,4 +1,4 @@
-"""A handover with handlers that are busy: others are served meanwhile, and nobody is lost."""
+"""A handover with busy handlers: other clients are served meanwhile, and no client is lost."""
 
 from __future__ import annotations
 

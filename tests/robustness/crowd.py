@@ -218,7 +218,7 @@ class _Mass:
 
 
 def _storm(addresses: list[Address], rate: int) -> int:
-    """So many connections a second, until there is nobody to connect to; returns how many."""
+    """So many connections a second, until connections are refused; returns how many."""
     made, number = 0, 0
     began = time.monotonic()
     pause = select.poll()

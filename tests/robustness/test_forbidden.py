@@ -1,6 +1,6 @@
 """System calls that a container, a seccomp filter or an old kernel forbids, for good.
 
-Either nobody notices, or the start is refused in one line, or the one thing that needs the call is
+Either no client notices, or the start is refused in one line, or the part that needs the call is
 left out and a line in the log says so.  docs/reliability.md has the table.
 """
 
@@ -151,7 +151,7 @@ SO_NETNS_COOKIE = 71
 
 
 def test_listener_that_cannot_refuse() -> None:
-    """It is said once for the listener; those who are there are told as always."""
+    """The log says it once for the listener; the clients are told as always."""
     before = Forbidden("setsockopt", "EPERM", OPTION, SO_BINDTOIFINDEX).code
     with Graced(before=before) as graced, graced.served() as client:
         graced.signal(SIGTERM)
@@ -254,7 +254,7 @@ def _ended(client: Client) -> None:
 NOT_INHERITED: list[tuple[Forbidden, Callable[[Client], None]]] = [
     (Forbidden("getsockopt", "ENOPROTOOPT", OPTION, SO_COOKIE), _told),
     (Forbidden("lseek", "EPERM"), _told),
-    # Nobody has them any more.
+    # No process has them any more.
     (Forbidden("recvmsg", "EPERM"), _ended),
 ]
 

@@ -1,4 +1,4 @@
-"""Handlers that raise, leak, close twice or never return: nobody's loss but their client's."""
+"""Handlers that raise, leak, close twice or never return: no client's loss but their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A crowd of clients of which one in a hundred is hostile, and sixteen who want to be served."""
+"""A crowd of clients of which one in a hundred is hostile, and sixteen that want to be served."""
 
 from __future__ import annotations
 

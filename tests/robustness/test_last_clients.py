@@ -58,7 +58,7 @@ class Knocker(threading.Thread):
 def test_knocking_clients_have_answer_or_are_refused(
     tmp_path: Path, listen: str, handler: str, deadline: bool
 ) -> None:
-    """`deadline`: a client stays to the end; otherwise the server goes when nobody is there."""
+    """`deadline`: a client stays to the end; otherwise the server exits when no client is left."""
     answers: list[bytes | str] = []
     for _ in range(STOPS):
         with (

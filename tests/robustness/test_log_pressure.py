@@ -1,4 +1,4 @@
-"""A log that nobody reads: the echo is as fast as ever, the stop punctual, the loss counted."""
+"""A log without a reader: the echo is as fast as before, the stop punctual, the loss counted."""
 
 from __future__ import annotations
 

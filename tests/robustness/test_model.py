@@ -47,7 +47,7 @@ MARGIN = 0.5
 AT_ONCE = 0.1
 """Within which a server that the last client has left refuses new ones."""
 LITTLE = 16 * 1024
-"""So many bytes are under way at once, even if nobody reads for a moment."""
+"""So many bytes are under way at once, even if the client does not read for a moment."""
 
 Sizes = st.one_of(
     st.integers(1, 200),
@@ -103,7 +103,7 @@ class Model(ClientModel):
 
     @rule(peer=consumes(ClientModel.clients))
     def vanish(self, peer: Peer) -> None:
-        """A cable is cut: no more reading nor writing, but nobody is told."""
+        """A cable is cut: no more reading nor writing, and the server is not told."""
         peer.reads = peer.writes = False
 
     @rule(target=ClientModel.clients, peer=consumes(ClientModel.clients), number=st.integers(0, 1))

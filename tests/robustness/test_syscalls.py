@@ -74,7 +74,7 @@ FATAL = [
 
 
 class Stage:
-    """A server, in service or in the drain, with somebody on it who must not notice anything."""
+    """A server, in service or in the drain, with a bystander that must not notice anything."""
 
     def __init__(self, handler: str, *, draining: bool) -> None:
         self._draining = draining
@@ -329,7 +329,7 @@ def test_pidfile_that_cannot_be_removed(error: str, tmp_path: Path) -> None:
         assert graced.stop() == 0
         assert graced.hits
         assert "stopped after" in graced.log.lines[-1]
-    # Nobody holds it: the next start is not kept from it.
+    # No process holds it: the next start is not kept from it.
     with Graced("--pid-file", str(pid_file)) as graced:
         assert graced.stop() == 0
     assert not pid_file.exists()

@@ -104,7 +104,7 @@ def _command(pid: int) -> str:
 
 
 def _reap_orphans() -> None:
-    """Bury what ended without a parent; whoever had a parent in a test is buried already."""
+    """Reap processes that ended without a parent; a test has reaped its own."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -70,7 +70,7 @@ class Log:
             return list(self._lines)
 
     def __str__(self) -> str:
-        """As a person can read it who looks for what went wrong."""
+        """Readable for a person who looks for the fault."""
         lines = self.lines
         if len(lines) > 2 * SOME:
             lines = [*lines[:SOME], f"[... {len(lines) - 2 * SOME} lines ...]", *lines[-SOME:]]

@@ -20,7 +20,7 @@ _MOST_DESCRIPTORS = 253
 
 
 class Message(NamedTuple):
-    """One datagram and who sent it."""
+    """One datagram and its sender."""
 
     text: str
     sender: int
