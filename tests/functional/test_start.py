@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -305,31 +307,9 @@ def test_daemon_runs_without_standard_streams(tmp_path: Path, notify_socket: Not
         process.wait()
 
 
-def test_unread_log_stops_nothing() -> None:
-    """Ctrl-S in a terminal, a full pipe: the echo goes on and so does the end."""
-    read, write = os.pipe()
-    process = subprocess.Popen(
-        [*launch(), "--config", "/dev/null", "--listen", "127.0.0.1:0", "--grace", "1"],
-        env=environment(),
-        stderr=write,
-    )
-    os.close(write)
-    try:
-        head = os.read(read, 4096).decode()
-        match = re.search(r"serving on (\S+) with", head)
-        assert match
-        for _ in range(2000):
-            with Client.connect(match[1]) as client:
-                client.echo(b"hello")
-        process.terminate()
-        assert process.wait(PATIENCE) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(read)
-
-
-def test_log_whose_reader_has_gone_stops_nothing() -> None:
+@contextmanager
+def piped() -> Iterator[tuple[str, int]]:
+    """A server whose log is a pipe, then its end; gives its address, and the pipe to read from."""
     read, write = os.pipe()
     process = subprocess.Popen(
         [*launch(), "--config", "/dev/null", "--listen", "127.0.0.1:0", "--grace", "1"],
@@ -340,15 +320,29 @@ def test_log_whose_reader_has_gone_stops_nothing() -> None:
     try:
         match = re.search(r"serving on (\S+) with", os.read(read, 4096).decode())
         assert match
-        os.close(read)
-        for _ in range(10):
-            with Client.connect(match[1]) as client:
-                client.echo(b"hello")
+        yield match[1], read
         process.terminate()
         assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         process.wait()
+
+
+def test_unread_log_stops_nothing() -> None:
+    """Ctrl-S in a terminal, a full pipe: the echo goes on and so does the end."""
+    with piped() as (address, pipe):
+        for _ in range(2000):
+            with Client.connect(address) as client:
+                client.echo(b"hello")
+    os.close(pipe)
+
+
+def test_log_whose_reader_has_gone_stops_nothing() -> None:
+    with piped() as (address, pipe):
+        os.close(pipe)
+        for _ in range(10):
+            with Client.connect(address) as client:
+                client.echo(b"hello")
 
 
 def test_module_can_be_called_as_function() -> None:

@@ -6,7 +6,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from graced import server as server_module
 from graced.errors import StartError, StuckError
 from graced.loop.admission import Admission
+from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
 from graced.server import Blocking, Server, default_io_threads
 from graced.sockets import binding
@@ -252,22 +253,28 @@ def test_frozen_clients_are_served_by_the_next_server(
     assert here.departed + there.departed == len(clients)
 
 
-def test_freeze_fails_when_a_thread_does_not_answer(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "FREEZE_TIMEOUT", 0.1)
-    server = make()
+@contextmanager
+def hanging(io_thread: IOThread) -> Iterator[None]:
+    """The thread answers nothing meanwhile."""
     gate = threading.Event()
 
     def hang() -> None:
         gate.wait(PATIENCE)
 
-    server.io_threads[0].post(hang)
+    io_thread.post(hang)
     try:
-        with pytest.raises(StuckError):
-            server.freeze()
+        yield
     finally:
         gate.set()
+
+
+def test_freeze_fails_when_a_thread_does_not_answer(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "FREEZE_TIMEOUT", 0.1)
+    server = make()
+    with hanging(server.io_threads[0]), pytest.raises(StuckError):
+        server.freeze()
 
 
 def test_clients_stay_when_a_thread_does_not_answer(
@@ -278,17 +285,8 @@ def test_clients_stay_when_a_thread_does_not_answer(
     clients = [connect(server) for _ in range(10)]
     for client in clients:
         client.echo(b"hello")
-    gate = threading.Event()
-
-    def hang() -> None:
-        gate.wait(PATIENCE)
-
-    server.io_threads[0].post(hang)
-    try:
-        with pytest.raises(StuckError):
-            server.freeze()
-    finally:
-        gate.set()
+    with hanging(server.io_threads[0]), pytest.raises(StuckError):
+        server.freeze()
     for client in clients:
         client.echo(b"served again")
     assert (server.clients, server.admitted) == (10, 10)
