@@ -9,6 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 FULL = os.environ.get("GRACED_FULL") == "1"
+ALL = FULL or bool(os.environ.get("GRACED_ALL_TESTS"))
 
 
 def scaled(quick: T, full: T) -> T:

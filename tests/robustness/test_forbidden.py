@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from robustness.lifetime import Lifetime
+from robustness.scale import ALL
 from support import PASS, Client, Daemon, FdStore, Graced, run_graced
-from support.forbid import Forbidden
+from support.forbid import Forbidden, code_of
 from support.handover import handed_over
 from support.process import LEFT_TO_THE_KERNEL
 
@@ -50,10 +51,26 @@ UNNOTICED = [
 ]
 
 
-@pytest.mark.parametrize("forbidden", UNNOTICED, ids=str)
+def together() -> list[tuple[Forbidden, ...]]:
+    """Groups with each of these once, and in no group the same call with two errors."""
+    groups: list[dict[str, Forbidden]] = []
+    for forbidden in UNNOTICED:
+        call = str(forbidden).removesuffix(forbidden.error)
+        group = next((each for each in groups if call not in each), None)
+        if group is None:
+            groups.append(group := {})
+        group[call] = forbidden
+    return [tuple(group.values()) for group in groups]
+
+
+GROUPS = [(each,) for each in UNNOTICED] if ALL else together()
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: "+".join(map(str, group[:2])))
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
-def test_life_without_call(forbidden: Forbidden, handler: str, tmp_path: Path) -> None:
-    life = Lifetime(handler, tmp_path, before=forbidden.code)
+def test_life_without_call(group: tuple[Forbidden, ...], handler: str, tmp_path: Path) -> None:
+    """Without many calls at once; with GRACED_ALL_TESTS=1 without each of them alone."""
+    life = Lifetime(handler, tmp_path, before=code_of(*group))
     life.run()
     for daemon in life.daemons:
         assert not daemon.log.count("^<[0-4]>"), str(daemon.log)

@@ -39,12 +39,17 @@ class Forbidden(NamedTuple):
 
     @property
     def code(self) -> str:
-        """For `support.process.launch`, which needs the tests in its path."""
-        return f"from support.forbid import Forbidden, forbid\nforbid({self!r})\n"
+        """See `code_of`."""
+        return code_of(self)
 
     def __str__(self) -> str:
         option = "" if self.argument < 0 else f"-{self.value}"
         return f"{self.call}{option}-{self.error}"
+
+
+def code_of(*rules: Forbidden) -> str:
+    """What forbids these calls, for `support.process.launch`, which needs the tests in its path."""
+    return f"from support.forbid import Forbidden, forbid\nforbid(*{rules!r})\n"
 
 
 def forbid(*rules: Forbidden) -> None:
