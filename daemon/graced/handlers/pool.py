@@ -392,4 +392,7 @@ def _is_end_of_tls(error: BaseException) -> bool:
     """
     # Not imported: a server without TLS would pay for the module.
     ssl = sys.modules.get("ssl")
-    return ssl is not None and isinstance(error, ssl.SSLEOFError)
+    if ssl is None or not isinstance(error, ssl.SSLError):
+        return False
+    # Python 3.11.2 of Debian 12 has no class of its own for the error of a read.
+    return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
