@@ -268,7 +268,13 @@ class Service:
         how = f"in {waited} ms" if inherited.frozen else "after a crash"
         supervisor.note = f"; inherited {plural(count, 'client')} {how}" * bool(inherited.clients)
         supervisor.missing = self._claims.missing
-        supervisor.start(inherited.clients)
+
+        def retire() -> None:
+            # Before READY=1: then nobody reaches a listener that is configured no more.
+            if surplus := inherited.retire_listeners():
+                server.adopt(surplus)
+
+        supervisor.start(inherited.clients, retire)
         self._inherited = None
         if inherited.clients and inherited.frozen:
             events.INHERITED(clients=count, milliseconds=waited)
@@ -282,9 +288,6 @@ class Service:
             self._store.reserve()
         for each in self._claims.listeners:
             each.own_path()
-        surplus = inherited.retire_listeners()
-        if surplus:
-            server.adopt(surplus)
 
     def _disown_paths(self) -> None:
         if self._keeps:

@@ -131,9 +131,15 @@ class Supervisor:
         self._poll.register(inbox, select.POLLIN)
         self._poll.register(server.changed_fd, select.POLLIN)
 
-    def start(self, inherited: Sequence[Client] = ()) -> None:
-        """Serve, `inherited` clients first, and report READY=1.  Raises `StartError`."""
+    def start(
+        self, inherited: Sequence[Client] = (), served: Callable[[], None] = lambda: None
+    ) -> None:
+        """Serve, `inherited` clients first, and report READY=1.  Raises `StartError`.
+
+        `served` is called before that report, when the start can fail no longer.
+        """
         self._server.start(inherited)
+        served()
         self._watchdog.start()
         self.lifecycle.to(State.SERVING)
         self._set_status(self._status())

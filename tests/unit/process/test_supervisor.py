@@ -380,3 +380,17 @@ def test_client_without_room_in_store_remains(
         "SIGUSR2 received, handing over 0 clients to the next start, 1 remaining",
         "telling 1 client that the server is going offline",
     ]
+
+
+def test_ready_is_said_after_what_has_to_be_done_before(make: Make, managed: NotifySocket) -> None:
+    """The listeners of the last process are gone when `systemctl restart` returns."""
+    scene = make()
+    said: list[bool] = []
+
+    def serve() -> None:
+        said.append(any("READY=1" in message.text for message in managed.messages))
+        assert scene.connect()
+
+    scene.supervisor.start((), serve)
+    managed.wait_for("READY=1")
+    assert said == [False]
