@@ -16,9 +16,9 @@ from threading import Event, Lock
 
 from graced.errors import StartError, StuckError
 from graced.handlers.pool import DEADLINE, HandlerPool
-from graced.log import events
 from graced.loop.admission import Admission
 from graced.loop.client import Client
+from graced.loop.connection_log import ConnectionLog, is_probe
 from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
 from graced.threads import start_thread
@@ -106,7 +106,7 @@ class Server:
         """Monotonic time at which the remaining clients are closed; None before the drain."""
         self._admission = admission
         self._mirror = mirror
-        self._log_connections = policy.log_connections
+        self._log = ConnectionLog(policy)
         self._echoed_by_handlers = 0
         self._departed_handlers = 0
         self._closed_handlers = 0
@@ -293,6 +293,11 @@ class Server:
         return self._admission.admitted
 
     @property
+    def probes(self) -> int:
+        """The number of clients so far that were not logged, as they had no byte."""
+        return self._admission.probes
+
+    @property
     def echoed(self) -> int:
         """The number of bytes sent to clients so far."""
         return self._echoed_by_handlers + sum(thread.echoed for thread in self.io_threads)
@@ -369,16 +374,10 @@ class Server:
         if self._mirror:
             self._mirror.discard(client)
         if client.counted:
-            self._admission.leave(client.host)
+            self._admission.leave(client.host, probe=is_probe(client))
         with self._count_lock:
             self._echoed_by_handlers += client.echoed
-        if self._log_connections:
-            events.CLOSED(
-                client=client,
-                reason=reason,
-                bytes=client.echoed,
-                seconds=time.monotonic() - client.since,
-            )
+        self._log.end(client, reason, time.monotonic())
         with self._count_lock:
             if reason == DEADLINE:
                 # The main thread has stopped waiting, and `changed_fd` may be closed.

@@ -49,6 +49,7 @@ def build(
             idle_timeout=settings.idle_timeout,
             stall_timeout=settings.stall_timeout,
             log_connections=settings.connections,
+            log_probes=settings.probes,
         ),
         blocking=blocking,
         mirror=mirror,

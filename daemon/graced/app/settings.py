@@ -241,6 +241,13 @@ SETTINGS = (
         reason="who came, who left, and why; two lines a client",
     ),
     Setting(
+        key="log.probes",
+        default=True,
+        check=_boolean,
+        unit="true or false",
+        reason="an attack, a fault of the network or a health check: nothing is kept from the log",
+    ),
+    Setting(
         key="daemon.pid_file",
         default=PID_FILE,
         check=_text,
@@ -275,4 +282,5 @@ class Settings(SimpleNamespace):
     keep: str
     level: str
     connections: bool
+    probes: bool
     pid_file: str

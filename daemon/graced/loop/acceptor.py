@@ -267,8 +267,7 @@ class Acceptors:
             client.counted = False
             self._refuse(client, refusal)
             return
-        if self._policy.log_connections:
-            events.CONNECTED(client=client)
+        self._clients.log.begin(client, greets=bool(self._handlers and self._handlers.greet))
         if self._clients.activity_awaited:
             self._clients.report_activity()
         if self._clients.draining and not self._serving_backlog:
@@ -277,6 +276,7 @@ class Acceptors:
         if self._mirror:
             self._mirror.add(client)
         self._idle.expect(client)
+        client.phase = self._clients.first_phase(client)
         if self._handlers:
             client.address = address
             if self._handlers.greet and self._handlers.reserve():

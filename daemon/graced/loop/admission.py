@@ -23,6 +23,8 @@ class Admission:
         """Clients now."""
         self.admitted = 0
         """Clients so far."""
+        self.probes = 0
+        """Clients so far that were not logged, as they had no byte."""
 
     def enter(self, host: str, *, adopted: bool = False) -> str:
         """Count a client and return an empty string; or return the reason for refusing the client.
@@ -43,10 +45,11 @@ class Admission:
             self.admitted += not adopted
         return ""
 
-    def leave(self, host: str) -> None:
+    def leave(self, host: str, *, probe: bool = False) -> None:
         """Stop counting a client that `enter` has counted."""
         with self._lock:
             self.clients -= 1
+            self.probes += probe
             if host in self._per_host:
                 self._per_host[host] -= 1
                 if not self._per_host[host]:

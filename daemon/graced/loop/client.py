@@ -31,6 +31,7 @@ class Client(EventSource):
         "since",
         "sock",
         "told",
+        "unheard",
         "unsent",
     )
 
@@ -52,6 +53,8 @@ class Client(EventSource):
         """Monotonic times of the accept and of the last message."""
         self.echoed = 0
         """Bytes sent back to the client."""
+        self.unheard = False
+        """Whether the client is not logged before its first byte, see `ConnectionLog`."""
         self.unsent = b""
         """Bytes for the client that the kernel has not taken yet."""
         self.saved: bytes | None = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from mmap import mmap
 from select import EPOLLIN, EPOLLOUT
-from socket import SHUT_RDWR
+from socket import MSG_PEEK, SHUT_RDWR
 
 from graced.log import events
 from graced.loop.client import Client
+from graced.loop.connection_log import ConnectionLog, is_probe
 from graced.loop.phase import (
     ACTIVE,
     AWAITING_FIRST_BYTE,
@@ -70,6 +71,7 @@ class Clients:
         self.policy = policy
         self.handlers = handlers
         self.mirror = mirror
+        self.log = ConnectionLog(policy)
         self.changed = changed
         """Wakes the main thread."""
 
@@ -116,6 +118,13 @@ class Clients:
         self.activity_awaited = False
         """Whether `report_activity` has to be called at the next activity."""
 
+    def first_phase(self, client: Client) -> int:
+        """The phase of a client that is new to this thread.
+
+        The hot loop does not log: a client that is logged at its first byte is TRACED until then.
+        """
+        return TRACED if client.unheard and self.resting == ACTIVE else self.resting
+
     def present(self) -> list[Client]:
         """All clients that this thread serves, lingering clients included."""
         sources = self.poller.sources
@@ -154,6 +163,7 @@ class Clients:
         if not received:
             self.close(client, "closed by the client")
             return False
+        self.log.hear(client)
         if self.resting == TRACED:
             events.RECEIVED(client=client, data=_excerpt(self.view[:received]))
         self.keep_unsent(client, self.view[:received])
@@ -205,6 +215,11 @@ class Clients:
 
     def start_handler(self, client: Client, _event: int) -> None:
         """Give the client to a handler, which owns it from then on, as soon as a thread is free."""
+        if client.unheard:
+            with suppress(OSError):
+                # The handler finds what it is: a byte, end of file or an error.
+                if client.sock.recv(1, MSG_PEEK):
+                    self.log.hear(client)
         self.waiting.start_or_wait(client)
 
     # The end of a connection.
@@ -258,14 +273,8 @@ class Clients:
             self._end_copies(client)
         client.sock.close()
         if client.counted:
-            self.admission.leave(client.host)
-            if self.policy.log_connections:
-                events.CLOSED(
-                    client=client,
-                    reason=reason,
-                    bytes=client.echoed,
-                    seconds=self.poller.now - client.since,
-                )
+            self.admission.leave(client.host, probe=is_probe(client))
+            self.log.end(client, reason, self.poller.now)
             if self.activity_awaited:
                 self.report_activity()
             if self.draining and not self.admission.clients:

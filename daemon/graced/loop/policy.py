@@ -6,7 +6,14 @@ from __future__ import annotations
 class Policy:
     """The values that an I/O thread needs of the configuration.  Read by any thread."""
 
-    __slots__ = ("farewell", "gap", "idle_timeout", "log_connections", "stall_timeout")
+    __slots__ = (
+        "farewell",
+        "gap",
+        "idle_timeout",
+        "log_connections",
+        "log_probes",
+        "stall_timeout",
+    )
 
     def __init__(
         self,
@@ -16,6 +23,7 @@ class Policy:
         idle_timeout: float = 0.0,
         stall_timeout: float = 60.0,
         log_connections: bool = True,
+        log_probes: bool = True,
     ) -> None:
         self.farewell = farewell
         """Bytes that tell a client that the server is going offline; empty: nothing tells it.
@@ -29,3 +37,5 @@ class Policy:
         """Seconds in which a client takes no unsent byte, then is closed; 0: never."""
         self.log_connections = log_connections
         """Whether each connection is logged at the beginning and at the end."""
+        self.log_probes = log_probes
+        """Whether connections without a byte are logged, too."""

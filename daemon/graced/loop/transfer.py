@@ -67,7 +67,8 @@ class Transfer:
                 self._acceptors.turn_away(client)
 
     def _serve(self, client: Client) -> None:
-        client.phase = self._clients.resting
+        self._clients.log.go_on(client)
+        client.phase = self._clients.first_phase(client)
         if client.sock.family == AF_UNIX:
             self._acceptors.reserve_number(client.port)
         self._idle.expect(client)

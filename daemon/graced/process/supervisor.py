@@ -321,8 +321,9 @@ class Supervisor:
         if self.lifecycle.state is State.HANDING_OVER:
             return f"handing over: {clients} now, {self._seconds_remaining()} s to go{waiting}"
         missing = f"; {self.missing}" if self.missing else ""
+        probes = f" ({server.probes} without a byte)" if server.probes else ""
         return (
-            f"serving: {clients} now, {server.admitted} so far,"
+            f"serving: {clients} now, {server.admitted} so far{probes},"
             f" {plural(server.echoed, 'byte')} echoed on {_listed(server.addresses)}"
             f"{waiting}{self.note}{missing}"
         )

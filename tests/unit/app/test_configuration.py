@@ -50,6 +50,7 @@ def test_defaults_hold_without_files(etc: Path) -> None:
         keep="restart",
         level="info",
         connections=True,
+        probes=True,
         pid_file="/run/graced/graced.pid",
     )
 
