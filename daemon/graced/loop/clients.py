@@ -144,20 +144,20 @@ class Clients:
 
     # Bytes.
 
-    def receive(self, client: Client) -> int | None:
-        """Read into `view` and return the number of bytes; 0 at end of file.
+    def receive(self, client: Client, most: int = BUFFER_SIZE) -> int | None:
+        """Read up to `most` bytes into `view` and return their number; 0 at end of file.
 
         None: there was nothing to read, or the connection is lost and the client is closed.
         """
         try:
-            return client.sock.recv_into(self.view)
+            return client.sock.recv_into(self.view, min(most, len(self.view)))
         except OSError as error:
             self.lost(client, error)
             return None
 
-    def echo(self, client: Client) -> bool:
+    def echo(self, client: Client, most: int = BUFFER_SIZE) -> bool:
         """Read and echo, as the hot loop does; return whether everything is sent."""
-        received = self.receive(client)
+        received = self.receive(client, most)
         if received is None:
             return False
         if not received:

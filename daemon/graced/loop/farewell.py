@@ -13,8 +13,11 @@ A client that cannot be served (`Acceptors.turn_away`), that remains at the dead
 
 from __future__ import annotations
 
+from array import array
+from fcntl import ioctl
 from select import EPOLLERR, EPOLLHUP, EPOLLIN
 from socket import MSG_PEEK
+from termios import FIONREAD
 
 from graced.loop.clients import RESTING
 from graced.loop.event_source import EventSource
@@ -22,11 +25,13 @@ from graced.loop.phase import (
     ANSWERED,
     FAREWELL_PENDING,
     FAREWELL_SENT,
+    GONE,
     INPUT_ENDED,
     NOT_TOLD,
     READ_PAUSED,
     REMINDING,
     TOLD,
+    WRITE_BLOCKED,
 )
 
 TYPE_CHECKING = False
@@ -50,6 +55,8 @@ class Farewell:
         self._handlers = clients.handlers
         self._says_end_of_file = self._farewell is None and clients.handlers is not None
         self._reminder = EventSource(REMINDING)
+        self._arrived: dict[Client, int] = {}
+        """Bytes that had arrived when the drain began, and are to be echoed before the farewell."""
 
     def drain(self) -> None:
         """Tell all clients that have been quiet for the gap; the others wait."""
@@ -57,6 +64,8 @@ class Farewell:
         for client in self._clients.present():
             if client.phase in RESTING:
                 self._tell(client)
+            elif client.phase == WRITE_BLOCKED:
+                self._count_arrived(client)
         for client in self._clients.waiting.drain():
             self._tell(client)
         if self._handlers:
@@ -68,9 +77,39 @@ class Farewell:
         elif self._farewell:
             if self._poller.now - client.last >= self._gap:
                 self._send(client)
+                return
+            self._count_arrived(client)
+            if client in self._arrived:
+                self._echo_arrived(client)
             else:
                 client.phase = FAREWELL_PENDING
                 self._poller.timers.schedule(client, client.last + self._gap)
+
+    def _count_arrived(self, client: Client) -> None:
+        """Note how many bytes of a client wait in the kernel: later bytes come after the farewell.
+
+        There are any only where the client sends faster than it reads.
+        """
+        if self._handlers or client.told or client in self._arrived:
+            return
+        waiting = array("i", [0])
+        ioctl(client.sock.fileno(), FIONREAD, waiting)
+        if waiting[0]:
+            self._arrived[client] = waiting[0]
+
+    def _echo_arrived(self, client: Client) -> None:
+        """Echo what had arrived, as the client takes it; the farewell comes a gap after the end."""
+        while rest := self._arrived.pop(client, 0):
+            before = client.echoed + len(client.unsent)
+            sent = self._clients.echo(client, rest)
+            if client.phase == GONE:
+                return
+            read = client.echoed + len(client.unsent) - before
+            if 0 < read < rest:
+                self._arrived[client] = rest - read
+            if read and not sent:
+                return
+        self._pause(client, FAREWELL_PENDING)
 
     def _end_input(self, client: Client) -> None:
         """Begin a lingering close, unless the first bytes of the client have come this moment."""
@@ -103,7 +142,7 @@ class Farewell:
         elif client.told == ANSWERED:
             self._clients.resume(client, self._clients.resting)
         elif self._clients.draining and self._farewell:
-            self._pause(client, FAREWELL_PENDING)
+            self._echo_arrived(client)
         elif self._clients.draining and self._says_end_of_file:
             self._clients.resume(client, self._clients.resting)
             self._end_input(client)

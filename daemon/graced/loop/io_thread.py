@@ -31,7 +31,8 @@ What makes the loop safe
 
 The farewell stands alone
     A client that compares a read with the farewell must find the farewell in a read of its own,
-    with no echo before or behind.  When the drain begins, all bytes that have arrived are echoed.
+    with no echo before or behind.  When the drain begins, all bytes that have arrived are echoed,
+    if need be as the client takes them; later bytes wait (`Farewell._arrived`).
     A client that has been quiet for the gap gets the farewell at once (FAREWELL_SENT).  Any other
     client is not read until the gap is over, and gets the farewell then (FAREWELL_PENDING).  The
     first bytes after the farewell stay in the kernel for the gap (READ_PAUSED): a client that sends

@@ -1,0 +1,67 @@
+"""A client that sends and does not read: all that had arrived is echoed before the farewell."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+
+from support import FAREWELL, PATIENCE, Graced
+
+BLOCK = bytes(range(32, 127)) * 690
+"""Of no bytes of which the farewell could be made by chance, but for its own letters in a row."""
+
+
+def stuff(sock: socket.socket) -> int:
+    """Send until the server takes no more; return how many bytes the server has acknowledged."""
+    sock.setblocking(False)
+    sent = 0
+    while True:
+        try:
+            sent += sock.send(BLOCK[sent % len(BLOCK) :])
+        except BlockingIOError:
+            # The kernel moves bytes for a moment after that: full is full when nothing moves.
+            before = unacknowledged(sock)
+            sock.setblocking(True)
+            sock.settimeout(0.3)
+            try:
+                sent += sock.send(BLOCK[sent % len(BLOCK) :])
+            except TimeoutError:
+                if unacknowledged(sock) == before:
+                    return sent - before
+            finally:
+                sock.setblocking(False)
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0])
+
+
+def read_to_farewell(sock: socket.socket) -> int:
+    """How many bytes of echo come before the farewell, each of which is right."""
+    sock.settimeout(PATIENCE)
+    echoed = 0
+    pattern = BLOCK + BLOCK
+    while True:
+        data = sock.recv(len(BLOCK))
+        assert data, f"the end after {echoed} bytes"
+        at = echoed % len(BLOCK)
+        if data == FAREWELL:
+            return echoed
+        assert data == pattern[at : at + len(data)], f"wrong after {echoed} bytes"
+        echoed += len(data)
+
+
+@pytest.mark.parametrize("path", [False, True], ids=["tcp", "unix"])
+def test_all_that_had_arrived_is_echoed_before_the_farewell(path: bool, tmp_path: Path) -> None:
+    listen = f"unix:{tmp_path}/socket" if path else "127.0.0.1:0"
+    with Graced("--grace", "20", listen=listen) as graced, graced.connect() as client:
+        acknowledged = stuff(client.sock)
+        graced.signal(SIGTERM)
+        graced.log.wait_for("closing in")
+        assert read_to_farewell(client.sock) >= acknowledged > 1024 * 1024 * (not path)
