@@ -112,6 +112,8 @@ class World:
         self.absent = LATE
         self.holds_name = False
         """Whether there is a listener of the name, which outlives the name itself."""
+        self.name_known = False
+        """Whether the name was there at some time since the process started."""
         self.started = time.monotonic()
         """When the process that serves was started."""
 
@@ -160,6 +162,7 @@ class World:
         if self.wanted:
             self.served = self.listen
         self.started = time.monotonic()
+        self.name_known = "named" not in self.absent
         serving = self.wanted and self.valid and "named" in self.served
         self.holds_name = serving and (self.holds_name or "named" not in self.absent)
 
@@ -216,6 +219,7 @@ class World:
             self.machine.inside(_add_alias)
         else:
             self.machine.write("/etc/hosts", f"{HOSTS}127.0.0.1 late.example\n")
+            self.name_known = True
         self.absent -= {name}
 
     def take_away(self, name: str) -> None:
@@ -350,7 +354,7 @@ class World:
             return f"{listed} are not served"
         if len(listed) + int(found[2] or 0) != sight.listeners:
             return "it serves other addresses"
-        waits = "named" in self.served and "named" in self.absent
+        waits = "named" in self.served and not self.name_known
         return "" if waits == ("waiting for" in status) else f"waiting is {waits}"
 
     def await_count(self) -> None:

@@ -109,12 +109,13 @@ def test_stop_does_not_wait_for_name(resolver: Resolver, store: FdStore) -> None
         assert graced.wait() == 0
 
 
-def test_restart_needs_no_resolver(resolver: Resolver, store: FdStore) -> None:
+@pytest.mark.parametrize("others", [[], [f"127.0.0.1:{PORT + 1}"]], ids=["alone", "beside its own host"])
+def test_restart_needs_no_resolver(resolver: Resolver, store: FdStore, others: list[str]) -> None:
     """Inherited listeners are used before anything is resolved."""
     resolver.knows("127.0.0.1")
-    with NamedGraced(
-        resolver, listen=f"{NAME}:{PORT}", env=store.environment | LEFT_TO_THE_KERNEL
-    ) as graced:
+    listen = [f"{NAME}:{PORT}", *others]
+    env = store.environment | LEFT_TO_THE_KERNEL
+    with NamedGraced(resolver, listen=listen, env=env) as graced:
         client = graced.served()
         client.echo(b"before")
         # The name server dies, and so the preflight and the next start know nothing.
@@ -125,7 +126,7 @@ def test_restart_needs_no_resolver(resolver: Resolver, store: FdStore) -> None:
         client,
         NamedGraced(
             resolver,
-            listen=f"{NAME}:{PORT}",
+            listen=listen,
             env=store.environment,
             before=PASS,
             pass_fds=store.descriptors,

@@ -66,13 +66,13 @@ def resolve(
     if unresolved is not None:
         late = {n for n, address in enumerate(addresses) if is_name(address)}
     found = {n: socket_addresses(each) for n, each in enumerate(addresses) if n not in late}
-    others = {(family, name[0]) for places in found.values() for family, name in places}
+    others = {(family, name[0], addresses[n].port) for n in found for family, name in found[n]}
     with _impatience():
         for n in late:
             address = addresses[n]
             # A resolver that is dead must not hold up a restart.
-            old = inherited.at(address.port)
-            found[n] = [(family, name) for family, name in old if (family, name[0]) not in others]
+            old = inherited.at(port := address.port)
+            found[n] = [(fam, name) for fam, name in old if (fam, name[0], port) not in others]
             complete = False
             if not found[n]:
                 try:
