@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from pathlib import Path
-from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, Signals
+from signal import (
+    SIGCHLD,
+    SIGHUP,
+    SIGINT,
+    SIGPIPE,
+    SIGQUIT,
+    SIGTERM,
+    SIGURG,
+    SIGUSR1,
+    SIGUSR2,
+    SIGXFSZ,
+    Signals,
+)
+from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 
@@ -36,6 +50,37 @@ def test_ignored_signal_changes_nothing(kind: Kind, signum: Signals) -> None:
         client.close()
         assert graced.wait() == 0
         assert not graced.log.count(signum.name)
+
+
+@KINDS
+@pytest.mark.parametrize("signum", [SIGPIPE, SIGCHLD, SIGXFSZ, SIGURG], ids=lambda each: each.name)
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_signal_that_is_not_ours_may_be_ignored(kind: Kind, signum: Signals, handler: str) -> None:
+    with kind("--handler", handler, before=ignoring(signum)) as graced:
+        with graced.served() as client:
+            client.sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+            client.send(b"gone, with a reset")
+        graced.log.wait_for("<6>closing connection")
+        with graced.served() as client:
+            graced.signal(SIGTERM)
+            client.expect_farewell_alone()
+            client.close()
+            assert graced.wait() == 0
+
+
+@KINDS
+@pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
+def test_mask_of_the_caller_blocks_nothing(kind: Kind, handler: str) -> None:
+    """A program that waits for signals in one thread starts others with all of them blocked."""
+    before = "import signal\nsignal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())"
+    with kind("--handler", handler, before=before) as graced, graced.served() as client:
+        graced.signal(SIGUSR1)
+        graced.log.wait_for("<6>serving: 1 client now")
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        graced.signal(SIGINT)
+        client.expect_end()
+        assert graced.wait() == 0
 
 
 @KINDS

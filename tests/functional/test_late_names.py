@@ -109,7 +109,9 @@ def test_stop_does_not_wait_for_name(resolver: Resolver, store: FdStore) -> None
         assert graced.wait() == 0
 
 
-@pytest.mark.parametrize("others", [[], [f"127.0.0.1:{PORT + 1}"]], ids=["alone", "beside its own host"])
+@pytest.mark.parametrize(
+    "others", [[], [f"127.0.0.1:{PORT + 1}"]], ids=["alone", "beside its own host"]
+)
 def test_restart_needs_no_resolver(resolver: Resolver, store: FdStore, others: list[str]) -> None:
     """Inherited listeners are used before anything is resolved."""
     resolver.knows("127.0.0.1")

@@ -8,7 +8,7 @@ import re
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP, SIGTERM, SIGUSR1
@@ -226,7 +226,7 @@ for target, fd in enumerate(map(int, os.environ.pop("PASSED").split()), 3):
 
 
 @contextmanager
-def passed(*sockets: socket.socket) -> Iterator[tuple[dict[str, str], list[int]]]:
+def passed(*sockets: socket.socket | int) -> Iterator[tuple[dict[str, str], list[int]]]:
     """What the environment says of sockets that are passed, and their descriptors."""
     # High, where those of the program that is started cannot be in the way.
     copies = [fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 100) for sock in sockets]
@@ -297,6 +297,39 @@ def test_passed_nonsense_is_refused(number: str, complaint: str) -> None:
         found = run_graced("--config", "/dev/null", before=PASS, env=env, pass_fds=fds)
     assert found.returncode == 69
     assert found.stderr == f"graced: {complaint}\n"
+
+
+def fifo(directory: Path) -> int:
+    path = directory / "fifo"
+    os.mkfifo(path)
+    return os.open(path, os.O_RDWR)
+
+
+@pytest.mark.parametrize(
+    "make", [fifo, lambda directory: os.open(directory, os.O_RDONLY), lambda _: os.eventfd(0)]
+)
+def test_passed_descriptor_of_another_kind_is_refused(
+    make: Callable[[Path], int], tmp_path: Path
+) -> None:
+    made = make(tmp_path)
+    with passed(made) as (env, fds):
+        os.close(made)
+        found = run_graced("--config", "/dev/null", before=PASS, env=env, pass_fds=fds)
+    assert found.returncode == 69
+    complaint = "passed descriptor 3 is no socket: Socket operation on non-socket"
+    assert found.stderr == f"graced: {complaint}\n"
+
+
+def test_listener_that_is_passed_twice_is_served(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as sock,
+        passed(sock, sock) as (env, fds),
+        Graced(env=env, pass_fds=fds, before=PASS) as graced,
+        graced.served() as client,
+    ):
+        client.echo(b"hello")
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import socketserver
+import sys
 import threading
 import time
 from typing import Any
@@ -39,6 +40,12 @@ class ShoutingHandler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         for line in self.rfile:
             self.wfile.write(line.upper())
+
+
+class PatientHandler(ShoutingHandler):
+    """Has the timeout of `socketserver.StreamRequestHandler`."""
+
+    timeout = 600
 
 
 class GreetingHandler(socketserver.BaseRequestHandler):
@@ -128,3 +135,23 @@ class CallingHandler(socketserver.BaseRequestHandler):
             sent = 0
             while sent < len(data):
                 sent += self.request.send(data[sent:], socket.MSG_NOSIGNAL)
+
+
+class UnspeakableError(Exception):
+    """What a client says, as the text of an exception."""
+
+
+class QuotingHandler(socketserver.BaseRequestHandler):
+    """Fails with the words of its client, and after a number with as many frames."""
+
+    def handle(self) -> None:
+        data = self.request.recv(1 << 20)
+        if data.isdigit():
+            sys.setrecursionlimit(int(data) + 1000)
+            self.fail(int(data))
+        raise UnspeakableError(data.decode("utf-8", "surrogateescape"))
+
+    def fail(self, depth: int) -> None:
+        if not depth:
+            raise UnspeakableError("at the bottom")
+        self.fail(depth - 1)

@@ -14,6 +14,7 @@ from graced.log import events
 from graced.loop.client import Client
 from graced.loop.phase import GONE
 from graced.sockets import closing
+from graced.sockets.accepted import KeepAlive, set_up_inherited
 from graced.sockets.address import format_address, plain_host
 from graced.sockets.closing import is_at_its_end
 from graced.sockets.inherited_listeners import InheritedListeners
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 class Inherited:
     """Listening sockets and clients of the last process.  Main thread only."""
 
-    def __init__(self, passed: Sequence[tuple[int, str]]) -> None:
+    def __init__(
+        self, passed: Sequence[tuple[int, str]], keepalive: KeepAlive | None = None
+    ) -> None:
         """`passed`: descriptors with names, in the order of the service manager."""
         self.names: set[str] = set()
         """The names of the descriptors that graced has in the store."""
@@ -67,6 +70,9 @@ class Inherited:
         else:
             self.clients = [client for client in map(_recognise, mirrored) if client]
             self.counts = (len(self.clients), 0)
+        for client in self.clients:
+            if keepalive and client.sock.family != AF_UNIX:
+                set_up_inherited(client.sock, keepalive)
 
     def retire_listeners(self) -> list[Client]:
         """Close the listening sockets that no address has taken.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from types import SimpleNamespace
 
 _MILLISECONDS = 1000
@@ -23,6 +24,21 @@ class KeepAlive(SimpleNamespace):
     """Probes without an answer after which the connection has failed."""
     user_timeout: float = 180.0
     """Time that sent bytes may stay without an acknowledgement; 0: the kernel decides."""
+
+
+def set_up_inherited(sock: socket.socket, keepalive: KeepAlive) -> None:
+    """Set the same on a client of the last process, whose configuration or version was another.
+
+    A client that has gone is left alone: the I/O thread finds that out.
+    """
+    timeout = round(keepalive.user_timeout * _MILLISECONDS)
+    with suppress(OSError):
+        if (
+            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) != timeout
+            or bool(keepalive.idle) != bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            or sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) != round(keepalive.idle)
+        ):
+            set_up_clients(sock, keepalive)
 
 
 def set_up_clients(sock: socket.socket, keepalive: KeepAlive) -> None:

@@ -19,6 +19,7 @@ from graced.handover.snapshot import encode
 from graced.log import events
 from graced.loop.client import Client
 from graced.loop.phase import GONE
+from graced.sockets.accepted import KeepAlive
 
 FROZEN = 12.5
 COUNTS = (70, 700)
@@ -323,3 +324,20 @@ def test_descriptor_that_is_not_there_is_ignored() -> None:
     os.close(missing)
     found = Inherited([(missing, LISTENERS), (missing, CLIENTS), (missing, UNKNOWN)])
     assert (found.clients, found.listeners.sockets) == ([], [])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_client_gets_the_keepalive_of_this_configuration(
+    stack: ExitStack, last: LastProcess, kind: str
+) -> None:
+    """The last process had another configuration, or was of a version without keepalive."""
+    client, _ = last.client(kind)
+    last.clients([client], encode([client], FROZEN, COUNTS))
+    (ours,) = Inherited(last.passed, KeepAlive(idle=7, user_timeout=9)).clients
+    stack.enter_context(ours.sock)
+    if kind != "unix":
+        sock = ours.sock
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9000
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
