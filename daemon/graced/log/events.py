@@ -68,7 +68,7 @@ STOPPED = Event(
 HANDLERS_BUSY = Event(
     "42defef74ef347feb42c0f91b8517f78",
     WARNING,
-    "all %(handlers:handler thread)s are in use, further clients wait",
+    "no handler thread is free of %(handlers)d, further clients wait",
 )
 SETTLING = Event(
     "1a246bab515f4e10bfaad1e0602496ce",

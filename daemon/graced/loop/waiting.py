@@ -53,8 +53,8 @@ class Waiting:
 
     @property
     def number(self) -> int:
-        """The number of clients that wait.  Any thread may read."""
-        return len(self._queue)
+        """The number of clients that wait and are counted.  Any thread may read."""
+        return len(self._queue) - self._uncounted
 
     def start_or_wait(self, client: Client) -> None:
         """Start the handler of a registered client, or let the client wait."""
