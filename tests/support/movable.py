@@ -39,3 +39,15 @@ class ForgetfulHandler(socketserver.BaseRequestHandler):
 
     handle = CountingHandler.handle
     number = 0
+
+
+class OtherHandler(CountingHandler):
+    """Has a farewell, and would misunderstand the state of any other."""
+
+    farewell = b"SHUTDOWN"
+
+    def save(self) -> bytes:
+        return b"other %d" % self.number
+
+    def restore(self, state: bytes) -> None:
+        self.number = int(state.removeprefix(b"other "))

@@ -80,18 +80,21 @@ def refuse(settings: Settings) -> None:
         passed = activation.passed(os.environ, os.getpid())
         if passed:
             log = writer.open_log(settings.level, sinks.sink_for(detached=False))
-            Inherited(passed).turn_away(_last_words(settings, os.environ))
+            inherited = Inherited(passed)
+            inherited.turn_away(_last_words(settings, os.environ, inherited))
             log.stop()
 
 
-def _last_words(settings: Settings, environ: Mapping[str, str]) -> bytes:
-    """The farewell that the clients understand; empty: none is known.
+def _last_words(settings: Settings, environ: Mapping[str, str], inherited: Inherited) -> bytes:
+    """The farewell that the inherited clients understand; empty: none is known.
 
-    Any text could be wrong in the protocol of a handler that cannot be imported.
+    Any text could be wrong in the protocol of a handler that cannot be imported, or of another.
     """
     try:
         handler = handler_path.find(settings, environ)
     except GracedError:
+        return b""
+    if inherited.is_of_another(registry.name_of(handler)):
         return b""
     return (handler.farewell or b"") if handler else settings.farewell
 
@@ -158,12 +161,13 @@ class Service:
         if self._inherited:
             for each in self._claims.listeners:
                 self._inherited.listeners.give_back_or_close(each)
-            self._inherited.turn_away(_last_words(self._settings, self._launch.environment))
+            words = _last_words(self._settings, self._launch.environment, self._inherited)
+            self._inherited.turn_away(words)
 
     def turn_away_unstored(self) -> None:
         """Tell the inherited clients that the next try to start would not find."""
         if self._inherited:
-            words = _last_words(self._settings, self._launch.environment)
+            words = _last_words(self._settings, self._launch.environment, self._inherited)
             self._inherited.turn_away_unstored(words)
 
     def serve_detached(self, foreign: frozenset[int]) -> int:
@@ -230,7 +234,7 @@ class Service:
                     # The kernel counts references, and would count each client twice.
                     mirror.close()
                     self._store.release(MIRRORED)
-                supervisor.hand_over_clients(self._store)
+                supervisor.hand_over_clients(self._store, registry.name_of(self._handler))
                 self._disown_paths()
             self._claims.stop()
             supervisor.drain(signum)
@@ -262,6 +266,7 @@ class Service:
             # The state of a blocking handler has gone with its process.
             for client in inherited.clients:
                 client.counted = False
+        inherited.expect_handler(registry.name_of(self._handler))
         server.restore_counts(inherited.counts)
         count = sum(client.counted for client in inherited.clients)
         waited = round(1000 * (monotonic() - inherited.frozen))

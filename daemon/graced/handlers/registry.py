@@ -51,6 +51,8 @@ class Handler(SimpleNamespace):
     """A blocking handler, with the attributes of its class."""
 
     factory: type[BaseRequestHandler]
+    name: str
+    """Tells its saved state from that of another handler: module and class, as Python has them."""
     farewell: bytes | None
     """None: no farewell is declared, or a method of the handler returns it."""
     greets: bool
@@ -64,6 +66,11 @@ _BUILT_IN = {"echo-threaded": "graced.handlers.echo:EchoHandler"}
 def is_built_in(name: str) -> bool:
     """Whether `name` is a handler of graced."""
     return name == ECHO or name in _BUILT_IN
+
+
+def name_of(handler: Handler | None) -> str:
+    """The name of a handler; None: of the stream handler."""
+    return handler.name if handler else ECHO
 
 
 def find(name: str, farewell: bytes, *, written: bool = True) -> Handler | None:
@@ -94,6 +101,7 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler | None:
         raise ConfigError(f"handler {name!r} cannot save() what its rfile has read ahead")
     made = _movable(factory) if movable else factory
     return Handler(
+        name=ECHO if built_in else f"{factory.__module__}:{factory.__qualname__}",
         factory=_speaking(made) if speaks else made,
         farewell=own if own or built_in else None,
         greets=bool(getattr(factory, "greets", False)),

@@ -87,12 +87,16 @@ class FdStore:
             self._notifier.flush(SETTLE_TIMEOUT)
 
     def hand_over(
-        self, clients: Sequence[Client], frozen: float, counts: tuple[int, int]
+        self,
+        clients: Sequence[Client],
+        frozen: float,
+        counts: tuple[int, int],
+        handler: str = "",
     ) -> list[Client]:
         """Store clients for the next process; return the clients for which there is no room.
 
         `frozen`: the monotonic time from which on no process serves the clients.  `counts`: clients
-        admitted and bytes echoed so far, which the next process adds to.
+        admitted and bytes echoed so far, which the next process adds to.  `handler`: its name.
         """
         stored: Sequence[Client] | None = None
         if self._reason:
@@ -106,7 +110,7 @@ class FdStore:
                 with open(os.memfd_create(CLIENTS, os.MFD_CLOEXEC), "wb") as state:
                     packed = _pack(self._bundle, state.fileno(), clients)
                     if packed is not None:
-                        state.write(encode(packed, frozen, counts))
+                        state.write(encode(packed, frozen, counts, handler))
                         state.flush()
                         stored = packed
             except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from socket import AF_UNIX, socket
+from socket import AF_UNIX, MSG_PEEK, socket
 from time import monotonic
 
 from graced.handover.fd_bundle import keeps_descriptors, unpack
@@ -12,7 +12,7 @@ from graced.handover.fdstore import CLIENTS, LISTENERS, MIRRORED, PREFIX
 from graced.handover.snapshot import SnapshotError, decode
 from graced.log import events
 from graced.loop.client import Client
-from graced.loop.phase import GONE
+from graced.loop.phase import GONE, TOLD
 from graced.sockets import closing
 from graced.sockets.accepted import KeepAlive, set_up_inherited
 from graced.sockets.address import format_address, plain_host
@@ -42,6 +42,8 @@ class Inherited:
         handed over nothing, because of a crash for example."""
         self.counts = (0, 0)
         """Clients admitted and bytes echoed by the processes before."""
+        self.handler: str | None = None
+        """The handler that the clients have talked to; None: unknown."""
         self.in_store = True
         """Whether the store still has all clients, for another try to start."""
         listeners: list[socket] = []
@@ -86,6 +88,25 @@ class Inherited:
                 client.counted = False
                 clients.append(client)
         return clients
+
+    def is_of_another(self, handler: str) -> bool:
+        """Whether the clients are known to have talked to another handler."""
+        return self.handler not in {None, handler}
+
+    def expect_handler(self, handler: str) -> None:
+        """Let clients of another handler be turned away, with end of file: its words are unknown.
+
+        A client that has not said or heard anything is served: it cannot tell the difference.
+        """
+        if not self.is_of_another(handler):
+            return
+        others = [client for client in self.clients if not _is_new(client)]
+        for client in others:
+            client.counted = False
+            client.told = TOLD
+        if others:
+            reason = f"their handler was {self.handler}, and is {handler} now"
+            events.NOT_INHERITED(reason=reason)
 
     def turn_away(self, farewell: bytes) -> None:
         """Send all clients their unsent bytes and the farewell; no process will serve the clients.
@@ -132,7 +153,20 @@ class Inherited:
                 snapshot.clients,
                 snapshot.counts,
             )
+            self.handler = snapshot.handler
             _close(set(connections) - {client.sock for client in self.clients})
+
+
+def _is_new(client: Client) -> bool:
+    """Whether client and server have not exchanged a byte."""
+    if client.saved is not None or client.unsent or client.echoed:
+        return False
+    try:
+        return not client.sock.recv(1, MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def _turn_away(clients: Iterable[Client], farewell: bytes) -> None:

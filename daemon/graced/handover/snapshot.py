@@ -5,8 +5,9 @@ bytes were echoed; the snapshot does.  The kernel gives each socket a cookie and
 again (socket(7), SO_COOKIE), which matches a socket with its state.  Times are monotonic, by the
 same clock for all processes until the next boot.
 
-The counts of the process follow the clients.  A reader of release 0.1 ignores bytes there, and a
-snapshot of release 0.1 ends before them, so either release reads a snapshot of the other.
+The counts of the process follow the clients, and the name of the handler follows the counts.  A
+reader of release 0.1 ignores bytes there, and a snapshot of release 0.1 ends before them, so either
+release reads a snapshot of the other.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _CLIENT = struct.Struct("=QddQQHIi")
 saved or -1"""
 _COUNTS = struct.Struct("=QQ")
 """clients admitted, bytes echoed"""
+_NAME = struct.Struct("=H")
+"""bytes of the name of the handler"""
 
 
 class SnapshotError(Exception):
@@ -42,15 +45,23 @@ class SnapshotError(Exception):
 class Snapshot:
     """What was read from a snapshot."""
 
-    __slots__ = ("clients", "counts", "frozen")
+    __slots__ = ("clients", "counts", "frozen", "handler")
 
-    def __init__(self, frozen: float, clients: list[Client], counts: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        frozen: float,
+        clients: list[Client],
+        counts: tuple[int, int],
+        handler: str | None = None,
+    ) -> None:
         self.frozen = frozen
         """Monotonic time from which on no process has served the clients."""
         self.clients = clients
         """The clients whose sockets are there."""
         self.counts = counts
         """Clients admitted and bytes echoed by all processes so far."""
+        self.handler = handler
+        """The handler that the clients have talked to; None: the last process has not said."""
 
 
 def cookie(sock: socket) -> int:
@@ -58,7 +69,9 @@ def cookie(sock: socket) -> int:
     return int.from_bytes(sock.getsockopt(_SOL_SOCKET, SO_COOKIE, 8), "little")
 
 
-def encode(clients: Iterable[Client], frozen: float, counts: tuple[int, int]) -> bytes:
+def encode(
+    clients: Iterable[Client], frozen: float, counts: tuple[int, int], handler: str = ""
+) -> bytes:
     """Write a snapshot; the arguments are as in `Snapshot`.  Raises `OSError`."""
     parts = []
     for client in clients:
@@ -79,7 +92,8 @@ def encode(clients: Iterable[Client], frozen: float, counts: tuple[int, int]) ->
             client.saved or b"",
         ]
     head = _HEAD.pack(frozen, len(parts) // 4)
-    return b"".join([_MAGIC, head, *parts, _COUNTS.pack(*counts)])
+    name = handler.encode("utf-8", "surrogateescape")
+    return b"".join([_MAGIC, head, *parts, _COUNTS.pack(*counts), _NAME.pack(len(name)), name])
 
 
 class _Reader:
@@ -131,4 +145,8 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
     if not reader.at_end:
         admitted, total = reader.unpack(_COUNTS)
         counts = (admitted, total)
-    return Snapshot(frozen, clients, counts)
+    handler = None
+    if not reader.at_end:
+        (size,) = reader.unpack(_NAME)
+        handler = reader.take(size).decode("utf-8", "surrogateescape")
+    return Snapshot(frozen, clients, counts, handler)

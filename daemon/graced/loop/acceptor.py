@@ -317,8 +317,9 @@ class Acceptors:
         Bytes that the kernel does not take at once are dropped.  The client lingers: closing now
         would send RST if input is unread, and RST destroys bytes that the client has not read.
         """
+        farewell = b"" if client.told else self._policy.farewell or b""
         client.told = TOLD
-        last_words = client.unsent + (self._policy.farewell or b"")
+        last_words = client.unsent + farewell
         client.unsent = b""
         try:
             self._poller.register(client.sock.fileno(), client, EPOLLIN)

@@ -200,10 +200,11 @@ class Supervisor:
                 return signum
         return None
 
-    def hand_over_clients(self, store: FdStore) -> None:
+    def hand_over_clients(self, store: FdStore, handler: str = "") -> None:
         """Hand clients over to the next start; clients without room in `store` remain.
 
-        All clients remain where an I/O thread does not answer.
+        `handler`: the name of their handler.  All clients remain where an I/O thread does not
+        answer.
         """
         self._handed_over = True
         self._notifier.status("handing over", FREEZE_TIMEOUT + EXTEND_TIMEOUT)
@@ -213,7 +214,7 @@ class Supervisor:
         except StuckError as error:
             events.CANNOT_HAND_OVER(reason=error)
             frozen = []
-        remaining = store.hand_over(frozen, frozen_at, self._server.counts)
+        remaining = store.hand_over(frozen, frozen_at, self._server.counts, handler)
         close_quickly(client.sock for client in frozen[: len(frozen) - len(remaining)])
         if remaining:
             self._server.adopt(remaining)

@@ -53,7 +53,11 @@ def test_attributes_of_handler(
 ) -> None:
     plugin.Mine = type("Mine", (TutorialHandler,), attributes)
     assert registry.find("a_plugin:Mine", FAREWELL) == Handler(
-        factory=plugin.Mine, farewell=farewell, greets=greets, movable=False
+        name=f"{__name__}:Mine",
+        factory=plugin.Mine,
+        farewell=farewell,
+        greets=greets,
+        movable=False,
     )
 
 

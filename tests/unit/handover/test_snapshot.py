@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graced.handover.snapshot import _COUNTS, SnapshotError, cookie, decode, encode
+from graced.handover.snapshot import _COUNTS, _NAME, SnapshotError, cookie, decode, encode
 from graced.loop.client import Client
 from graced.loop.phase import GONE, NOT_TOLD
 
@@ -166,7 +166,8 @@ def test_socket_without_a_state_is_left_out(crowd: Crowd) -> None:
 def test_snapshot_that_is_cut_off_is_refused(last: Known) -> None:
     with Crowd(SOMEBODY, last) as crowd:
         data = encode(crowd.clients, 1.0, COUNTS)
-        for length in set(range(len(data))) - {len(data) - _COUNTS.size}:
+        without_name = len(data) - _NAME.size
+        for length in set(range(len(data))) - {without_name, without_name - _COUNTS.size}:
             with pytest.raises(SnapshotError):
                 decode(data[:length], crowd.sockets, GONE)
 
@@ -199,14 +200,15 @@ def test_damaged_snapshot_is_refused_or_read(damage: bytes, at: int) -> None:
 
 def test_snapshot_of_release_0_1_has_the_counts_of_its_clients(crowd: Crowd) -> None:
     """It ends after the clients."""
-    data = encode(crowd.clients, 1.0, COUNTS)[: -_COUNTS.size]
+    data = encode(crowd.clients, 1.0, COUNTS)[: -_COUNTS.size - _NAME.size]
     found = decode(data, crowd.sockets, GONE)
     assert found.counts == (3, 3 * SOMEBODY.echoed)
     assert known(found.clients) == known(crowd.clients)
 
 
 def test_bytes_of_a_later_release_are_ignored(crowd: Crowd) -> None:
-    data = encode(crowd.clients, 1.0, COUNTS) + b"of a later release"
+    data = encode(crowd.clients, 1.0, COUNTS, "shout:Shout") + b"of a later release"
     found = decode(data, crowd.sockets, GONE)
     assert found.counts == COUNTS
+    assert found.handler == "shout:Shout"
     assert known(found.clients) == known(crowd.clients)
