@@ -50,7 +50,7 @@ HANDLER_FREEZE_TIMEOUT = 2.0
 class Blocking:
     """Blocking handlers: the function that runs a handler, and the options of the handlers."""
 
-    __slots__ = ("greet", "max_threads", "movable", "new_pool", "run")
+    __slots__ = ("greet", "max_threads", "movable", "new_pool", "on_restored", "run")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Blocking:
         movable: bool = False,
         max_threads: int = 256,
         new_pool: Callable[..., HandlerPool] = HandlerPool,
+        on_restored: Callable[[], None] = lambda: None,
     ) -> None:
         self.run = run
         self.greet = greet
@@ -70,6 +71,8 @@ class Blocking:
         """Handlers that run at once; further clients wait."""
         self.new_pool = new_pool
         """Creates the pool, from the arguments of `HandlerPool`."""
+        self.on_restored = on_restored
+        """Called when all handlers have restored their state, before any goes on."""
 
 
 def default_io_threads() -> int:
@@ -126,6 +129,7 @@ class Server:
                 stall_timeout=policy.stall_timeout,
                 on_close=self._leave,
                 on_free=self._start_waiting,
+                on_restored=blocking.on_restored,
             )
         self.io_threads = [
             IOThread(
@@ -232,6 +236,8 @@ class Server:
         """Give clients to the I/O threads; the queue gets an item of each thread that has them."""
         done: SimpleQueue[None] = SimpleQueue()
         number = len(self.io_threads)
+        if self.pool and any(client.saved is not None for client in clients):
+            self.pool.restoring.begin()
         for index, thread in enumerate(self.io_threads):
             thread.adopt(clients[index::number], partial(done.put, None))
         return done
@@ -240,6 +246,8 @@ class Server:
         with suppress(Empty):
             for _ in self.io_threads:
                 done.get(timeout=timeout)
+        if self.pool:
+            self.pool.restoring.all_started()
 
     # Changes, for the main thread.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graced.handlers.hooks import run_hook
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
 from graced.server import Blocking, Server, default_io_threads
@@ -39,6 +40,7 @@ def build(
             greet=handler.greets,
             movable=handler.movable,
             max_threads=settings.max_handler_threads,
+            on_restored=lambda: run_hook(handler.factory, "restored", server),
         )
     server = Server(
         listeners,

@@ -28,16 +28,15 @@ read says goodbye itself before it waits.
 from __future__ import annotations
 
 import os
-import select
 import socket
 from contextlib import suppress
-from threading import Thread
-from time import sleep
+from weakref import ref
 
+from graced.handlers.goodbye import GoodbyeSocket, Stage
 from graced.handlers.lineage import Lineage
-from graced.handlers.rest import NotedSocket, unread
+from graced.handlers.reader import Reader
 from graced.sockets.blocked_read import is_known
-from graced.sockets.closing import end_both_ways, end_input, is_at_its_end
+from graced.sockets.closing import end_both_ways
 from graced.sockets.elsewhere import cookie
 from graced.sockets.tcp_info import tcp_info
 from graced.sockets.timeout import set_timeout
@@ -45,28 +44,9 @@ from graced.sockets.timeout import set_timeout
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 
-class Stage:
-    """The progress of the goodbye on one connection, as a number that only grows.
-
-    Plain numbers: a comparison is made for each read and write of a Unix socket.
-    """
-
-    ACTIVE = 0
-    """No goodbye is due."""
-    PENDING = 1
-    """The goodbye is due as soon as the client is at rest."""
-    FAREWELL_SENT = 2
-    """The client has the farewell; the next write of the handler waits for the gap."""
-    ANSWERED = 3
-    """The handler has written after the farewell, and is served as before."""
-    INPUT_ENDED = 4
-    """The handler hears end of file."""
-
-
-RETRY = 0.25
-"""Seconds until the next look at a client that was quiet and not at rest."""
 _FREEZE_TIMEOUT = 0.000_001
 """Seconds that a read of a frozen handler waits."""
 
@@ -79,7 +59,7 @@ class FreezeInterrupt(BaseException):
     """
 
 
-class HandlerSocket(NotedSocket):
+class HandlerSocket(GoodbyeSocket):
     """A connected stream socket over which the server can say goodbye at any time.
 
     Any thread may call the methods of the section "For the server" and read `silence`; everything
@@ -87,17 +67,16 @@ class HandlerSocket(NotedSocket):
     """
 
     __slots__ = (
-        "_farewell",
-        "_gap",
+        "_captured",
         "_is_shut",
-        "_stage",
-        "_unsent",
+        "_unmuted",
         "_written_before",
         "detached",
-        "gone",
         "lineage",
+        "only_writes",
+        "reads_carefully",
         "saved",
-        "words",
+        "wait_for_others",
     )
 
     def __init__(
@@ -108,13 +87,15 @@ class HandlerSocket(NotedSocket):
         `farewell`: None: none is declared; empty: the server says nothing at all.  `gap`: seconds.
         `told`: whether the client had the farewell before it had a handler.
         """
-        super().__init__(sock)
+        super().__init__(sock, farewell, gap, told=told)
         self.saved: bytes | None = None
         """The saved state of a handler, on the way from one process to the next."""
-        self.words: Callable[[], bytes | None] | None = None
-        """The method of the handler that returns the farewell of this client, or says it."""
-        self.gone = 0
-        """The cookie of the connection, when the handler has detached or closed this object."""
+        self.only_writes = False
+        """Whether the handler saves its state before a write, because it never reads."""
+        self.reads_carefully = False
+        """Whether `makefile` returns files that lose no byte when a read is interrupted."""
+        self.wait_for_others: Callable[[], None] | None = None
+        """Waits until the handlers of all inherited clients have restored their state."""
         self.detached = False
         """Whether the handler has taken the descriptor away."""
         self.lineage = Lineage()
@@ -123,11 +104,6 @@ class HandlerSocket(NotedSocket):
         """Whether the handler has ended the connection, for its children too."""
         info = tcp_info(self)
         self._written_before = info.written if info else 0
-        self._farewell = farewell
-        self._unsent = farewell or b""
-        """The end of the farewell that the kernel has not taken yet."""
-        self._gap = gap
-        self._stage = Stage.ANSWERED if told else Stage.ACTIVE
         # Where we could not see later that a read waits, calls are noted from the beginning.
         if info and not told and (not farewell or is_known()):
             self.__class__ = DirectSocket
@@ -158,6 +134,22 @@ class HandlerSocket(NotedSocket):
         self.__class__ = FreezingSocket
         self._limit_reads(_FREEZE_TIMEOUT)
 
+    def mute(self) -> None:
+        """Send nothing that the handler writes, until `unmute`.  Before the handler starts."""
+        self._unmuted = type(self)
+        self.__class__ = MutedSocket
+
+    def unmute(self) -> None:
+        """Send what the handler writes from now on.  Any thread may call."""
+        if type(self) is MutedSocket:
+            self.__class__ = self._unmuted  # type: ignore[assignment]
+            if self._stage != Stage.ACTIVE:
+                self._note_calls()
+
+    def _note_calls(self) -> None:
+        if type(self) is DirectSocket:
+            self.__class__ = HandlerSocket  # type: ignore[assignment]
+
     def thaw(self) -> None:
         """Let the handler go on in this process.  Any thread may call."""
         self.__class__ = HandlerSocket
@@ -173,159 +165,38 @@ class HandlerSocket(NotedSocket):
         """Whether the handler is to save its state at its next read."""
         return type(self) is FreezingSocket
 
-    def begin_drain(self) -> None:
-        """Say goodbye as soon as the client is at rest.  Any thread may call."""
-        if self._stage == Stage.ACTIVE and self._farewell != b"":
-            if type(self) is DirectSocket:
-                self.__class__ = HandlerSocket  # type: ignore[assignment]
-            self._to_read = unread(self)
-            self._stage = Stage.PENDING
-
-    def say_goodbye(self) -> float:
-        """Say goodbye if the client is at rest.  Any thread may call; the call does not wait.
-
-        Return the seconds after which the client may be at rest; 0: there is nothing more to do.
-        """
-        if self._stage != Stage.PENDING or self.gone:
-            return 0.0
-        wait = self._gap - self.silence
-        if wait > 0:
-            return wait
-        if not (self._may_be_told and self._write_lock.acquire(blocking=False)):
-            return RETRY
-        try:
-            if self.words:
-                # The method may wait, and must not make other clients wait.
-                Thread(target=self._tell, name="farewell", daemon=True).start()
-            else:
-                self._tell()
-        finally:
-            self._write_lock.release()
-        return RETRY if self._stage == Stage.PENDING else 0.0
-
-    def tell_at_deadline(self) -> bool:
-        """Send a declared farewell to a client at rest, without a gap; return False if in vain.
-
-        Any thread may call.
-        """
-        self.begin_drain()
-        if not (self._stage == Stage.PENDING and self._farewell):
-            return True
-        if not (self._may_be_told and self._write_lock.acquire(blocking=False)):
-            return False
-        try:
-            self._tell()
-        finally:
-            self._write_lock.release()
-        return True
-
     def end(self) -> None:
         """End the connection, for the handler too.  Any thread may call."""
         # No call of the handler waits for the gap any more.
         self._stage = Stage.INPUT_ENDED
         end_both_ways(self)
 
-    @property
-    def _may_be_told(self) -> bool:
-        """Whether the client is at rest, and no answer is under way.
-
-        Where no handler has started, no answer is under way, whatever the client has sent.
-        """
-        if self.thread is None and self._farewell:
-            return True
-        return self.is_at_rest and (self.handler_waits or not self._speaks)
-
-    @property
-    def _speaks(self) -> bool:
-        """Whether the goodbye is bytes, and not only end of file."""
-        return bool(self._farewell or self.words)
-
-    def _tell(self) -> None:
-        with self._write_lock:
-            if self.words and self._stage == Stage.PENDING:
-                self._ask_handler(self.words)
-            if self._stage != Stage.PENDING:
-                return
-            if self._farewell:
-                self._send_farewell()
-            else:
-                self._stage = Stage.INPUT_ENDED
-                end_input(self)
-
-    def _ask_handler(self, words: Callable[[], bytes | None]) -> None:
-        """Let the handler say farewell, or return it; its writes do not wait meanwhile."""
-        self.words = None
-        self._stage = Stage.ACTIVE
-        self._farewell = words() or None
-        self._unsent = self._farewell or b""
-        self._stage = Stage.PENDING
-
-    def _send_farewell(self) -> None:
-        try:
-            while self._unsent:
-                self._unsent = self._unsent[self._send_without_waiting(self._unsent) :]
-        except OSError:
-            # Where the buffer is full, the rest is sent before the handler's next write.  Where the
-            # connection is broken, the handler's next call fails.
-            return
-        self._stage = Stage.FAREWELL_SENT
-
-    def _send_without_waiting(self, data: bytes) -> int:
-        if self.gettimeout() is None:
-            return socket.socket.send(self, data, socket.MSG_DONTWAIT)
-        # With a timeout Python would wait for room first, whatever the flags are; the descriptor is
-        # in non-blocking mode then.
-        return os.write(self.fileno(), data)
-
     # For the handler.
 
-    def tell_at_end(self) -> None:
-        """Send a declared farewell when the handler has returned, unless sent or useless.
+    def await_the_others(self) -> None:
+        """Return when the handlers of all inherited clients have restored their state."""
+        wait, self.wait_for_others = self.wait_for_others, None
+        if wait:
+            wait()
+        self.unmute()
 
-        Sleeps until the connection has been quiet for the gap.
-        """
-        self.begin_drain()
-        if self._stage == Stage.PENDING and self._speaks and not is_at_its_end(self):
-            sleep(max(0.0, self._gap - self.silence))
-            self._tell()
+    def capture(self, flush: Callable[[], None]) -> bytes:
+        """Return the bytes that `flush` writes, and do not send them."""
+        frozen, self.__class__ = self.__class__, CapturingSocket
+        self._captured = bytearray()
+        try:
+            flush()
+        finally:
+            self.__class__ = frozen
+        return bytes(self._captured)
 
-    def _before_reading(self) -> None:
-        if self._stage == Stage.PENDING:
-            self._say_goodbye_before_reading()
-
-    def _say_goodbye_before_reading(self) -> None:
-        """Say goodbye in the handler's thread, which is about to wait for its client.
-
-        A client that answers whatever comes leaves no gap.  It gets a declared farewell when all
-        that had arrived before the drain is answered, and its next bytes stay unread for the gap.
-        """
-        if not self._has_answered or (self._speaks and not self._is_called_by_handler):
-            return
-        wait = max(0.0, self._gap - self.silence)
-        if self._speaks and not self._to_read:
-            sleep(wait)
-            if self._has_answered:
-                self._tell()
-            return
-        if wait and self.gettimeout() != 0.0:
-            poll = select.poll()
-            poll.register(self, select.POLLIN)
-            poll.poll(1000 * wait)
-        if self.is_at_rest:
-            self._tell()
-
-    @property
-    def _looks_for_read_ahead(self) -> bool:
-        return self._stage == Stage.PENDING
-
-    def _before_writing(self) -> None:
-        if self._stage == Stage.PENDING and len(self._unsent) != len(self._farewell or b""):
-            socket.socket.sendall(self, self._unsent)
-            self._unsent = b""
-            self._stage = Stage.FAREWELL_SENT
-        if self._stage == Stage.FAREWELL_SENT:
-            self._stage = Stage.ANSWERED
-            sleep(self._gap)
+    def makefile(self, mode: str = "r", buffering: int | None = None, **kwargs: Any) -> Any:
+        """As of `socket.socket`."""
+        if self.reads_carefully and set(mode) == {"r", "b"}:
+            reader = Reader(self, -1 if buffering is None else buffering)
+            self._reader = ref(reader)
+            return reader
+        return super().makefile(mode, buffering, **kwargs)
 
     def dup(self) -> socket.socket:  # type: ignore[override]
         """Duplicate the socket, as a plain socket: its writes and the farewell take no turns."""
@@ -366,11 +237,47 @@ class FreezingSocket(HandlerSocket):
 
     __slots__ = ()
 
+    def _before_writing(self) -> None:
+        if self.only_writes:
+            raise FreezeInterrupt
+        super()._before_writing()
+
     def _before_reading(self) -> None:
         raise FreezeInterrupt
 
     def _real_close(self) -> None:
         """Close nothing: ``with self.request:`` closes before the state is saved."""
+
+
+class CapturingSocket(FreezingSocket):
+    """The socket while the unflushed bytes of a file are taken."""
+
+    __slots__ = ()
+
+    def _write(self, call: Callable[..., Any], data: Any, *args: Any) -> Any:
+        self._captured += data
+        return memoryview(data).nbytes
+
+
+class MutedSocket(HandlerSocket):
+    """The socket of a handler that goes on, until the state of all handlers is restored."""
+
+    __slots__ = ()
+
+    def _before_reading(self) -> None:
+        raise RuntimeError("setup() and restore() of a handler that goes on must not read")
+
+    def send(self, data: Any, *args: Any) -> int:
+        return memoryview(data).nbytes
+
+    def sendall(self, data: Any, *args: Any) -> None:
+        """Send nothing."""
+
+    def sendmsg(self, buffers: Any, *args: Any) -> int:
+        return sum(memoryview(each).nbytes for each in buffers)
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        return len(file.read() if count is None else file.read(count))
 
 
 class DirectSocket(HandlerSocket):

@@ -10,6 +10,7 @@ from collections import deque
 from threading import Condition, Lock, Thread, current_thread, get_ident
 
 from graced.handlers.handler_socket import FreezeInterrupt, HandlerSocket
+from graced.handlers.restoring import Restoring
 from graced.handlers.session import Session
 from graced.handlers.strays import Strays
 from graced.log import events
@@ -62,6 +63,7 @@ class HandlerPool:
         stall_timeout: float,
         on_close: Callable[[Client, str], None],
         on_free: Callable[[], None] = lambda: None,
+        on_restored: Callable[[], None] = lambda: None,
     ) -> None:
         """Create a pool without threads.
 
@@ -70,6 +72,7 @@ class HandlerPool:
         go on in another process.  `farewell`, `gap`, `stall_timeout`: see `graced.loop.policy`.
         `on_close` is called in the handler's thread for each client that was closed, with the
         reason for the log; `on_free`, after a refusal of `reserve`, when a thread is free.
+        `on_restored`: see `graced.handlers.restoring`.
         """
         self.greet = greet
         self.movable = movable
@@ -83,6 +86,7 @@ class HandlerPool:
         self._lock = Lock()
         self._session_ended = Condition(self._lock)
         self._strays = Strays(gap)
+        self.restoring = Restoring(on_restored)
         self._frozen: list[Client] = []
         self._waiting: deque[Session] = deque()
         self._sessions: set[Session] = set()
@@ -121,12 +125,15 @@ class HandlerPool:
             # A write of the handler fails after so long without progress, socket(7).
             set_timeout(request, socket.SO_SNDTIMEO, self._stall_timeout)
         session = Session(client, request)
+        if client.saved is not None:
+            self.restoring.add(session)
         with self._lock:
             self._reserved = max(0, self._reserved - 1)
             self._sessions.add(session)
             self._waiting.append(session)
             missing = len(self._waiting) - self._starting
-            free = self._max_threads - len(self._threads)
+            # A client of the last process had a thread there, and others wait for its handler.
+            free = max(self._max_threads - len(self._threads), client.saved is not None)
             threads = [
                 Thread(target=self._work, name=f"handler {client}", daemon=self.daemon_threads)
                 for _ in range(min(missing, free))
@@ -308,6 +315,8 @@ class HandlerPool:
         try:
             if isinstance(request, HandlerSocket):
                 request.lineage.watch()
+            if client.saved is None:
+                self.restoring.wait()
             self._run(request, client.address)
         except FreezeInterrupt:
             # Of a handler that had not restored its state yet, or that read in `setup`.
@@ -375,6 +384,7 @@ class HandlerPool:
 
     def _free(self, session: Session) -> None:
         """Count a session no more: its thread is free."""
+        self.restoring.discard(session)
         with self._lock:
             self._sessions.discard(session)
             self._session_ended.notify()

@@ -21,7 +21,8 @@ The clients of other handlers receive the farewell at a restart, and have the gr
     returns the state of the handler as `bytes`.  ``save`` is called after an exception has ended
     ``handle`` at a read: `BlockingIOError` at a read that is waiting, `FreezeInterrupt`, a
     `BaseException`, at a new read.  ``handle`` must let the exception pass, so beware of ``except
-    OSError``.  Not for a `socketserver.StreamRequestHandler`, whose ``rfile`` reads ahead.
+    OSError``.  What the ``rfile`` of a `socketserver.StreamRequestHandler` has read ahead is saved
+    too.
 ``restore(state)``
     takes that state in the next process, after ``setup`` and before ``handle``.
 """
@@ -32,7 +33,8 @@ from importlib import import_module
 from types import SimpleNamespace
 
 from graced.errors import ConfigError
-from graced.handlers.handler_socket import FreezeInterrupt, HandlerSocket
+from graced.handlers.handler_socket import HandlerSocket
+from graced.handlers.movable import can_move, movable, named_like
 from graced.log import events
 from graced.log.event import summary_of
 from graced.sockets.address import format_address
@@ -93,38 +95,14 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler | None:
         own = None if speaks else _as_bytes(own)
     except TypeError as error:
         raise ConfigError(f"handler {name!r}: {error} or a method") from None
-    # The module is imported already, for the base class of the factory.
-    from socketserver import StreamRequestHandler  # noqa: PLC0415
-
-    movable = all(callable(getattr(factory, method, None)) for method in ("save", "restore"))
-    if movable and issubclass(factory, StreamRequestHandler):
-        raise ConfigError(f"handler {name!r} cannot save() what its rfile has read ahead")
-    made = _movable(factory) if movable else factory
+    made = movable(factory) if (moves := can_move(factory)) else factory
     return Handler(
         name=ECHO if built_in else f"{factory.__module__}:{factory.__qualname__}",
         factory=_speaking(made) if speaks else made,
         farewell=own if own or built_in else None,
         greets=bool(getattr(factory, "greets", False)),
-        movable=movable,
+        movable=moves,
     )
-
-
-def _movable(factory: Any) -> Any:
-    """A subclass of the handler that first restores its state, and saves its state when frozen."""
-
-    class Movable(factory):  # type: ignore[misc]
-        def handle(self) -> None:
-            state, self.request.saved = self.request.saved, None
-            if state is not None:
-                self.restore(state)
-            try:
-                super().handle()
-            except (FreezeInterrupt, BlockingIOError):
-                if not self.request.freezing:
-                    raise
-                self.request.saved = bytes(self.save())
-
-    return _named_like(factory, Movable)
 
 
 def _speaking(factory: Any) -> Any:
@@ -145,7 +123,7 @@ def _speaking(factory: Any) -> Any:
                 events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
                 return None
 
-    return _named_like(factory, Speaking)
+    return named_like(factory, Speaking)
 
 
 def _as_bytes(farewell: Any) -> bytes | None:
@@ -155,12 +133,6 @@ def _as_bytes(farewell: Any) -> bytes | None:
     if not isinstance(farewell, bytes | None):
         raise TypeError(f"farewell must be bytes, str or None, not {farewell!r}")
     return farewell
-
-
-def _named_like(factory: Any, subclass: Any) -> Any:
-    subclass.__name__, subclass.__qualname__ = factory.__name__, factory.__qualname__
-    subclass.__module__ = factory.__module__
-    return subclass
 
 
 def _import(name: str) -> Any:

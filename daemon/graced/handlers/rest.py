@@ -73,7 +73,7 @@ class NotedSocket(socket.socket):
         self._last_activity = monotonic()
         self._reading = 0
         """The identity of the thread in a read that is noted; 0: none is under way."""
-        self._reader: weakref.ref[io.BufferedReader] | None = None
+        self._reader: weakref.ref[Any] | None = None
         """The file from which the handler reads, if any."""
         self._peeking = False
         """Whether reads return nothing, because we look at what `_reader` has read ahead."""

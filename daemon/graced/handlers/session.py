@@ -47,7 +47,11 @@ class Session:
     def is_busy(self) -> bool:
         """Whether the handler does something that takes time, and does not wait for its client."""
         request = self.ours
-        if request is None or not self.thread or request.silence < BUSY_AFTER:
+        if request is None or not self.thread:
+            return False
+        if request.only_writes:
+            return True
+        if request.silence < BUSY_AFTER:
             return False
         # To ask the kernel takes three system calls, and so three waits for the GIL.
         progress = request.progress

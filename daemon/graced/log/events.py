@@ -70,6 +70,16 @@ HANDLERS_BUSY = Event(
     WARNING,
     "no handler thread is free of %(handlers)d, further clients wait",
 )
+HOOK_FAILED = Event(
+    "139f63eefc9a4ab4a947fbba3da7cb61",
+    ERROR,
+    "the hook %(hook)s of the handler has failed: %(reason)s",
+)
+NOT_RESTORED = Event(
+    "b6fe95abbb954da39f2e004ecd2f9e72",
+    WARNING,
+    "%(handlers:handler)s without its state after %(seconds)g s, the others go on",
+)
 SETTLING = Event(
     "1a246bab515f4e10bfaad1e0602496ce",
     INFO,

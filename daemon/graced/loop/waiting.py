@@ -59,7 +59,8 @@ class Waiting:
     def start_or_wait(self, client: Client) -> None:
         """Start the handler of a registered client, or let the client wait."""
         assert self._handlers
-        if self._handlers.reserve():
+        # A client of the last process had a thread there, and others may wait for its handler.
+        if client.saved is not None or self._handlers.reserve():
             self._start(client)
         else:
             self._poller.modify(client.sock.fileno(), EPOLLRDHUP)

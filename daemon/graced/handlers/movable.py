@@ -1,0 +1,89 @@
+"""Handlers that go on in another process: what is done around their `save` and `restore`.
+
+A handler that goes on is set up again, because a new object needs its files and attributes.  But
+its client must not be greeted again, and the other clients must not hear that it has come: so the
+requests are mute until the state of all handlers is restored, and only then does any handler go on.
+`finish` is called where the handler ends, and not at the handover.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from graced.handlers.handler_socket import FreezeInterrupt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_FILES = struct.Struct("=II")
+"""Bytes that `rfile` has read ahead, bytes of `wfile` that are not flushed.
+
+They stand before the state of a `StreamRequestHandler`."""
+
+
+def can_move(factory: Any) -> bool:
+    """Whether a handler has the methods to save and to restore its state."""
+    return all(callable(getattr(factory, method, None)) for method in ("save", "restore"))
+
+
+def movable(factory: Any) -> Any:
+    """A subclass of the handler that first restores its state, and saves its state when frozen."""
+    # The module is imported already, for the base class of the factory.
+    from socketserver import StreamRequestHandler  # noqa: PLC0415
+
+    has_files = issubclass(factory, StreamRequestHandler)
+
+    class Movable(factory):  # type: ignore[misc]
+        def setup(self) -> None:
+            self.request.only_writes = bool(getattr(self, "only_writes", False))
+            self.request.reads_carefully = has_files
+            super().setup()
+            if has_files and self.request.saved is not None:
+                # A greeting in the buffer is not sent either.
+                self.wfile.flush()
+
+        def handle(self) -> None:
+            state, self.request.saved = self.request.saved, None
+            if state is not None:
+                unflushed = b""
+                if has_files:
+                    ahead, unflushed, state = _unpack(state)
+                    self.rfile.ahead += ahead
+                self.restore(state)
+                self.request.await_the_others()
+                if unflushed:
+                    self.wfile.write(unflushed)
+            try:
+                super().handle()
+            except (FreezeInterrupt, BlockingIOError):
+                if not self.request.freezing:
+                    raise
+                state = bytes(self.save())
+                if has_files:
+                    unflushed = self.request.capture(self.wfile.flush)
+                    state = _pack(bytes(self.rfile.ahead), unflushed, state)
+                self.request.saved = state
+
+        def finish(self) -> None:
+            if self.request.saved is None:
+                super().finish()
+
+    return named_like(factory, Movable)
+
+
+def _pack(ahead: bytes, unflushed: bytes, state: bytes) -> bytes:
+    return _FILES.pack(len(ahead), len(unflushed)) + ahead + unflushed + state
+
+
+def _unpack(packed: bytes) -> tuple[bytes, bytes, bytes]:
+    ahead, unflushed = _FILES.unpack_from(packed)
+    rest = packed[_FILES.size :]
+    return rest[:ahead], rest[ahead : ahead + unflushed], rest[ahead + unflushed :]
+
+
+def named_like(factory: Any, subclass: Any) -> Any:
+    """Give a subclass the names of its base, for log and traceback."""
+    subclass.__name__, subclass.__qualname__ = factory.__name__, factory.__qualname__
+    subclass.__module__ = factory.__module__
+    return subclass

@@ -1,0 +1,126 @@
+"""Nobody goes on before the state of all is restored."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from graced.handlers import restoring
+from graced.handlers.handler_socket import HandlerSocket
+from graced.handlers.restoring import Restoring
+from graced.handlers.session import Session
+from graced.loop.client import Client
+from graced.loop.phase import AWAITING_FIRST_BYTE
+from support import PATIENCE
+
+New = Callable[[], tuple[Session, socket.socket]]
+
+
+@pytest.fixture
+def new() -> Iterator[New]:
+    with ExitStack() as stack:
+
+        def new() -> tuple[Session, socket.socket]:
+            ours, theirs = map(stack.enter_context, socket.socketpair())
+            request = stack.enter_context(HandlerSocket(ours, None, 0.0, told=False))
+            theirs.settimeout(PATIENCE)
+            client = Client(request, "host", 1, AWAITING_FIRST_BYTE, 0.0)
+            return Session(client, request), theirs
+
+        yield new
+
+
+class Run(threading.Thread):
+    """The handler of a client that has come back."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.request = session.ours
+        self.start()
+
+    def run(self) -> None:
+        assert self.request
+        self.request.sendall(b"unheard")
+        self.request.await_the_others()
+        self.request.sendall(b"heard")
+
+
+def test_handlers_go_on_together(new: New) -> None:
+    order: list[str] = []
+    all_back = Restoring(lambda: order.append("restored"))
+    (one, its_client), (two, other_client) = new(), new()
+    all_back.begin()
+    all_back.add(one)
+    first = Run(one)
+    all_back.add(two)
+    stranger = threading.Thread(target=all_back.wait)
+    stranger.start()
+    all_back.all_started()
+    assert first.is_alive()
+    assert order == []
+    second = Run(two)
+    for thread in (first, second, stranger):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert its_client.recv(100) == other_client.recv(100) == b"heard"
+    assert order == ["restored"]
+    all_back.wait()
+
+
+def test_handler_that_has_ended_is_not_waited_for(new: New) -> None:
+    all_back = Restoring(lambda: None)
+    (one, its_client), (two, _) = new(), new()
+    all_back.begin()
+    for session in (one, two):
+        all_back.add(session)
+    all_back.all_started()
+    first = Run(one)
+    all_back.discard(two)
+    first.join(PATIENCE)
+    assert its_client.recv(100) == b"heard"
+    all_back.discard(one)
+
+
+def test_restore_that_does_not_return(
+    new: New, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(restoring, "TIMEOUT", 0.1)
+    all_back = Restoring(lambda: None)
+    (one, its_client), (two, _) = new(), new()
+    all_back.begin()
+    for session in (one, two):
+        all_back.add(session)
+    all_back.all_started()
+    Run(one).join(PATIENCE)
+    assert its_client.recv(100) == b"heard"
+    assert "1 handler without its state" in caplog.text
+
+
+def test_nobody_comes() -> None:
+    called: list[str] = []
+    all_back = Restoring(lambda: called.append("restored"))
+    all_back.wait()
+    all_back.begin()
+    all_back.all_started()
+    all_back.wait()
+    assert not called
+
+
+def test_muted_socket_sends_nothing_and_is_not_read(new: New) -> None:
+    session, peer = new()
+    request = session.ours
+    assert request
+    request.mute()
+    assert request.send(b"hello") == 5
+    assert request.sendmsg([b"hello", b"you"]) == 8
+    with open(__file__, "rb") as file:
+        assert request.sendfile(file, count=10) == 10
+    with pytest.raises(RuntimeError, match="must not read"):
+        request.recv(1)
+    request.unmute()
+    request.sendall(b"now")
+    assert peer.recv(100) == b"now"
