@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graced.handlers.hooks import run_hook
+from graced.handlers.hooks import run_hook, run_startup
+from graced.handlers.server_view import ServerView
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
 from graced.server import Blocking, Server, default_io_threads
@@ -27,20 +28,21 @@ def build(
     """Return a server that is not started yet.
 
     `handler`: None for the built-in echo.  `mirror`: None where a crash may end connections.
-    Raises `OSError` where the system has no epoll set or eventfd left.
+    Calls the hook `startup`.  Raises `OSError` where the system has no epoll set or eventfd left,
+    and `StartError` where the hook has failed.
     """
     blocking = None
     if handler:
 
         def run_handler(request: Any, address: Any) -> None:
-            handler.factory(request, address, server)  # type: ignore[arg-type]
+            handler.factory(request, address, view)  # type: ignore[arg-type]
 
         blocking = Blocking(
             run_handler,
             greet=handler.greets,
             movable=handler.movable,
             max_threads=settings.max_handler_threads,
-            on_restored=lambda: run_hook(handler.factory, "restored", server),
+            on_restored=lambda: run_hook(handler.factory, "restored", view),
         )
     server = Server(
         listeners,
@@ -57,4 +59,12 @@ def build(
         mirror=mirror,
         io_threads=settings.io_threads or default_io_threads(),
     )
+    if handler:
+        view = view_of(server, handler)
+        run_startup(handler.factory, view)
     return server
+
+
+def view_of(server: Server, handler: Handler) -> ServerView:
+    """What the handler finds in ``self.server``, and its hooks get."""
+    return ServerView(server, getattr(handler.factory, "server", None))

@@ -242,6 +242,10 @@ class Service:
                 # A stop shuts the listeners, for every process that has a copy.
                 self._store.forget({LISTENERS})
             supervisor.stop()
+            if self._handler:
+                from graced.app import last_steps  # noqa: PLC0415
+
+                last_steps.run(server, self._handler)
         return HANDED_OVER if handing_over else 0
 
     @property

@@ -10,6 +10,9 @@ the hot loop *is* the echo.  Every other handler is a `socketserver.BaseRequestH
     nothing is sent, the handler hears end of file and says goodbye in its own words;
     ``self.server.draining`` (a `threading.Event`) is set then, and ``self.server.deadline``
     (monotonic seconds) is known.
+``server``
+    an object whose attributes ``self.server`` has, for a handler that was written for a server of
+    its own: ``logRequests`` of xmlrpc, ``base_environ`` of wsgiref.
 ``greets``
     True where the server speaks first: the handler starts when its client is accepted, not when the
     first byte of the client has come.
@@ -29,6 +32,7 @@ The clients of other handlers receive the farewell at a restart, and have the gr
 
 from __future__ import annotations
 
+import threading
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -36,7 +40,7 @@ from graced.errors import ConfigError
 from graced.handlers.handler_socket import HandlerSocket
 from graced.handlers.movable import can_move, movable, named_like
 from graced.log import events
-from graced.log.event import summary_of
+from graced.log.event import plural, summary_of
 from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
@@ -86,9 +90,20 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler | None:
     built_in = is_built_in(name)
     configured = farewell if built_in or written else None
     name = _BUILT_IN.get(name, name)
+    running = set(threading.enumerate())
     factory = _import(name) if ":" in name else _entry_point(name)
+    if started := set(threading.enumerate()) - running:
+        raise ConfigError(
+            f"handler {name!r} starts {plural(len(started), 'thread')} at its import,"
+            " dead in the daemon, which forks: start it with the first client"
+        )
     if not (isinstance(factory, type) and callable(getattr(factory, "handle", None))):
         raise ConfigError(f"handler {name!r} is not a socketserver.BaseRequestHandler class")
+    # Imports socketserver, as the module of the factory did.
+    from graced.handlers.handler_class import reason_against  # noqa: PLC0415
+
+    if reason := reason_against(factory):
+        raise ConfigError(f"handler {name!r} {reason}")
     own = getattr(factory, "farewell", configured)
     speaks = callable(own)
     try:

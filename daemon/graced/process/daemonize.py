@@ -135,7 +135,7 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
     serves, or raise `StartError` with the status and the reason of the daemon.
 
     `preserve`: descriptors that the daemon keeps open.  `keep_stderr`: whether stderr is one of
-    them; otherwise stderr becomes /dev/null, like stdin and stdout.
+    them; otherwise stderr becomes /dev/null, like stdin.  stdout goes where stderr goes.
     """
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -193,9 +193,13 @@ def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
         umask=umask | 0o022,
         files_preserve=preserve,
         prevent_core=False,
+        stdout=sys.stderr if keep_stderr else None,
         stderr=sys.stderr if keep_stderr else None,
     )
     context.open()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a handler prints is to be seen at once, as on a terminal.
+        sys.stdout.reconfigure(line_buffering=True)
     atexit.unregister(context.close)
 
 

@@ -10,7 +10,4 @@ SERVER = SimpleNamespace(**SAID, server_address=("localhost", 80), _server_versi
 
 class Handler(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
-
-    def setup(self) -> None:
-        self.server = SERVER
-        super().setup()
+    server = SERVER

@@ -2,11 +2,7 @@ from jsonrpclib.SimpleJSONRPCServer import SimpleJSONRPCDispatcher, SimpleJSONRP
 
 from strangers.apps.procedures import register
 
-dispatcher = register(SimpleJSONRPCDispatcher())
-dispatcher.logRequests = True
-
 
 class Handler(SimpleJSONRPCRequestHandler):
-    def setup(self) -> None:
-        super().setup()
-        self.server = dispatcher
+    server = register(SimpleJSONRPCDispatcher())
+    server.logRequests = True

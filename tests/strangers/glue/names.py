@@ -6,6 +6,4 @@ from strangers.apps.names import Resolver
 
 
 class Handler(DNSHandler):
-    def setup(self) -> None:
-        known = {"resolver": Resolver(), "logger": DNSLogger()}
-        self.server = SimpleNamespace(socket_type=self.request.type, **known)
+    server = SimpleNamespace(resolver=Resolver(), logger=DNSLogger())

@@ -5,6 +5,4 @@ from strangers.apps.wsgi import application
 
 
 class Handler(WSGIRequestHandler):
-    def setup(self) -> None:
-        super().setup()
-        self.server = SimpleNamespace(base_environ={}, get_app=lambda: application)
+    server = SimpleNamespace(base_environ={}, get_app=lambda: application)

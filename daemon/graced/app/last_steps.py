@@ -1,0 +1,62 @@
+"""The end of other people's code, after a graceful stop: hook, exit functions, files.
+
+graced exits by _exit(2), because a thread that a handler has started could hold up the interpreter.
+What Python does at its exit is done here instead, for a limited time: functions of `atexit`, and
+files that were written to and not closed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import io
+import socket
+from threading import Thread
+from time import monotonic
+
+from graced.app.assembly import view_of
+from graced.handlers.hooks import run_hook
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.handlers.registry import Handler
+    from graced.server import Server
+
+TIMEOUT = 0.2
+"""Seconds that this may take beyond the deadline: with the rest of the exit half a second."""
+
+
+def run(server: Server, handler: Handler) -> None:
+    """Run the hook ``shutdown`` and functions of `atexit`, and flush files.
+
+    Returns at the deadline of the server, or `TIMEOUT` seconds from now.
+    """
+    timeout = max(TIMEOUT, (server.deadline or 0.0) - monotonic())
+    thread = Thread(target=_run, args=(server, handler), name="exit", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        # The limit of tasks is reached.
+        return
+    thread.join(timeout)
+
+
+def _run(server: Server, handler: Handler) -> None:
+    run_hook(handler.factory, "shutdown", view_of(server, handler))
+    # Prints the exceptions of the functions, as at the exit of Python.
+    atexit._run_exitfuncs()
+    files = [each for each in gc.get_objects() if isinstance(each, io.IOBase)]
+    # Text first: its bytes go into the buffer below.
+    for kind in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+        for file in files:
+            if isinstance(file, kind):
+                _flush(file)
+
+
+def _flush(file: io.IOBase) -> None:
+    try:
+        if not file.closed and not isinstance(getattr(file, "raw", None), socket.SocketIO):
+            file.flush()
+    except (OSError, ValueError):
+        # A full disk; a file that another thread closes.
+        return

@@ -1,0 +1,98 @@
+"""Handlers as other people write them, with what Python does at its exit, or with a server."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socketserver
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+from support.handlers import TutorialHandler
+
+
+class AsyncHandler(TutorialHandler):
+    async def handle(self) -> None:  # type: ignore[override]
+        """Nobody would run this."""
+
+
+class DatagramHandler(socketserver.DatagramRequestHandler):
+    """Has no stream."""
+
+    def handle(self) -> None:
+        """Nobody would come here."""
+
+
+class PrintingHandler(TutorialHandler):
+    """Prints, and leaves a file with unflushed bytes and a function of `atexit` behind."""
+
+    files: list[Any] = []  # noqa: RUF012
+
+    def setup(self) -> None:
+        print("a line of a handler")
+        directory = os.environ["DIRECTORY"]
+        file = open(f"{directory}/file", "w", encoding="utf-8")  # noqa: SIM115
+        file.write("buffered")
+        self.files.append(file)
+        atexit.register(print, "at the exit")
+        if os.environ.get("HANGS"):
+            atexit.register(threading.Event().wait)
+
+
+class AskingHandler(socketserver.BaseRequestHandler):
+    """Asks its server for something."""
+
+    server: Any = SimpleNamespace(word=b"asked", draining="not this")
+
+    def handle(self) -> None:
+        while self.request.recv(100):
+            assert not self.server.draining.is_set()
+            assert self.server.io_threads
+            assert self.server.socket_type
+            self.request.sendall(self.server.word)
+
+
+class HookedHandler(TutorialHandler):
+    """Does something at the begin and at the end of the service."""
+
+    word = b""
+
+    @classmethod
+    def startup(cls, server: Any) -> None:
+        assert not server.draining.is_set()
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        cls.word = b"ready"
+
+    @classmethod
+    def shutdown(cls, server: Any) -> None:
+        assert server.draining.is_set()
+        print("the end of", cls.word.decode())
+
+    def handle(self) -> None:
+        while self.request.recv(100):
+            self.request.sendall(self.word)
+
+
+class FailingHookHandler(TutorialHandler):
+    """Finds at its start that something is missing."""
+
+    @staticmethod
+    def startup(_server: Any) -> None:
+        raise FileNotFoundError("no such modem")
+
+
+class OtherMethodsHandler(TutorialHandler):
+    """Has methods that are no hooks, by their names."""
+
+    def startup(self) -> None:
+        raise AssertionError
+
+    shutdown = restored = startup
+
+
+def __getattr__(name: str) -> Any:
+    if name != "ThreadStartingHandler":
+        raise AttributeError(name)
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    return TutorialHandler
