@@ -74,7 +74,7 @@ class Claims:
         if inherited.others:
             unfit: list[ListenError] = []
             passed = activation.adopt(
-                inherited.others, self._keepalive, unfit if self._goes_on else None
+                inherited.others, self.keepalive, unfit if self._goes_on else None
             )
             for error in unfit:
                 self._claim_late(error=error)
@@ -89,7 +89,7 @@ class Claims:
             settings.listen,
             settings.backlog,
             inherited.listeners,
-            self._keepalive,
+            self.keepalive,
             unresolved=unresolved if self._managed else None,
             refused=refused if self._goes_on else None,
         )
@@ -104,7 +104,7 @@ class Claims:
         """For the thread of the late claims.  `present`: the names of all listeners."""
 
         def attempt() -> list[Listener]:
-            found = binding.bind_late(address, self._settings.backlog, self._keepalive, present)
+            found = binding.bind_late(address, self._settings.backlog, self.keepalive, present)
             present.update(each.name for each in found)
             return found
 
@@ -122,7 +122,8 @@ class Claims:
         self._late.add(Claim(address, error, attempt))
 
     @property
-    def _keepalive(self) -> KeepAlive:
+    def keepalive(self) -> KeepAlive:
+        """The setting for clients of TCP."""
         settings = self._settings
         return KeepAlive(
             idle=settings.keepalive_idle,

@@ -133,7 +133,7 @@ class Service:
         passed = activation.passed(os.environ, os.getpid())
         self._passed = {fd for fd, _ in passed}
         limits.raise_descriptors(settings.max_clients, others=MAX_LINGERING)
-        self._inherited = Inherited(passed, self._keepalive)
+        self._inherited = Inherited(passed, self._claims.keepalive)
         if not registry.is_built_in(settings.handler):
             # Only other people's handlers use `logging`, maybe as soon as they are imported.
             from graced.log import bridge  # noqa: PLC0415

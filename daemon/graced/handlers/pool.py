@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import socket
-import sys
 import time
 from collections import deque
 from threading import Condition, Lock, Thread, current_thread, get_ident
 
 from graced.handlers.handler_socket import FreezeInterrupt, HandlerSocket
 from graced.handlers.restoring import Restoring
-from graced.handlers.session import Session
+from graced.handlers.session import Session, is_end_of_tls
 from graced.handlers.strays import Strays
 from graced.log import events
 from graced.log.event import summary_of
@@ -333,7 +332,7 @@ class HandlerPool:
         if isinstance(error, BlockingIOError) and self._stall_timeout and session.blocks:
             # The error of a write after SO_SNDTIMEO.
             return "stalled"
-        if _is_end_of_tls(error):
+        if is_end_of_tls(error):
             return HANDLER_ENDED if self._draining else RESET
         events.HANDLER_FAILED(client=session.client, reason=summary_of(error), exc_info=error)
         return "handler failed"
@@ -392,17 +391,3 @@ class HandlerPool:
             self._has_refused = False
         if awaited:
             self._on_free()
-
-
-def _is_end_of_tls(error: BaseException) -> bool:
-    """Whether a TLS session has ended because its connection has, which is no fault of the handler.
-
-    OpenSSL takes an end of file without a close_notify for an error, unless a handler sets
-    `ssl.OP_IGNORE_UNEXPECTED_EOF`, and refuses to write afterwards.
-    """
-    # Not imported: a server without TLS would pay for the module.
-    ssl = sys.modules.get("ssl")
-    if ssl is None or not isinstance(error, ssl.SSLError):
-        return False
-    # Python 3.11.2 of Debian 12 has no class of its own for the error of a read.
-    return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"

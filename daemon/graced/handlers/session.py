@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import time
 
 from graced.handlers.handler_socket import HandlerSocket
@@ -131,3 +132,17 @@ class Session:
             request.end()
         else:
             end_both_ways(self.request)
+
+
+def is_end_of_tls(error: BaseException) -> bool:
+    """Whether a TLS session has ended because its connection has, which is no fault of the handler.
+
+    OpenSSL takes an end of file without a close_notify for an error, unless a handler sets
+    `ssl.OP_IGNORE_UNEXPECTED_EOF`, and refuses to write afterwards.
+    """
+    # Not imported: a server without TLS would pay for the module.
+    ssl = sys.modules.get("ssl")
+    if ssl is None or not isinstance(error, ssl.SSLError):
+        return False
+    # Python 3.11.2 of Debian 12 has no class of its own for the error of a read.
+    return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
