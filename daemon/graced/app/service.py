@@ -88,14 +88,14 @@ def refuse(settings: Settings) -> None:
 def _last_words(settings: Settings, environ: Mapping[str, str], inherited: Inherited) -> bytes:
     """The farewell that the inherited clients understand; empty: none is known.
 
-    Any text could be wrong in the protocol of a handler that cannot be imported, or of another.
+    Any text could be wrong in the protocol of a handler that cannot be imported, or of another: the
+    clients of another count as told.
     """
     try:
         handler = handler_path.find(settings, environ)
     except GracedError:
         return b""
-    if inherited.is_of_another(registry.name_of(handler)):
-        return b""
+    inherited.expect_handler(registry.name_of(handler))
     return (handler.farewell or b"") if handler else settings.farewell
 
 
@@ -270,7 +270,8 @@ class Service:
             # The state of a blocking handler has gone with its process.
             for client in inherited.clients:
                 client.counted = False
-        inherited.expect_handler(registry.name_of(self._handler))
+        if reason := inherited.expect_handler(registry.name_of(self._handler)):
+            events.NOT_INHERITED(reason=reason)
         server.restore_counts(inherited.counts)
         count = sum(client.counted for client in inherited.clients)
         waited = round(1000 * (monotonic() - inherited.frozen))

@@ -89,24 +89,19 @@ class Inherited:
                 clients.append(client)
         return clients
 
-    def is_of_another(self, handler: str) -> bool:
-        """Whether the clients are known to have talked to another handler."""
-        return self.handler not in {None, handler}
-
-    def expect_handler(self, handler: str) -> None:
+    def expect_handler(self, handler: str) -> str:
         """Let clients of another handler be turned away, with end of file: its words are unknown.
 
         A client that has not said or heard anything is served: it cannot tell the difference.
+        Return the reason for the log; empty: there are no such clients.
         """
-        if not self.is_of_another(handler):
-            return
+        if self.handler in {None, handler}:
+            return ""
         others = [client for client in self.clients if not _is_new(client)]
         for client in others:
             client.counted = False
             client.told = TOLD
-        if others:
-            reason = f"their handler was {self.handler}, and is {handler} now"
-            events.NOT_INHERITED(reason=reason)
+        return f"their handler was {self.handler}, and is {handler} now" if others else ""
 
     def turn_away(self, farewell: bytes) -> None:
         """Send all clients their unsent bytes and the farewell; no process will serve the clients.
@@ -173,7 +168,7 @@ def _turn_away(clients: Iterable[Client], farewell: bytes) -> None:
     for client in clients:
         # A client that has gone needs no farewell.
         with client.sock, suppress(OSError):
-            closing.part(client.sock, client.unsent + farewell)
+            closing.part(client.sock, client.unsent + (b"" if client.told else farewell))
             closing.discard(client.sock)
 
 
