@@ -147,6 +147,18 @@ def test_restart_needs_no_resolver(resolver: Resolver, store: FdStore, others: l
         assert graced.wait() == 0
 
 
+def test_name_with_too_many_addresses_is_waited_for(resolver: Resolver, store: FdStore) -> None:
+    resolver.knows(*(f"127.1.{n // 250}.{n % 250 + 1}" for n in range(3000)))
+    listen = [f"{NAME}:{PORT}", "127.0.0.1:0"]
+    with NamedGraced(resolver, listen=listen, env=store.environment) as graced:
+        store.wait_for(WAITING)
+        assert len(graced.addresses) == 1
+        resolver.hosts.write_text(f"127.0.0.1 localhost\n127.0.0.2 {NAME}\n")
+        graced.log.wait_for(FOUND)
+        graced.signal(SIGTERM)
+        assert graced.wait() == 0
+
+
 def test_unknown_name_by_hand_is_69() -> None:
     found = run_graced("--config", "/dev/null", "--listen", f"{NAME}:{PORT}")
     assert found.returncode == 69

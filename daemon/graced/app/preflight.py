@@ -78,15 +78,11 @@ class Launch(SimpleNamespace):
         given = list(arguments)
         before = len(sys.orig_argv) - len(given)
         is_command = before > 1 and sys.orig_argv[before:] == given
-        try:
-            directory = os.getcwd()
-        except OSError:
-            directory = "/"
         return cls(
             program=[sys.executable, *(sys.orig_argv[1:before] if is_command else _AS_MODULE)],
             arguments=given,
             environment=dict(os.environ),
-            directory=directory,
+            directory=_working_directory(),
             descriptors=limits.hard_descriptors(),
         )
 
@@ -103,7 +99,7 @@ class Preflight:
         Raises `OSError`.
         """
         command = [*launch.program, OPTION, *launch.arguments]
-        if launch.directory != os.getcwd():
+        if launch.directory != _working_directory():
             command = [sys.executable, "-I", "-c", _IN_DIRECTORY, launch.directory, *command]
         about = {
             "pid": os.getpid(),
@@ -207,6 +203,14 @@ class Preflight:
         if self._status is not None and self._status < 0:
             return f"its check was killed by signal {-self._status}"
         return f"its check ended with status {self._status}"
+
+
+def _working_directory() -> str:
+    """The working directory; the root where it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
 
 
 def subject(environ: Mapping[str, str]) -> Subject | None:

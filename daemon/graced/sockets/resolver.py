@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     """Address families with socket addresses."""
 
 
+MAX_ADDRESSES = 64
+"""Of a name: a name server must not use up our descriptors, nor the places in the store."""
+
+
 def socket_addresses(address: Address) -> SockAddrs:
     """The socket addresses that an address stands for, port 0 or not.
 
@@ -44,7 +48,11 @@ def socket_addresses(address: Address) -> SockAddrs:
     for _, _, _, _, name in answers:
         if reason := unreachable(str(name[0])):
             raise ListenError(f"cannot listen on {address}: {name[0]} is {reason}")
-    return list(dict.fromkeys((family, name) for family, _, _, _, name in answers))
+    found: SockAddrs = list(dict.fromkeys((family, name) for family, _, _, _, name in answers))
+    if len(found) > MAX_ADDRESSES:
+        reason = f"the name has {len(found)} addresses, more than {MAX_ADDRESSES}"
+        raise UnresolvedError(f"cannot listen on {address}: {reason}")
+    return found
 
 
 def may_come_later(address: Address) -> bool:

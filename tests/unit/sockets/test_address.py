@@ -143,3 +143,18 @@ def test_socket_address_is_written_as_in_the_log(address: object, text: str) -> 
 )
 def test_host_has_one_notation(host: str, plain: str) -> None:
     assert plain_host(host) == plain
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (("::ffff:192.0.2.7", 7, 0, 0), "192.0.2.7:7"),
+        (("::ffff:c000:207", 7, 0, 0), "[::ffff:c000:207]:7"),
+        (("fe80::1%eth0", 7, 0, 2), "[fe80::1%eth0]:7"),
+        (("64:ff9b::192.0.2.7", 7, 0, 0), "[64:ff9b::192.0.2.7]:7"),
+        (b"\0abstract", "unix:\0abstract"),
+        ("", "unix:"),
+    ],
+)
+def test_address_has_one_notation(address: object, text: str) -> None:
+    assert format_address(address) == text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from graced.errors import ListenError
 from graced.log import events
 from graced.sockets import binding
+from graced.sockets.accepted import KeepAlive
 from graced.sockets.address import Address
 from graced.sockets.inherited_listeners import InheritedListeners
 from graced.sockets.listener import Listener
@@ -193,4 +195,39 @@ def test_listener_is_used_again_by_another_name_of_its_path(
         found = listen(stack, link / path.name, InheritedListeners([old]))
         assert found.inherited
         assert found.sock is old
+
+
+def test_listener_gets_backlog_and_keepalive_of_this_configuration() -> None:
+    backlog = struct.Struct("=28x I")
+    with socket.create_server(("127.0.0.1", 0), backlog=7) as old:
+        old.setblocking(False)
+        address = Address("127.0.0.1", old.getsockname()[1])
+        keepalive = KeepAlive(idle=11, user_timeout=13)
+        (found,) = binding.bind([address], 99, InheritedListeners([old]), keepalive)
+        assert found.sock is old
+        info = old.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, backlog.size)
+        assert backlog.unpack(info) == (99,)
+        assert old.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 11
+        assert old.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 13000
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o770], ids=oct)
+def test_mode_of_the_directory_is_no_business_of_the_listener(
+    path: Path, old: socket.socket, said: list[str], mode: int
+) -> None:
+    """`RuntimeDirectoryMode=` has changed: systemd sees to the directory."""
+    path.parent.chmod(mode)
+    with ExitStack() as stack:
+        assert listen(stack, path, InheritedListeners([old])).sock is old
+    assert said == []
+
+
+def test_path_that_is_a_link_to_the_socket_is_ours(
+    path: Path, old: socket.socket, said: list[str]
+) -> None:
+    """The administrator has moved the socket to another file system, and left a link."""
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+    with ExitStack() as stack:
+        assert listen(stack, path, InheritedListeners([old])).sock is old
     assert said == []
