@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from device.nature import LATE_ADDRESS, add_alias, deaf_resolver, remove_alias
 from device.packages import Packages
 from device.service import FAREWELL, UNIT, Service, receive, rest
 from rigging import Container, Machine
 
-LATE_ADDRESS = "192.0.2.77"
 ADDRESSES = {
     "first": "127.0.0.1:9999",
     "second": "127.0.0.1:9998",
@@ -45,9 +43,6 @@ FULL = {
 }
 """Options of mount(8) that leave no room in /run."""
 ROOM = "size=20%,nr_inodes=800k"
-ALIAS = b"lo:1"
-SIOCSIFFLAGS, SIOCSIFADDR = 0x8914, 0x8916
-"""netdevice(7): an address of an alias comes with the one, and goes with the other."""
 HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
 RETIREMENT = 2.0
 """Seconds after READY=1 within which a listener is gone that is configured no more: the store of
@@ -210,13 +205,13 @@ class World:
             self._deaf.close()
             self._deaf = None
         if silent:
-            self._deaf = self.machine.inside(_deaf_resolver)
+            self._deaf = self.machine.inside(deaf_resolver)
         self.machine.write("/etc/resolv.conf", "nameserver 127.0.0.99\n" if silent else "")
 
     def bring(self, name: str) -> None:
         """Let an address or a name come that was absent."""
         if name == "late":
-            self.machine.inside(_add_alias)
+            self.machine.inside(add_alias)
         else:
             self.machine.write("/etc/hosts", f"{HOSTS}127.0.0.1 late.example\n")
             self.name_known = True
@@ -228,7 +223,7 @@ class World:
         if name == "named":
             self.machine.write("/etc/hosts", HOSTS)
             return
-        self.machine.inside(_remove_alias)
+        self.machine.inside(remove_alias)
         gone = [each for each in self.clients if _is_late(each)]
         self.clients = [each for each in self.clients if each not in gone]
         for client in gone:
@@ -393,23 +388,6 @@ def _leave(clients: list[socket.socket]) -> None:
 
 def _is_late(client: socket.socket) -> bool:
     return client.family == socket.AF_INET and client.getpeername()[0] == LATE_ADDRESS
-
-
-def _add_alias() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        address = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(LATE_ADDRESS))
-        fcntl.ioctl(control, SIOCSIFADDR, struct.pack("16s24s", ALIAS, address))
-
-
-def _remove_alias() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16s24x", ALIAS))
-
-
-def _deaf_resolver() -> socket.socket:
-    deaf = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    deaf.bind(("127.0.0.99", 53))
-    return deaf
 
 
 def copy_packages(machine: Machine, *packages: Packages) -> None:
