@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from signal import SIGTERM, SIGUSR2
 from typing import Any
 
@@ -75,12 +76,14 @@ def test_client_of_the_same_handler_stays(store: FdStore, handlers: tuple[str, s
 
 @pytest.mark.parametrize(("before", "words"), [(COUNTING, b""), (OTHER, b"SHUTDOWN")])
 def test_refused_start_says_nothing_to_clients_of_another_handler(
-    store: FdStore, before: str, words: bytes
+    store: FdStore, tmp_path: Path, before: str, words: bytes
 ) -> None:
+    config = tmp_path / "graced.toml"
+    # More than any limit of descriptors allows.
+    config.write_text("[limits]\nmax_clients = 1_000_000_000\n")
     with ExitStack() as stack:
         address, spoken, _ = hand_over(store, before, stack)
-        options = ("--config", "/dev/null", "--handler", OTHER, "--listen", address)
-        nowhere = ("--listen", "unix:/nonexistent/socket")
-        refused = run_graced(*options, *nowhere, **start(store))
-        assert refused.returncode == 69
+        options = ("--config", str(config), "--handler", OTHER, "--listen", address)
+        refused = run_graced(*options, **start(store))
+        assert refused.returncode == 78
         assert spoken.recv_to_end() == words

@@ -69,12 +69,12 @@ def test_command_lines_that_serve(
     [
         ("192.0.2.1:0", OK),
         ("unix:/nonexistent/socket", LISTEN),
-        ("unix:/", LISTEN),
+        ("unix:/", USAGE),
         ("é" + "a" * 80 + ":1", LISTEN),
         ("a" * 300 + ":1", LISTEN),
         ("..:1", LISTEN),
         ("[fe80::1%nowhere]:1", LISTEN),
-        ("224.0.0.1:0", OK),
+        ("224.0.0.1:0", USAGE),
     ],
 )
 def test_addresses(forge: Forge, address: str, status: int) -> None:
