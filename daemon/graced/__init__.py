@@ -1,7 +1,8 @@
 """graced: a threaded TCP server that says goodbye properly.
 
 The program is graced(8).  The library has `GracefulTCPServer` and `GracefulUnixStreamServer`,
-drop-in replacements for `ThreadingTCPServer` and `ThreadingUnixStreamServer` of `socketserver`.
+drop-in replacements for `ThreadingTCPServer` and `ThreadingUnixStreamServer` of `socketserver`;
+and `StreamProtocol`, the base class of handlers that the program calls as asyncio would.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from graced.handlers.stream import StreamProtocol
     from graced.tcpserver import GracefulTCPServer, GracefulUnixStreamServer
 
-__all__ = ["GracefulTCPServer", "GracefulUnixStreamServer", "__version__"]
+__all__ = ["GracefulTCPServer", "GracefulUnixStreamServer", "StreamProtocol", "__version__"]
 
 __version__ = "0.2.0"
 
@@ -21,6 +23,11 @@ def __getattr__(name: str) -> object:
     """Import the library at its first use (PEP 562): the programs start without the library."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "StreamProtocol":
+        # Without the library, which the program does not need.
+        from graced.handlers.stream import StreamProtocol  # noqa: PLC0415
+
+        return StreamProtocol
     from graced import tcpserver  # noqa: PLC0415
 
     return getattr(tcpserver, name)

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock
 
 from graced.errors import StartError, StuckError
-from graced.handlers.pool import DEADLINE, HandlerPool
+from graced.handlers.pool import DEADLINE
 from graced.loop.admission import Admission
 from graced.loop.client import Client
 from graced.loop.connection_log import ConnectionLog, is_probe
@@ -25,11 +25,12 @@ from graced.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
-    from graced.handlers.pool import Run
-    from graced.loop.interfaces import Listener, Mirror
+    from graced.handlers.blocking import Blocking
+    from graced.handlers.pool import HandlerPool
+    from graced.loop.interfaces import Listener, Mirror, Streaming
 
 
 IO_REPLY_TIMEOUT = 1.0
@@ -45,34 +46,6 @@ SETTLE_LOOK = 0.25
 """Seconds of one look at which handlers are busy."""
 HANDLER_FREEZE_TIMEOUT = 2.0
 """Seconds that handlers may take to reach a read, after `Server.settle` has found none busy."""
-
-
-class Blocking:
-    """Blocking handlers: the function that runs a handler, and the options of the handlers."""
-
-    __slots__ = ("greet", "max_threads", "movable", "new_pool", "on_restored", "run")
-
-    def __init__(
-        self,
-        run: Run,
-        *,
-        greet: bool = False,
-        movable: bool = False,
-        max_threads: int = 256,
-        new_pool: Callable[..., HandlerPool] = HandlerPool,
-        on_restored: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.run = run
-        self.greet = greet
-        """Whether a handler speaks first, and so starts before the first byte of the client."""
-        self.movable = movable
-        """Whether a handler can save its state and go on in another process."""
-        self.max_threads = max_threads
-        """Handlers that run at once; further clients wait."""
-        self.new_pool = new_pool
-        """Creates the pool, from the arguments of `HandlerPool`."""
-        self.on_restored = on_restored
-        """Called when all handlers have restored their state, before any goes on."""
 
 
 def default_io_threads() -> int:
@@ -94,6 +67,7 @@ class Server:
         admission: Admission,
         policy: Policy,
         blocking: Blocking | None = None,
+        streaming: Streaming | None = None,
         mirror: Mirror | None = None,
         io_threads: int = 1,
     ) -> None:
@@ -137,6 +111,7 @@ class Server:
                 admission,
                 policy,
                 handlers=self.pool,
+                streaming=streaming,
                 mirror=mirror,
                 changed=self._changed,
                 shared=io_threads > 1,

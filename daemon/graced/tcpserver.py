@@ -30,7 +30,9 @@ from threading import Event, RLock, current_thread
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from graced.handlers.handler_class import CheckedServer, underlying
+from graced.handlers.blocking import Blocking
+from graced.handlers.function_kind import underlying
+from graced.handlers.handler_class import CheckedServer
 from graced.handlers.handler_socket import HandlerSocket
 from graced.handlers.handling import Handling
 from graced.handlers.request_listener import RequestListener
@@ -40,7 +42,7 @@ from graced.loop.admission import Admission
 from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
 from graced.loop.poller import MAX_POLL_TIMEOUT
-from graced.server import Blocking, Server
+from graced.server import Server
 from graced.signals import IMPATIENT, STOP, SignalInbox
 from graced.sockets.closing import linger
 

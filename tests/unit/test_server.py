@@ -13,10 +13,11 @@ import pytest
 
 from graced import server as server_module
 from graced.errors import StartError, StuckError
+from graced.handlers.blocking import Blocking
 from graced.loop.admission import Admission
 from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
-from graced.server import Blocking, Server, default_io_threads
+from graced.server import Server, default_io_threads
 from graced.sockets import binding
 from graced.sockets.address import Address
 from support import PATIENCE, Client

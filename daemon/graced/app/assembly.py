@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from graced.handlers import registry
+from graced.handlers.blocking import Blocking
 from graced.handlers.hooks import run_hook, run_startup
 from graced.handlers.server_view import ServerView
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
-from graced.server import Blocking, Server, default_io_threads
+from graced.server import Server, default_io_threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,10 +34,10 @@ def build(
     and `StartError` where the hook has failed.
     """
     blocking = None
-    if handler:
+    if handler and registry.blocks(handler):
 
         def run_handler(request: Any, address: Any) -> None:
-            handler.factory(request, address, view)  # type: ignore[arg-type]
+            handler.factory(request, address, view)
 
         blocking = Blocking(
             run_handler,
@@ -56,6 +58,7 @@ def build(
             log_probes=settings.probes,
         ),
         blocking=blocking,
+        streaming=None if registry.blocks(handler) else handler,
         mirror=mirror,
         io_threads=settings.io_threads or default_io_threads(),
     )

@@ -40,6 +40,7 @@ from graced.errors import (
     PidFileError,
     UnresolvedError,
 )
+from graced.handlers import registry
 from graced.loop.acceptor import MAX_LINGERING
 from graced.process import limits
 from graced.sockets import binding
@@ -142,7 +143,7 @@ class Check:
         import_everything()
         handler = handler_path.find(settings, self._environ)
         limits.check_descriptors(settings.max_clients, MAX_LINGERING, self._limit(settings))
-        if handler:
+        if registry.blocks(handler):
             tasks = service.tasks if service else None
             lack = limits.lack_of_tasks(settings.max_handler_threads, tasks)
             if lack:

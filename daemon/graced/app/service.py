@@ -141,7 +141,8 @@ class Service:
             bridge.install(self._log)
         self._handler = handler_path.find(settings, self._launch.environment)
         limits.check_descriptors(settings.max_clients, others=MAX_LINGERING)
-        if self._handler and (lack := limits.lack_of_tasks(settings.max_handler_threads)):
+        threads = settings.max_handler_threads
+        if registry.blocks(self._handler) and (lack := limits.lack_of_tasks(threads)):
             events.LIMITS(reason=lack)
         self._claims.claim(self._inherited)
 

@@ -6,25 +6,15 @@
 from __future__ import annotations
 
 import socket
-from functools import partial
 from socketserver import DatagramRequestHandler
+
+from graced.handlers.function_kind import kind_of, underlying
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
 
-_COROUTINE = 0x80
-_ASYNC_GENERATOR = 0x200
-_GENERATOR = 0x20
-"""Flags of a code object, see `inspect`, which takes long to import."""
 _STEPS = ("setup", "handle", "finish")
-
-
-def underlying(factory: Any) -> Any:
-    """The class or function of a `functools.partial`; anything else as it is."""
-    while isinstance(factory, partial):
-        factory = factory.func
-    return factory
 
 
 def reason_against(factory: Any) -> str | None:
@@ -39,19 +29,10 @@ def reason_against(factory: Any) -> str | None:
     else:
         functions = {"": factory, "__call__()": vars(type(factory)).get("__call__")}
     for name, function in functions.items():
-        if kind := _kind(function):
+        if kind := kind_of(function):
             what = f"has {kind} {name}" if name else f"is {kind} function"
             return f"{what}, which nobody would run: handlers are called in threads"
     return None
-
-
-def _kind(function: Any) -> str | None:
-    function = underlying(function)
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    flags = getattr(code, "co_flags", 0)
-    if flags & (_COROUTINE | _ASYNC_GENERATOR):
-        return "an async"
-    return "a generator" if flags & _GENERATOR else None
 
 
 class CheckedServer:

@@ -1,8 +1,9 @@
 """The registry: a handler by its name.
 
-The built-in ``echo`` is a stream handler: ``echo`` runs on the I/O threads and has no code here,
-the hot loop *is* the echo.  Every other handler is a `socketserver.BaseRequestHandler` class, whose
-``handle`` blocks and gets a thread for each client.  The class may have two attributes:
+The built-in ``echo`` runs on the I/O threads and has no code here, the hot loop *is* the echo.  A
+subclass of `graced.StreamProtocol` is called by the I/O threads (`graced.loop.streams`).  Every
+other handler is a `socketserver.BaseRequestHandler` class, whose ``handle`` blocks and gets a
+thread for each client.  The class may have two attributes:
 
 ``farewell``
     `bytes` or `str` to be sent instead of the configured farewell; or a method that returns them
@@ -15,7 +16,7 @@ the hot loop *is* the echo.  Every other handler is a `socketserver.BaseRequestH
     its own: ``logRequests`` of xmlrpc, ``base_environ`` of wsgiref.
 ``greets``
     True where the server speaks first: the handler starts when its client is accepted, not when the
-    first byte of the client has come.
+    first byte of the client has come.  A stream handler always starts at the accept.
 
 Clients of a handler with the following two methods stay connected at a restart.
 The clients of other handlers receive the farewell at a restart, and have the grace period:
@@ -27,7 +28,8 @@ The clients of other handlers receive the farewell at a restart, and have the gr
     OSError``.  What the ``rfile`` of a `socketserver.StreamRequestHandler` has read ahead is saved
     too.
 ``restore(state)``
-    takes that state in the next process, after ``setup`` and before ``handle``.
+    takes that state in the next process, after ``setup`` and before ``handle``; or after
+    ``connection_made``.
 """
 
 from __future__ import annotations
@@ -37,28 +39,51 @@ from importlib import import_module
 from types import SimpleNamespace
 
 from graced.errors import ConfigError
+from graced.handlers.function_kind import kind_of
 from graced.handlers.handler_socket import HandlerSocket
 from graced.handlers.movable import can_move, movable, named_like
+from graced.handlers.stream import StreamProtocol
 from graced.log import events
 from graced.log.event import plural, summary_of
 from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from socketserver import BaseRequestHandler
+    from collections.abc import Callable
     from typing import Any
 
 ECHO = "echo"
+CALLBACKS = (
+    "connection_made",
+    "data_received",
+    "get_buffer",
+    "buffer_updated",
+    "eof_received",
+    "connection_lost",
+    "pause_writing",
+    "resume_writing",
+    "farewell",
+    "save",
+    "restore",
+)
+"""Methods of a stream handler that graced calls."""
 GROUP = "graced.handlers"
 """The entry-point group for handlers of other packages."""
 
 
 class Handler(SimpleNamespace):
-    """A blocking handler, with the attributes of its class."""
+    """A handler, with the attributes of its class."""
 
-    factory: type[BaseRequestHandler]
     name: str
     """Tells its saved state from that of another handler: module and class, as Python has them."""
+    factory: Any
+    """The class, or a subclass."""
+    streams: bool
+    """Whether it is a stream handler; otherwise it blocks."""
+    holds_back: bool
+    """Of a stream handler: whether it leaves `pause_writing` to graced."""
+    words: Callable[[Any], bytes | None] | None
+    """Of a stream handler: its method `farewell`, if it has one."""
     farewell: bytes | None
     """None: no farewell is declared, or a method of the handler returns it."""
     greets: bool
@@ -75,12 +100,17 @@ def is_built_in(name: str) -> bool:
 
 
 def name_of(handler: Handler | None) -> str:
-    """The name of a handler; None: of the stream handler."""
+    """The name of a handler; None: of the built-in echo."""
     return handler.name if handler else ECHO
 
 
+def blocks(handler: Handler | None) -> bool:
+    """Whether the handler needs a thread for each client; None: the built-in echo does not."""
+    return handler is not None and not handler.streams
+
+
 def find(name: str, farewell: bytes, *, written: bool = True) -> Handler | None:
-    """The blocking handler with that name; None for the stream handler.  Raises `ConfigError`.
+    """The handler with that name; None for the built-in echo.  Raises `ConfigError`.
 
     `farewell`: of a built-in handler, and, if it is `written` in a file, of a handler that declares
     none: nobody knows better than its user which bytes its protocol has.
@@ -97,27 +127,59 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler | None:
             f"handler {name!r} starts {plural(len(started), 'thread')} at its import,"
             " dead in the daemon, which forks: start it with the first client"
         )
-    if not (isinstance(factory, type) and callable(getattr(factory, "handle", None))):
-        raise ConfigError(f"handler {name!r} is not a socketserver.BaseRequestHandler class")
-    # Imports socketserver, as the module of the factory did.
-    from graced.handlers.handler_class import reason_against  # noqa: PLC0415
-
-    if reason := reason_against(factory):
-        raise ConfigError(f"handler {name!r} {reason}")
+    streams = isinstance(factory, type) and issubclass(factory, StreamProtocol)
+    if streams:
+        _refuse_coroutines(name, factory)
+    else:
+        _refuse_unfit(name, factory)
     own = getattr(factory, "farewell", configured)
     speaks = callable(own)
     try:
         own = None if speaks else _as_bytes(own)
     except TypeError as error:
         raise ConfigError(f"handler {name!r}: {error} or a method") from None
-    made = movable(factory) if (moves := can_move(factory)) else factory
+    moves = can_move(factory)
     return Handler(
         name=ECHO if built_in else f"{factory.__module__}:{factory.__qualname__}",
-        factory=_speaking(made) if speaks else made,
+        factory=factory if streams else _blocking(factory, moves=moves, speaks=speaks),
+        streams=streams,
         farewell=own if own or built_in else None,
         greets=bool(getattr(factory, "greets", False)),
         movable=moves,
+        holds_back=streams and factory.pause_writing is StreamProtocol.pause_writing,
+        words=_words if speaks else None,
     )
+
+
+def _refuse_coroutines(name: str, factory: Any) -> None:
+    for callback in CALLBACKS:
+        if kind := kind_of(getattr(factory, callback, None)):
+            raise ConfigError(
+                f"handler {name!r} has {kind} {callback}(), which nobody would run:"
+                " a StreamProtocol has ordinary methods"
+            )
+
+
+def _refuse_unfit(name: str, factory: Any) -> None:
+    if not (isinstance(factory, type) and callable(getattr(factory, "handle", None))):
+        raise ConfigError(
+            f"handler {name!r} is neither a graced.StreamProtocol"
+            " nor a socketserver.BaseRequestHandler class"
+        )
+    # Imports socketserver, as the module of the factory did.
+    from graced.handlers.handler_class import reason_against  # noqa: PLC0415
+
+    if reason := reason_against(factory):
+        raise ConfigError(f"handler {name!r} {reason}")
+
+
+def _words(protocol: Any) -> bytes | None:
+    return _as_bytes(protocol.farewell())
+
+
+def _blocking(factory: Any, *, moves: bool, speaks: bool) -> Any:
+    made = movable(factory) if moves else factory
+    return _speaking(made) if speaks else made
 
 
 def _speaking(factory: Any) -> Any:

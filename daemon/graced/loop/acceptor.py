@@ -261,7 +261,7 @@ class Acceptors:
         else:
             host, port = acceptor.listener.name, self._next_unix_number
             self._next_unix_number += 1
-        client = Client(sock, host, port, self._clients.resting, self._poller.now)
+        client = self._clients.new(sock, host, port)
         refusal = self._admission.enter(host)
         if refusal:
             client.counted = False
@@ -290,6 +290,8 @@ class Acceptors:
             raise NoCapacityError(error.strerror) from error
         if self._handlers and self._handlers.greet:
             self._clients.start_handler(client, 0)
+        elif self._clients.streams:
+            self._clients.streams.connect(client)
 
     def _refuse(self, client: Client, reason: str) -> None:
         self.count_refusal(client, reason)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import socket
 
 from graced.loop.event_source import EventSource
-from graced.loop.phase import NOT_TOLD
+from graced.loop.phase import INPUT_ENDED, NOT_TOLD
 from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+TURNED_AWAY = "turned away"
+"""The reason in the log for a client that was not served."""
 
 
 class Client(EventSource):
@@ -61,6 +64,11 @@ class Client(EventSource):
         """The state that the client's handler has saved in another process."""
         self.address: Any = None
         """The address that accept(2) has returned; set where a handler will ask for it."""
+
+    @property
+    def parting(self) -> str:
+        """The reason in the log for a lingering close."""
+        return "at rest" if self.told == INPUT_ENDED else TURNED_AWAY
 
     def __str__(self) -> str:
         if self.host.startswith("unix:"):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from select import EPOLLIN
+
 
 class EventSource:
     """A descriptor, a point in time, or both, for which an I/O thread waits."""
 
     __slots__ = ("due", "phase", "timer")
+
+    interest: int = EPOLLIN
+    """The events that a new epoll set waits for, see `Poller.unregister_all`; negative: none."""
 
     def __init__(self, phase: int) -> None:
         self.phase = phase

@@ -5,10 +5,13 @@ Only type checkers read this module, so `typing` is not imported by a running se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from socket import socket
 from typing import Any, Protocol
 
 from graced.loop.client import Client
+from graced.loop.connection_log import ConnectionLog
+from graced.loop.poller import Poller
 
 
 class Listener(Protocol):
@@ -64,6 +67,85 @@ class Handlers(Protocol):
 
         Return the seconds of the longest silence among the others.
         """
+
+
+class Streaming(Protocol):
+    """A stream handler (see `graced.handlers.registry.Handler`)."""
+
+    factory: Callable[[], Any]
+    """Returns the handler of a client; the handler has the callbacks of `asyncio.Protocol`."""
+    movable: bool
+    """Whether a handler can save its state and go on in another process."""
+    holds_back: bool
+    """Whether a client that does not take its bytes is not read, because the handler leaves
+    `pause_writing` to graced."""
+    words: Callable[[Any], bytes | None] | None
+    """Returns the farewell that a handler says to its client; None: the policy has the farewell."""
+
+
+class StreamClients(Protocol):
+    """Clients of stream handlers (see `graced.loop.streams.Streams`)."""
+
+    @property
+    def kind(self) -> Streaming:
+        """The handler of all clients."""
+
+    def new(self, sock: socket, host: str, port: int, now: float) -> Client:
+        """A client that has no handler yet."""
+
+    def connect(self, client: Any, unsent: bytes = b"") -> None:
+        """Make a handler for a client; `unsent` was written in another process."""
+
+    def connection_lost(self, client: Any, error: BaseException | None) -> None:
+        """Tell the handler of a client, once, that the connection is over."""
+
+    def close_at_deadline(self, client: Any) -> None:
+        """Say goodbye to a client that remains, and close it."""
+
+    def adopt(self, client: Client) -> Client:
+        """A frozen client, as a client of a stream handler."""
+
+    def freeze(self, client: Any) -> Client | None:
+        """Take a client from its handler; None where the client cannot be transferred.
+
+        The descriptor is still in the epoll set.
+        """
+
+
+class Totals(Protocol):
+    """What a write changes for all clients together (see `graced.loop.clients.Clients`)."""
+
+    log: ConnectionLog
+    echoed: int
+    activity_awaited: bool
+
+    def report_activity(self) -> None:
+        """Call `changed`, if that was asked for."""
+
+
+class TransportOwner(Protocol):
+    """What a transport asks for (see `graced.loop.streams.Streams`)."""
+
+    poller: Poller
+
+    @property
+    def clients(self) -> Totals:
+        """The counters."""
+
+    def call(self, client: Any, callback: Callable[..., object], *args: Any) -> Any:
+        """Call a function of the handler."""
+
+    def keep_unsent(self, client: Any, data: Any, sent: int) -> None:
+        """Keep bytes that the kernel does not take."""
+
+    def pause_writing(self, client: Any) -> None:
+        """Ask the handler to pause where its write buffer is above the limit."""
+
+    def watch(self, client: Any) -> None:
+        """Wait for the events that handler and write buffer need."""
+
+    def end_soon(self, client: Any, error: BaseException | None, *, aborted: bool = False) -> None:
+        """End a connection, and tell the handler at the end of the turn."""
 
 
 class Mirror(Protocol):

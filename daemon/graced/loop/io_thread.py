@@ -56,33 +56,17 @@ from math import inf
 from threading import Thread
 from time import monotonic
 
+from graced.loop import phase
 from graced.loop.acceptor import Acceptors
 from graced.loop.clients import Clients
 from graced.loop.event_source import EventSource
 from graced.loop.farewell import Farewell
 from graced.loop.idle import IdleSweep
-from graced.loop.phase import (
-    ACTIVE,
-    AWAITING_FIRST_BYTE,
-    AWAITING_THREAD,
-    CLIENT_PHASES,
-    ENDING,
-    FAREWELL_PENDING,
-    FAREWELL_SENT,
-    HANDSHAKING,
-    LINGERING,
-    LISTENING,
-    PHASES,
-    READ_PAUSED,
-    REMINDING,
-    REPORTING,
-    SWEEPING,
-    TRACED,
-    WAKING,
-    WRITE_BLOCKED,
-)
 from graced.loop.poller import Poller
+from graced.loop.stream_farewell import StreamFarewell
+from graced.loop.streams import Streams
 from graced.loop.transfer import Transfer
+from graced.loop.transport import Call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +75,7 @@ if TYPE_CHECKING:
 
     from graced.loop.admission import Admission
     from graced.loop.client import Client
-    from graced.loop.interfaces import Handlers, Listener, Mirror
+    from graced.loop.interfaces import Handlers, Listener, Mirror, Streaming
     from graced.loop.policy import Policy
 
 EVENTS_PER_TURN = 85
@@ -114,12 +98,13 @@ class IOThread(Thread):
         policy: Policy,
         *,
         handlers: Handlers | None = None,
+        streaming: Streaming | None = None,
         mirror: Mirror | None = None,
         changed: Callable[[], None] = lambda: None,
         shared: bool = False,
         name: str = "io",
     ) -> None:
-        """Without `handlers`, clients are echoed.
+        """Without `handlers` and `streaming`, clients are echoed.
 
         `changed` is called when the drain has begun, when the last client of a drain departs,
         when a probe is answered, when this thread ends, and once after `report_next_activity`.
@@ -138,9 +123,11 @@ class IOThread(Thread):
         self._clients = Clients(
             self._poller, admission, policy, handlers=handlers, mirror=mirror, changed=changed
         )
+        streams = Streams(self._clients, streaming) if streaming else None
         self._idle = IdleSweep(self._clients)
         self._acceptors = Acceptors(listeners, self._clients, self._idle, shared=shared)
         self._farewell = Farewell(self._clients)
+        self._stream_farewell = StreamFarewell(streams) if streams else None
         self._transfer = Transfer(self._clients, self._acceptors, self._idle)
         self._on_event = self._event_table()
         self._on_due = self._due_table()
@@ -151,33 +138,39 @@ class IOThread(Thread):
         The loop itself serves a client that is ACTIVE.
         """
         table: dict[int, Callable[[Any, int], None]] = {
-            AWAITING_FIRST_BYTE: self._clients.start_handler,
-            TRACED: self._echo,
-            WRITE_BLOCKED: self._flush,
-            FAREWELL_PENDING: self._farewell.leave_unread,
-            FAREWELL_SENT: self._farewell.pause_reading,
-            READ_PAUSED: self._farewell.leave_unread,
-            LINGERING: self._clients.discard_input,
-            AWAITING_THREAD: self._clients.waiting.hear,
-            LISTENING: self._acceptors.accept,
-            WAKING: self._poller.woken,
+            phase.AWAITING_FIRST_BYTE: self._clients.start_handler,
+            phase.TRACED: self._echo,
+            phase.WRITE_BLOCKED: self._flush,
+            phase.FAREWELL_PENDING: self._farewell.leave_unread,
+            phase.FAREWELL_SENT: self._farewell.pause_reading,
+            phase.READ_PAUSED: self._farewell.leave_unread,
+            phase.LINGERING: self._clients.discard_input,
+            phase.AWAITING_THREAD: self._clients.waiting.hear,
+            phase.LISTENING: self._acceptors.accept,
+            phase.WAKING: self._poller.woken,
         }
-        return [table.get(phase, self._ignore) for phase in range(PHASES)]
+        if self._stream_farewell:
+            table |= self._stream_farewell.on_event()
+        return [table.get(number, self._ignore) for number in range(phase.PHASES)]
 
     def _due_table(self) -> dict[int, Callable[[Any], None]]:
         """What to do when the time of a source has come, by its phase."""
-        return {
-            WRITE_BLOCKED: self._clients.close_stalled,
-            FAREWELL_PENDING: self._farewell.send_pending,
-            READ_PAUSED: self._farewell.resume_reading,
-            LINGERING: self._clients.end_lingering,
-            LISTENING: self._acceptors.retry,
-            SWEEPING: self._idle.close_idle,
-            REPORTING: self._acceptors.report_refusals,
-            REMINDING: self._farewell.remind,
-            HANDSHAKING: self._end_handshakes,
-            ENDING: self._end,
+        table: dict[int, Callable[[Any], None]] = {
+            phase.WRITE_BLOCKED: self._clients.close_stalled,
+            phase.FAREWELL_PENDING: self._farewell.send_pending,
+            phase.READ_PAUSED: self._farewell.resume_reading,
+            phase.LINGERING: self._clients.end_lingering,
+            phase.LISTENING: self._acceptors.retry,
+            phase.SWEEPING: self._idle.close_idle,
+            phase.REPORTING: self._acceptors.report_refusals,
+            phase.REMINDING: self._farewell.remind,
+            phase.HANDSHAKING: self._end_handshakes,
+            phase.ENDING: self._end,
+            phase.CALLING: Call.run,
         }
+        if self._stream_farewell:
+            table |= self._stream_farewell.on_due()
+        return table
 
     # The counters.
 
@@ -362,25 +355,25 @@ class IOThread(Thread):
     def _tell_present(self) -> None:
         self._serve_arrived()
         self._poller.now = monotonic()
-        self._farewell.drain()
+        (self._stream_farewell or self._farewell).drain()
 
     def _serve_arrived(self) -> None:
         """Serve the bytes that had arrived when the drain began."""
         sources = self._poller.sources
         for fd, event in self._poller.epoll.poll(0, len(sources)):
             source: Any = sources[fd]
-            if source.phase == ACTIVE:
+            if source.phase == phase.ACTIVE:
                 self._echo(source, event)
-            elif source.phase < CLIENT_PHASES:
+            elif source.phase < phase.CLIENT_PHASES:
                 self._on_event[source.phase](source, event)
 
     def _finish(self) -> None:
         self.draining = self._clients.draining = True
         handshakes = self._acceptors.refuse_connections()
         self._poller.now = monotonic()
-        self._poller.schedule_after(EventSource(ENDING), FINISH_TIMEOUT)
+        self._poller.schedule_after(EventSource(phase.ENDING), FINISH_TIMEOUT)
         self._clients.awaiting_handshakes = True
-        self._poller.schedule_after(EventSource(HANDSHAKING), handshakes)
+        self._poller.schedule_after(EventSource(phase.HANDSHAKING), handshakes)
         self._clients.close_at_deadline()
         self._acceptors.accept_last()
 

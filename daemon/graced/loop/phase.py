@@ -26,27 +26,33 @@ LINGERING = 7
 """The client has all its bytes and end of file; input is discarded until the client closes."""
 AWAITING_THREAD = 8
 """The client is not read: it waits for a thread in which its handler can run."""
-CLIENT_PHASES = 9
+STREAMING = 9
+"""The client is served by the callbacks of a stream handler; it may have unsent bytes."""
+DEPARTING = 10
+"""The connection of a stream handler is over, which the handler learns at the end of the turn."""
+CLIENT_PHASES = 11
 """The number of phases above: a smaller number is the phase of a client."""
 
 # The phases of the other event sources.
-LISTENING = 9
+LISTENING = 11
 """An acceptor accepts clients, or is paused and tries again later."""
-WAKING = 10
+WAKING = 12
 """The eventfd of the poller is readable when another thread has posted an action."""
-SWEEPING = 11
+SWEEPING = 13
 """The idle timeout of a client may have passed."""
-REPORTING = 12
+REPORTING = 14
 """Refused clients may have to be reported."""
-REMINDING = 13
+REMINDING = 15
 """Handlers may have clients that have not got the farewell yet."""
-HANDSHAKING = 14
+HANDSHAKING = 16
 """Handshakes that had begun when new connections were refused are over."""
-ENDING = 15
+ENDING = 17
 """The I/O thread ends now, whether or not clients still linger."""
-GONE = 16
+CALLING = 18
+"""A function that a stream handler has scheduled is due."""
+GONE = 19
 """The client or acceptor belongs to this I/O thread no more; nothing is done about it."""
-PHASES = 17
+PHASES = 20
 """The number of all phases: the length of the tables."""
 
 # How far the farewell of a client has come: `Client.told`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import suppress
 from select import EPOLLIN, epoll
 from time import monotonic
 
@@ -83,23 +84,28 @@ class Poller:
         self.forget(fd)
 
     def unregister_all(self, descriptors: Sequence[int]) -> None:
-        """Unregister many descriptors at once; all others are waited for with EPOLLIN.
+        """Unregister many descriptors at once; the others are waited for with their `interest`.
 
         A system call for each would take as long as all other threads that compute want: each call
         gives them the GIL.  So the others, which are few, come into a new set.
         """
         for fd in descriptors:
             self.forget(fd)
-        others = [fd for fd, source in enumerate(self.sources) if source is not _gone]
+        others = [
+            (fd, source.interest) for fd, source in enumerate(self.sources) if source is not _gone
+        ]
         try:
             fresh = epoll()
         except OSError:
             # No descriptor is left.
             for fd in descriptors:
-                self.epoll.unregister(fd)
+                with suppress(FileNotFoundError):
+                    # Its connection is broken, and nothing was waited for.
+                    self.epoll.unregister(fd)
             return
-        for fd in others:
-            fresh.register(fd, EPOLLIN)
+        for fd, interest in others:
+            if interest >= 0:
+                fresh.register(fd, interest)
         self.epoll, old = fresh, self.epoll
         old.close()
 

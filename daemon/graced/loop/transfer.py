@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graced.loop.client import Client
     from graced.loop.clients import Clients
     from graced.loop.idle import IdleSweep
+    from graced.loop.interfaces import StreamClients
 
 TRANSFERABLE = RESTING | {WRITE_BLOCKED, AWAITING_THREAD}
 """The phases in which a client can be transferred."""
@@ -33,10 +34,14 @@ class Transfer:
         self._admission = clients.admission
         self._handlers = clients.handlers
         self._mirror = clients.mirror
+        restoring = clients.streams.kind if clients.streams else self._handlers
+        self._can_restore = bool(restoring and restoring.movable)
 
     def freeze(self) -> list[Client]:
         """Abandon the listeners, stop serving all clients that can be transferred; return them."""
         self._acceptors.abandon_all()
+        if streams := self._clients.streams:
+            return self._freeze(streams)
         frozen = [client for client in self._clients.present() if client.phase in TRANSFERABLE]
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
@@ -49,13 +54,22 @@ class Transfer:
             client.counted = True
         return frozen
 
+    def _freeze(self, streams: StreamClients) -> list[Client]:
+        frozen = [each for each in map(streams.freeze, self._clients.present()) if each]
+        # One call for all, as above: threads of a handler may compute.
+        self._poller.unregister_all([client.sock.fileno() for client in frozen])
+        for client in frozen:
+            self._admission.leave(client.host)
+        return frozen
+
     def adopt(self, clients: Sequence[Client]) -> None:
         """Serve frozen clients; turn away a client that is not counted or cannot be served."""
         self._poller.now = monotonic()
-        for client in clients:
+        streams = self._clients.streams
+        for client in map(streams.adopt, clients) if streams else clients:
             client.timer = 0.0
             client.sock.setblocking(False)
-            if client.saved is not None and not (self._handlers and self._handlers.movable):
+            if client.saved is not None and not self._can_restore:
                 client.counted = False
             refusal = client.counted and self._admission.enter(client.host, adopted=True)
             if refusal:
@@ -82,7 +96,9 @@ class Transfer:
         except OSError as error:
             self._clients.lost(client, error)
             return
-        if unsent:
+        if self._clients.streams:
+            self._clients.streams.connect(client, unsent)
+        elif unsent:
             self._clients.keep_unsent(client, memoryview(unsent))
         elif self._handlers and (self._handlers.greet or client.saved is not None):
             self._clients.start_handler(client, 0)

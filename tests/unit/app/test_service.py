@@ -226,7 +226,7 @@ def test_inherited_is_said_when_the_clients_are_served(
 def test_own_farewell_of_the_handler_is_told(
     client: socket.socket, log: Log, belongings: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handler = SimpleNamespace(name="mine:Mine", farewell=b"221 Bye\r\n")
+    handler = SimpleNamespace(name="mine:Mine", farewell=b"221 Bye\r\n", streams=False)
     monkeypatch.setattr(handler_path, "find", lambda *_: handler)
     # `logging` is left as the other tests expect it.
     monkeypatch.setattr(bridge, "install", lambda _log: None)

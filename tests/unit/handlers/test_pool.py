@@ -391,7 +391,7 @@ def runs(factory: type[Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, 
     made = found.factory
 
     def run(request: Any, address: Any) -> None:
-        made(request, address, None)  # type: ignore[arg-type]
+        made(request, address, None)
 
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ from graced.errors import ConfigError
 from graced.handlers import registry
 from graced.handlers.echo import EchoHandler
 from graced.handlers.registry import Handler
+from graced.handlers.stream import StreamProtocol
 from support.handlers import ShoutingHandler, TutorialHandler
 
 FAREWELL = b"configured"
@@ -55,9 +57,12 @@ def test_attributes_of_handler(
     assert registry.find("a_plugin:Mine", FAREWELL) == Handler(
         name=f"{__name__}:Mine",
         factory=plugin.Mine,
+        streams=False,
         farewell=farewell,
         greets=greets,
         movable=False,
+        holds_back=False,
+        words=None,
     )
 
 
@@ -87,6 +92,61 @@ def test_handler_with_save_and_restore_is_movable(
     assert found.factory.__name__ == "Mine"
 
 
+def test_stream_handler(plugin: Any) -> None:
+    plugin.Mine = type("Mine", (StreamProtocol,), {"save": nothing, "restore": nothing})
+    found = registry.find("a_plugin:Mine", FAREWELL, written=False)
+    assert found == Handler(
+        name=f"{__name__}:Mine",
+        factory=plugin.Mine,
+        streams=True,
+        farewell=None,
+        greets=False,
+        movable=True,
+        holds_back=True,
+        words=None,
+    )
+    assert not registry.blocks(found)
+    assert not registry.blocks(None)
+
+
+def test_stream_handler_with_a_pause_of_its_own_is_not_held_back(plugin: Any) -> None:
+    plugin.Mine = type("Mine", (StreamProtocol,), {"pause_writing": nothing})
+    found = registry.find("a_plugin:Mine", FAREWELL)
+    assert found
+    assert not found.holds_back
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("Tsch\u00fc\u00df", b"Tsch\xc3\xbc\xc3\x9f"), (b"x", b"x"), (None, None)],
+)
+def test_words_of_a_stream_handler(plugin: Any, words: object, expected: bytes | None) -> None:
+    plugin.Mine = type("Mine", (StreamProtocol,), {"farewell": lambda _self: words})
+    found = registry.find("a_plugin:Mine", FAREWELL)
+    assert found
+    assert found.words
+    assert found.words(plugin.Mine()) == expected
+    assert found.farewell is None
+
+
+async def coroutine(*_args: object) -> None:
+    """Do nothing."""
+
+
+def generator(*_args: object) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("callback", registry.CALLBACKS)
+@pytest.mark.parametrize("function", [coroutine, generator])
+def test_stream_handler_with_a_callback_that_would_not_run(
+    plugin: Any, callback: str, function: object
+) -> None:
+    plugin.Mine = type("Mine", (StreamProtocol,), {callback: function})
+    with pytest.raises(ConfigError, match=rf"has an? \w+ {callback}\(\), which nobody would run"):
+        registry.find("a_plugin:Mine", FAREWELL)
+
+
 def test_stream_request_handler_can_save(plugin: Any) -> None:
     methods = {"save": nothing, "restore": nothing}
     plugin.Mine = type("Mine", (ShoutingHandler,), methods)
@@ -112,7 +172,8 @@ def test_farewell_of_wrong_type(plugin: Any, farewell: object) -> None:
 @pytest.mark.parametrize("thing", [7, "text", lambda: None, object, EchoHandler.handle])
 def test_object_that_is_no_handler(plugin: Any, thing: object) -> None:
     plugin.Mine = thing
-    with pytest.raises(ConfigError, match=r"is not a socketserver\.BaseRequestHandler class"):
+    reason = r"is neither a graced\.StreamProtocol nor a socketserver\.BaseRequestHandler class"
+    with pytest.raises(ConfigError, match=reason):
         registry.find("a_plugin:Mine", FAREWELL)
 
 

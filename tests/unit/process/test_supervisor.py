@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from graced import server as server_module
+from graced.handlers.blocking import Blocking
 from graced.handover.fdstore import FdStore
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
 from graced.process.supervisor import State, Supervisor
-from graced.server import Blocking, Server
+from graced.server import Server
 from graced.signals import SignalInbox
 from graced.sockets import binding
 from graced.sockets.address import Address

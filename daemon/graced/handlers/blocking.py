@@ -1,0 +1,39 @@
+"""Blocking handlers as a server asks for them."""
+
+from __future__ import annotations
+
+from graced.handlers.pool import HandlerPool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from graced.handlers.pool import Run
+
+
+class Blocking:
+    """Blocking handlers: the function that runs a handler, and the options of the handlers."""
+
+    __slots__ = ("greet", "max_threads", "movable", "new_pool", "on_restored", "run")
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        greet: bool = False,
+        movable: bool = False,
+        max_threads: int = 256,
+        new_pool: Callable[..., HandlerPool] = HandlerPool,
+        on_restored: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.run = run
+        self.greet = greet
+        """Whether a handler speaks first, and so starts before the first byte of the client."""
+        self.movable = movable
+        """Whether a handler can save its state and go on in another process."""
+        self.max_threads = max_threads
+        """Handlers that run at once; further clients wait."""
+        self.new_pool = new_pool
+        """Creates the pool, from the arguments of `HandlerPool`."""
+        self.on_restored = on_restored
+        """Called when all handlers have restored their state, before any goes on."""

@@ -1,0 +1,31 @@
+"""What a function is, without `inspect`, which takes long to import."""
+
+from __future__ import annotations
+
+from functools import partial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_COROUTINE = 0x80
+_ASYNC_GENERATOR = 0x200
+_GENERATOR = 0x20
+"""Flags of a code object, see `inspect`."""
+
+
+def underlying(factory: Any) -> Any:
+    """The class or function of a `functools.partial`; anything else as it is."""
+    while isinstance(factory, partial):
+        factory = factory.func
+    return factory
+
+
+def kind_of(function: Any) -> str | None:
+    """What a function is that a call does not run: "an async", "a generator"; None: a call does."""
+    function = underlying(function)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    flags = getattr(code, "co_flags", 0)
+    if flags & (_COROUTINE | _ASYNC_GENERATOR):
+        return "an async"
+    return "a generator" if flags & _GENERATOR else None

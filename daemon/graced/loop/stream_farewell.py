@@ -1,0 +1,175 @@
+"""The farewell to clients of stream handlers.
+
+`graced.loop.io_thread` says why the farewell stands alone, and shows the phases.  A stream handler
+differs from the echo in one point: an answer may come later than its question, so a client is read
+until it is *at rest*, and only then not for the gap.  Where no farewell is declared, the input of
+the handler ends instead, and the handler finishes in its own words.
+"""
+
+from __future__ import annotations
+
+from socket import MSG_PEEK
+
+from graced.loop.event_source import EventSource
+from graced.loop.farewell import MIN_REMIND_INTERVAL
+from graced.loop.phase import (
+    ANSWERED,
+    DEPARTING,
+    FAREWELL_PENDING,
+    FAREWELL_SENT,
+    INPUT_ENDED,
+    NOT_TOLD,
+    READ_PAUSED,
+    REMINDING,
+    STREAMING,
+    TOLD,
+    WRITE_BLOCKED,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from graced.loop.streams import Streams
+    from graced.loop.transport import Transport
+
+
+class StreamFarewell:
+    """Says goodbye to each client once, when it is at rest."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+        self._clients = streams.clients
+        self._poller = streams.poller
+        self._gap = streams.clients.policy.gap
+        self._reminder = EventSource(REMINDING)
+        streams.on_rest = self._consider
+
+    def on_event(self) -> dict[int, Callable[[Any, int], None]]:
+        """What to do when a descriptor is ready, by the phase of the client."""
+        return {
+            STREAMING: self._streams.receive,
+            WRITE_BLOCKED: self._streams.flush,
+            FAREWELL_PENDING: self._leave_unread,
+            FAREWELL_SENT: self._pause_reading,
+            READ_PAUSED: self._leave_unread,
+        }
+
+    def on_due(self) -> dict[int, Callable[[Any], None]]:
+        """What to do when a time has come, by the phase of the client."""
+        return {
+            STREAMING: self._clients.close_stalled,
+            FAREWELL_PENDING: self._send_pending,
+            READ_PAUSED: self._resume_reading,
+            REMINDING: self._remind,
+            DEPARTING: self._streams.end,
+        }
+
+    def drain(self) -> None:
+        """Tell all clients that are at rest; the others are told when they are."""
+        self._clients.draining = True
+        self._remind(self._reminder)
+
+    def _remind(self, reminder: EventSource) -> None:
+        """Look at all clients: a client can come to rest without a callback of its handler.
+
+        Another client's handler may have written its answer.
+        """
+        clients: Any = self._clients.present()
+        for client in clients:
+            self._consider(client)
+        if any(client.told == NOT_TOLD for client in clients):
+            self._poller.schedule_after(reminder, max(self._gap, MIN_REMIND_INTERVAL))
+
+    def _consider(self, client: Transport) -> None:
+        if client.told != NOT_TOLD or client.phase != STREAMING:
+            return
+        if self._streams.is_at_rest(client):
+            if self._poller.now - client.last >= self._gap:
+                self._tell(client)
+            else:
+                self._hold(client, FAREWELL_PENDING, client.last + self._gap)
+
+    def _hold(self, client: Transport, phase: int, until: float) -> None:
+        """Do not read the client until the gap is over."""
+        client.phase = phase
+        self._streams.watch(client)
+        self._poller.timers.schedule(client, until)
+
+    def _read_again(self, client: Transport) -> None:
+        client.due = 0.0
+        client.phase = STREAMING
+        self._streams.watch(client)
+
+    def _leave_unread(self, client: Transport, _event: int) -> None:
+        """Read a client that has departed: its last input is answered before the end."""
+        if client.told == TOLD:
+            client.told = ANSWERED
+        self._read_again(client)
+
+    def _send_pending(self, client: Transport) -> None:
+        """Tell a client after the gap of silence, which the handler may have broken."""
+        if self._poller.now - client.last < self._gap:
+            self._poller.timers.schedule(client, client.last + self._gap)
+            return
+        self._read_again(client)
+        self._tell(client)
+
+    def _tell(self, client: Transport) -> None:
+        # Before the handler is asked: a client whose handler calls back is told only once.
+        client.told = TOLD
+        farewell = self._streams.farewell_of(client)
+        if client.closing:
+            return
+        if farewell:
+            self._send(client, farewell)
+        else:
+            self._end_input(client)
+
+    def _send(self, client: Transport, farewell: bytes) -> None:
+        try:
+            sent = client.sock.send(farewell)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._streams.end_soon(client, error)
+            return
+        client.phase = FAREWELL_SENT
+        if sent < len(farewell):
+            self._streams.keep_unsent(client, farewell, sent)
+
+    def _end_input(self, client: Transport) -> None:
+        """End the input of a handler, unless more has come this moment."""
+        client.told = INPUT_ENDED
+        try:
+            client.sock.recv(1, MSG_PEEK)
+        except BlockingIOError:
+            self._streams.end_input(client)
+        except OSError as error:
+            self._streams.end_soon(client, error)
+        else:
+            client.told = NOT_TOLD
+            # The answer puts the client at rest again; at its end the handler hears of the end.
+            client.unanswered = True
+
+    def _pause_reading(self, client: Transport, _event: int) -> None:
+        """Leave the first bytes after the farewell in the kernel for the gap."""
+        try:
+            ended = not client.sock.recv(1, MSG_PEEK)
+        except BlockingIOError:
+            # Out-of-band data, which stays until it is really read.
+            ended = False
+        except OSError as error:
+            self._streams.end_soon(client, error)
+            return
+        if ended:
+            client.told = ANSWERED
+            client.phase = STREAMING
+        else:
+            self._hold(client, READ_PAUSED, self._poller.now + self._gap)
+
+    def _resume_reading(self, client: Transport) -> None:
+        """Serve the client as before the drain: the gap after the farewell is over."""
+        client.told = ANSWERED
+        self._read_again(client)
