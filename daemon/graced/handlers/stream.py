@@ -26,7 +26,7 @@ class StreamProtocol:
         """Take input of the client."""
 
     def eof_received(self) -> bool | None:
-        """Take the end of the input; True keeps the connection open for output."""
+        """Take the end of the input; True if the handler still writes."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Take the end of the connection; `exc`: why, unless client or handler has closed it."""

@@ -88,6 +88,7 @@ class Scene:
         listener: Listener | None = None,
         per_host: int = 0,
         handlers: Handlers | None = None,
+        streaming: Any = None,
         **policy: Any,
     ) -> None:
         self.listener = listener or binding.bind([Address.parse(address)], 100)[0]
@@ -99,6 +100,7 @@ class Scene:
             self.admission,
             Policy(**policy),
             handlers=handlers,
+            streaming=streaming,
             changed=self.changes.release,
         )
         self.thread.start()

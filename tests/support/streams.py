@@ -1,0 +1,141 @@
+"""Stream handlers as users of graced would write them, for ``--handler support.streams:NAME``.
+
+Each also runs under asyncio.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from graced import StreamProtocol
+
+HERE = "support.streams"
+
+
+class Echo(StreamProtocol):
+    """Answers at once."""
+
+    transport: Any
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class TellingEcho(Echo):
+    """Declares the farewell of the built-in echo."""
+
+    farewell = b"SHUTDOWN"
+
+
+class BufferedEcho(Echo):
+    """Reads into a buffer of its own."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.buffer = bytearray(4096)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.transport.write(self.buffer[:nbytes])
+
+
+class Lines(Echo):
+    """Answers whole lines, in capitals, and greets."""
+
+    rest = b""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if not transport.get_extra_info("restored"):
+            transport.write(b"hello\n")
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        self.transport.writelines([line.upper() + b"\n" for line in lines])
+
+    def eof_received(self) -> None:
+        self.transport.write(b"goodbye\n")
+
+
+class CountingLines(Lines):
+    """Numbers the lines, and carries number and half a line over a restart."""
+
+    number = 0
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            self.number += 1
+            self.transport.write(b"%d %s\n" % (self.number, line))
+
+    def save(self) -> bytes:
+        return b"%d %s" % (self.number, self.rest)
+
+    def restore(self, state: bytes) -> None:
+        number, self.rest = state.split(b" ", 1)
+        self.number = int(number)
+
+
+class SpeakingLines(Lines):
+    """Says goodbye to each client in other words."""
+
+    def farewell(self) -> bytes | None:
+        return b"bye, " + self.rest if self.rest else None
+
+
+class Slow(Echo):
+    """Answers after a while."""
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.call_later(0.3, self.transport.write, data)
+
+
+class Failing(Echo):
+    """Echoes, but cannot stand some numbers, each in another callback."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.seven = False
+
+    def data_received(self, data: bytes) -> None:
+        if data == b"7":
+            raise ValueError("seven is not nice")
+        if data == b"8":
+            self.transport.call_later(0, self._fail)
+        if data == b"9":
+            self.seven = True
+        self.transport.write(data)
+
+    def eof_received(self) -> None:
+        if self.seven:
+            self._fail()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if isinstance(exc, ValueError):
+            raise KeyError("not logged: the client has its record")
+
+    @staticmethod
+    def _fail() -> None:
+        raise ValueError("seven is not nice")
+
+
+class Stuck(Echo):
+    """Blocks the I/O thread for the seconds that its client names."""
+
+    def data_received(self, data: bytes) -> None:
+        time.sleep(float(data))
+        self.transport.write(b"done")
+
+
+class Pouring(Echo):
+    """Answers each byte with a megabyte, whether or not its client takes any."""
+
+    def data_received(self, data: bytes) -> None:
+        for _ in data:
+            self.transport.write(bytes(1 << 20))
