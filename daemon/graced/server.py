@@ -84,6 +84,8 @@ class Server:
         self._admission = admission
         self._mirror = mirror
         self._log = ConnectionLog(policy)
+        self.streaming = streaming.name if streaming else ""
+        """The name of the stream handler, if the clients have one."""
         self._echoed_by_handlers = 0
         self._departed_handlers = 0
         self._closed_handlers = 0
@@ -251,6 +253,15 @@ class Server:
     def alive(self) -> bool:
         """Whether every I/O thread has answered the last probe."""
         return all(thread.answered == self._probe for thread in self.io_threads)
+
+    def blocked_at(self) -> str:
+        """Where a stream handler holds up an I/O thread; empty: nowhere."""
+        frames = sys._current_frames()
+        for thread in self.io_threads:
+            frame = frames.get(thread.ident or 0)
+            if self.streaming and frame and thread.answered != self._probe:
+                return f"{frame.f_code.co_qualname}, {frame.f_code.co_filename}:{frame.f_lineno}"
+        return ""
 
     def report_next_activity(self) -> None:
         """Make `changed_fd` readable once, when bytes are sent or a client comes or goes."""

@@ -10,7 +10,7 @@ from signal import SIGTERM, SIGUSR2
 
 import pytest
 
-from support import FAREWELL, PASS, FdStore, Graced, settled
+from support import FAREWELL, PASS, FdStore, Graced, NotifySocket, settled
 from support.process import environment
 from support.streams import HERE
 
@@ -196,6 +196,20 @@ def test_idle_client_is_closed() -> None:
         client.echo(b"hello")
         assert client.recv_to_end() == b""
         graced.log.wait_for(f"closing connection from {client.name}: idle")
+
+
+def test_callback_that_blocks_is_named() -> None:
+    with NotifySocket() as socket:
+        env = {**socket.environment, "WATCHDOG_USEC": "1500000"}
+        with Graced(*plugin("Stuck"), env=env) as graced, graced.connect() as client:
+            client.send(b"2")
+            place = graced.log.wait_for(
+                rf"^<4>the handler {HERE}:Stuck makes all clients wait: .* return from (.*)$"
+            )[1]
+            assert place.startswith("Stuck.data_received, ")
+            assert client.recv_exactly(4) == b"done"
+            assert graced.stop() == 0
+            assert graced.log.count("makes all clients wait") == 1
 
 
 def test_hundred_clients_hear_the_end() -> None:

@@ -224,6 +224,11 @@ WATCHDOG_LATE = Event(
     WARNING,
     "an I/O thread has not turned for %(seconds).1f s, not feeding the watchdog",
 )
+HANDLER_BLOCKS = Event(
+    "aa4610499aa04d8c8a743f9c1cac15dd",
+    WARNING,
+    "the handler %(handler)s makes all clients wait: it does not return from %(place)s",
+)
 LOG_DROPPED = Event(
     "7f99ca92fa2b457aa05709bc2a54e0f8",
     WARNING,

@@ -72,6 +72,8 @@ class Handlers(Protocol):
 class Streaming(Protocol):
     """A stream handler (see `graced.handlers.registry.Handler`)."""
 
+    name: str
+    """The name in the configuration."""
     factory: Callable[[], Any]
     """Returns the handler of a client; the handler has the callbacks of `asyncio.Protocol`."""
     movable: bool

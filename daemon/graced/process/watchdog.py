@@ -51,3 +51,5 @@ class Watchdog:
         elif not self._warned:
             self._warned = True
             events.WATCHDOG_LATE(seconds=now - self._probed_at)
+            if place := self._server.blocked_at():
+                events.HANDLER_BLOCKS(handler=self._server.streaming, place=place)

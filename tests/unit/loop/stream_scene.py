@@ -19,7 +19,13 @@ MEGABYTE = 1 << 20
 
 def streaming(factory: Callable[[], Any], **changes: Any) -> Any:
     """A stream handler as the registry finds it."""
-    usual = {"factory": factory, "movable": False, "holds_back": False, "words": None}
+    usual = {
+        "name": "a:Handler",
+        "factory": factory,
+        "movable": False,
+        "holds_back": False,
+        "words": None,
+    }
     return SimpleNamespace(**{**usual, **changes})
 
 

@@ -31,6 +31,11 @@ class StubServer:
     def __init__(self) -> None:
         self.alive = True
         self.probes = 0
+        self.streaming = ""
+        self.place = ""
+
+    def blocked_at(self) -> str:
+        return self.place
 
     def probe(self) -> None:
         self.alive = False
