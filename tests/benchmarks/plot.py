@@ -17,6 +17,7 @@ COLOURS = {
     "c-epoll": "#444444",
     "graced": "#d62728",
     "graced-quiet": "#ff9896",
+    "graced-stream": "#ff7f0e",
     "graced-threaded": "#e377c2",
     "uvloop": "#1f77b4",
     "asyncio": "#17becf",

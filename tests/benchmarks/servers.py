@@ -54,7 +54,7 @@ class Kind(NamedTuple):
 def _graced(*options: str) -> Callable[[int], list[str]]:
     # What /usr/sbin/graced does: isolated, the package from a directory of its own.
     start = (
-        f"import sys; sys.path.insert(0, {str(DAEMON)!r}); "
+        f"import sys; sys.path[:0] = {[str(DAEMON), str(PEERS)]!r}; "
         "from graced.__main__ import main; sys.exit(main())"
     )
 
@@ -163,6 +163,12 @@ def kinds() -> Iterator[Kind | MissingError]:
         except MissingError as error:
             yield error
     yield Kind("asyncio", "asyncio Protocol", _python("asyncio_echo.py"))
+    yield Kind(
+        "graced-stream",
+        "graced, StreamProtocol",
+        _graced("-H", "stream_echo:Echo", *_config("shipped")),
+        raised=_graced("-H", "stream_echo:Echo", *_config("raised", RAISED)),
+    )
     yield threads
     yield Kind(
         "graced-threaded",
