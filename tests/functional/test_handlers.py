@@ -212,7 +212,10 @@ def test_clients_come_and_go_and_leave_no_thread_behind() -> None:
         ("nonsense", "unknown handler 'nonsense', known are echo, echo-threaded"),
         ("no.such.module:Handler", "handler 'no.such.module:Handler' cannot be imported: Mod"),
         ("support.handlers:Missing", "handler 'support.handlers:Missing' cannot be imported: Attr"),
-        ("support.handlers:HERE", "handler 'support.handlers:HERE' is not a socketserver.Base"),
+        (
+            "support.handlers:HERE",
+            "handler 'support.handlers:HERE' is neither a graced.StreamProtocol nor",
+        ),
         ("support.faulty:ExitingHandler", "handler 'support.faulty:ExitingHandler' cannot be imp"),
     ],
 )

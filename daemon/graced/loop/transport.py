@@ -258,7 +258,8 @@ class Transport(Client):
         The way to answer from a thread: ``transport.call_soon_threadsafe(transport.write, data)``.
         """
         call = Call(self, callback, args)
-        self.streams.poller.post(call.run)
+        if not self.lost:
+            self.streams.poller.post(call.run)
         return call
 
 

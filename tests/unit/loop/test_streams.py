@@ -1,0 +1,241 @@
+"""Stream handlers on an I/O thread: what no comparison with asyncio shows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from graced import StreamProtocol
+from graced.loop import clients as clients_module
+from loop.scene import Make, Scene
+from loop.stream_scene import streaming
+from support import PATIENCE, Client
+
+
+class Noting(StreamProtocol):
+    """Notes its calls, and does what a test says."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.lost = threading.Event()
+        self.got = threading.Event()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.calls.append(data)
+        self.got.set()
+        self.transport.write(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.calls.append(exc)
+        self.lost.set()
+
+    def save(self) -> bytes:
+        return repr(self.calls).encode()
+
+    def restore(self, state: bytes) -> None:
+        self.calls.append(state)
+
+
+class Kind:
+    """A stream handler that remembers its instances."""
+
+    def __init__(self, make: Make, factory: Callable[[], Any] = Noting, **options: Any) -> None:
+        self.made: list[Any] = []
+
+        def handler() -> Any:
+            self.made.append(factory())
+            return self.made[-1]
+
+        policy = options.pop("policy", {})
+        self.scene: Scene = make(
+            streaming=streaming(handler, **options), **{"farewell": None, **policy}
+        )
+
+    def connect(self) -> tuple[Client, Any]:
+        number = len(self.made)
+        client = self.scene.connect()
+        self.scene.wait_until(lambda: len(self.made) > number)
+        return client, self.made[number]
+
+
+def test_call_later_is_made_and_can_be_cancelled(make: Make) -> None:
+    kind = Kind(make)
+    client, handler = kind.connect()
+    with client:
+        calls: list[str] = []
+        done = threading.Event()
+
+        def schedule() -> None:
+            cancelled = handler.transport.call_later(0.01, calls.append, "cancelled")
+            handler.transport.call_later(0.02, calls.append, "late")
+            handler.transport.call_soon(calls.append, "soon")
+            handler.transport.call_later(0.03, done.set)
+            cancelled.cancel()
+            assert cancelled.cancelled()
+
+        kind.scene.do(schedule)
+        assert done.wait(PATIENCE)
+        assert calls == ["soon", "late"]
+
+
+def test_call_is_not_made_after_the_connection_is_lost(make: Make) -> None:
+    kind = Kind(make)
+    client, handler = kind.connect()
+    calls: list[str] = []
+    kind.scene.do(lambda: handler.transport.call_later(0.05, calls.append, "late"))
+    client.close()
+    assert handler.lost.wait(PATIENCE)
+    other, second = kind.connect()
+    with other:
+        done = threading.Event()
+        kind.scene.do(lambda: second.transport.call_later(0.1, done.set))
+        assert done.wait(PATIENCE)
+    handler.transport.call_soon_threadsafe(calls.append, "from a thread")
+    assert calls == []
+
+
+def test_answer_of_a_thread(make: Make) -> None:
+    kind = Kind(make)
+    client, handler = kind.connect()
+    with client:
+        transport = handler.transport
+        threading.Thread(
+            target=transport.call_soon_threadsafe, args=(transport.write, b"answer")
+        ).start()
+        assert client.recv_exactly(6) == b"answer"
+
+
+def test_exception_in_a_scheduled_call_ends_the_client(make: Make) -> None:
+    kind = Kind(make)
+    client, handler = kind.connect()
+    with client:
+        handler.transport.call_soon_threadsafe(int, "no number")
+        assert client.recv_to_end() == b""
+    assert handler.lost.wait(PATIENCE)
+    assert [type(call) for call in handler.calls] == [ValueError]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "unix"])
+def test_client_that_departs_while_its_handler_does_not_read_costs_nothing(
+    make: Make, address: str, tmp_path: Any
+) -> None:
+    made: list[Noting] = []
+
+    def handler() -> Noting:
+        made.append(Noting())
+        return made[-1]
+
+    listen = address if address != "unix" else f"unix:{tmp_path}/socket"
+    scene = make(listen, streaming=streaming(handler), farewell=None)
+    client = scene.connect()
+    scene.wait_until(lambda: made)
+    scene.do(made[0].transport.pause_reading)
+    client.send(b"unread")
+    client.close()
+    scene.do(lambda: None)
+    used = time.process_time()
+    time.sleep(0.3)  # The time in which a loop that spins would use the processor.
+    assert time.process_time() - used < 0.2
+    assert made[0].calls == []
+    scene.do(made[0].transport.resume_reading)
+    assert made[0].lost.wait(PATIENCE)
+    assert made[0].calls[0] == b"unread"
+
+
+def test_freeze_saves_state_and_unsent_bytes(make: Make) -> None:
+    kind = Kind(make, movable=True, holds_back=True)
+    client, handler = kind.connect()
+    with client:
+        client.echo(b"hello")
+        frozen, sent = kind.scene.freeze_with_unsent(client)
+        assert frozen.saved is not None
+        assert frozen.saved.startswith(b"[")
+        assert type(frozen.unsent) is bytes
+        kind.scene.adopt([frozen])
+        restored = kind.made[-1]
+        assert restored is not handler
+        assert frozen.saved in restored.calls
+        received = client.recv_exactly(sent)
+        assert len(received) == sent
+        assert not handler.lost.is_set()
+
+
+def test_client_that_said_nothing_is_frozen_without_state(make: Make) -> None:
+    kind = Kind(make)
+    silent, _ = kind.connect()
+    talking, _ = kind.connect()
+    with silent, talking:
+        talking.echo(b"hello")
+        (frozen,) = kind.scene.freeze()
+        assert frozen.saved is None
+        kind.scene.adopt([frozen])
+        silent.echo(b"hello")
+        talking.echo(b"served on")
+
+
+def test_save_that_fails_ends_one_client(make: Make) -> None:
+    class Failing(Noting):
+        def save(self) -> bytes:
+            raise ValueError("no state")
+
+    kind = Kind(make, Failing, movable=True)
+    client, handler = kind.connect()
+    with client:
+        assert kind.scene.freeze() == []
+        assert client.recv_to_end() == b""
+    assert handler.lost.wait(PATIENCE)
+
+
+def test_factory_that_fails_ends_one_client(make: Make) -> None:
+    def fail() -> Any:
+        raise OSError("no serial line")
+
+    scene = make(streaming=streaming(fail), farewell=None)
+    for _ in range(2):
+        with scene.connect() as client:
+            assert client.recv_to_end() == b""
+
+
+def test_reads_are_small_while_clients_do_not_read(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients_module, "UNSENT_BUDGET", 1)
+    kind = Kind(make, holds_back=True)
+    full, _ = kind.connect()
+    client, handler = kind.connect()
+    with full, client:
+        full.send_until_full()
+        kind.scene.wait_until(kind.made[0].transport.get_write_buffer_size)
+        client.echo(b"x" * 100_000)
+        assert max(map(len, handler.calls)) <= clients_module.SMALL_READ
+
+
+def test_extra_info(make: Make) -> None:
+    kind = Kind(make)
+    client, handler = kind.connect()
+    with client:
+        transport = handler.transport
+        assert transport.get_extra_info("peername") == client.sock.getsockname()
+        assert transport.get_extra_info("sockname") == client.sock.getpeername()
+        assert transport.get_extra_info("socket").fileno() > 0
+        assert not hasattr(transport.get_extra_info("socket"), "close")
+        assert transport.get_extra_info("restored") is False
+        assert transport.get_extra_info("cipher", "none") == "none"
+
+
+def test_deadline_tells_the_handler(make: Make) -> None:
+    kind = Kind(make)
+    client, handler = kind.connect()
+    with client:
+        client.echo(b"hello")
+        kind.scene.finish()
+        assert client.recv_to_end() == b""
+    assert handler.lost.is_set()
+    assert repr(handler.calls[-1]) == "ConnectionAbortedError('deadline')"
