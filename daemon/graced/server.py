@@ -16,6 +16,7 @@ from threading import Event, Lock
 
 from graced.errors import StartError, StuckError
 from graced.handlers.pool import DEADLINE
+from graced.handlers.restoring import Together
 from graced.loop.admission import Admission
 from graced.loop.client import Client
 from graced.loop.connection_log import ConnectionLog, is_probe
@@ -25,7 +26,7 @@ from graced.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from graced.handlers.blocking import Blocking
@@ -69,8 +70,10 @@ class Server:
         blocking: Blocking | None = None,
         streaming: Streaming | None = None,
         mirror: Mirror | None = None,
+        on_restored: Callable[[], None] = lambda: None,
         io_threads: int = 1,
     ) -> None:
+        """`on_restored` is called when the state of all handlers is back, before any goes on."""
         self.changed_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """An eventfd, readable when something has changed (see `take_changes`)."""
         self.server_address: Any = listeners[0].sock.getsockname() if listeners else None
@@ -86,6 +89,7 @@ class Server:
         self._log = ConnectionLog(policy)
         self.streaming = streaming.name if streaming else ""
         """The name of the stream handler, if the clients have one."""
+        self._on_restored = on_restored
         self._echoed_by_handlers = 0
         self._departed_handlers = 0
         self._closed_handlers = 0
@@ -105,7 +109,7 @@ class Server:
                 stall_timeout=policy.stall_timeout,
                 on_close=self._leave,
                 on_free=self._start_waiting,
-                on_restored=blocking.on_restored,
+                on_restored=on_restored,
             )
         self.io_threads = [
             IOThread(
@@ -213,10 +217,18 @@ class Server:
         """Give clients to the I/O threads; the queue gets an item of each thread that has them."""
         done: SimpleQueue[None] = SimpleQueue()
         number = len(self.io_threads)
-        if self.pool and any(client.saved is not None for client in clients):
+        restores = any(client.saved is not None for client in clients)
+        if self.pool and restores:
             self.pool.restoring.begin()
+        together = Together(number, self._on_restored) if self.streaming and restores else None
+
+        def adopted() -> None:
+            if together:
+                together.go_on()
+            done.put(None)
+
         for index, thread in enumerate(self.io_threads):
-            thread.adopt(clients[index::number], partial(done.put, None))
+            thread.adopt(clients[index::number], adopted)
         return done
 
     def _await_all(self, done: SimpleQueue[None], timeout: float) -> None:

@@ -13,6 +13,7 @@ import pytest
 from support import PASS, Client, FdStore, Graced, run_graced
 
 COUNTING, OTHER = "support.movable:CountingHandler", "support.movable:OtherHandler"
+STREAM = "support.streams:MovableEcho"
 
 
 @pytest.fixture
@@ -47,6 +48,11 @@ def hand_over(store: FdStore, handler: str, stack: ExitStack) -> tuple[str, Clie
         (OTHER, "echo"),
         ("echo-threaded", COUNTING),
         (COUNTING, "support.handlers:TellingHandler"),
+        (STREAM, OTHER),
+        (OTHER, STREAM),
+        ("echo", STREAM),
+        (STREAM, "echo"),
+        (STREAM, "support.streams:TellingEcho"),
     ],
 )
 def test_client_of_another_handler_hears_end_of_file(
@@ -63,7 +69,7 @@ def test_client_of_another_handler_hears_end_of_file(
             assert second.stop(SIGTERM) == 0
 
 
-@pytest.mark.parametrize("handlers", [("echo", "echo-threaded"), (OTHER, OTHER)])
+@pytest.mark.parametrize("handlers", [("echo", "echo-threaded"), (OTHER, OTHER), (STREAM, STREAM)])
 def test_client_of_the_same_handler_stays(store: FdStore, handlers: tuple[str, str]) -> None:
     before, after = handlers
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ import pytest
 from support import PASS, Client, FdStore, Graced
 
 QUIET = "[log]\nprobes = false\n"
-HANDLERS = ["echo", "echo-threaded"]
+HANDLERS = ["echo", "echo-threaded", "support.streams:MovableEcho"]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import ExitStack
 from signal import SIGTERM, SIGUSR2
+from typing import Any
 
 import pytest
 
@@ -268,3 +269,56 @@ def test_restart_carries_state_and_unsent_bytes(name: str) -> None:
             assert client.recv_to_end() == b"goodbye\n"
             client.close()
         assert second.wait() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_hooks(threads: int) -> None:
+    """At a restart the hook `restored` speaks before any handler goes on, and only then."""
+    config = f"[server]\nio_threads = {threads}\n"
+    with ExitStack() as stack:
+        store = FdStore()
+        stack.enter_context(store)
+
+        def start(listen: str) -> Graced:
+            options: dict[str, Any] = {"before": PASS, "pass_fds": store.descriptors}
+            env = store.environment
+            graced = Graced(*plugin("Roll"), listen=listen, config=config, env=env, **options)
+            return stack.enter_context(graced)
+
+        first = start("127.0.0.1:0")
+        first.log.wait_for("the roll is open")
+        clients = [stack.enter_context(first.connect()) for _ in range(5)]
+        for client in clients:
+            client.echo(b"hello")
+        first.signal(SIGUSR2)
+        assert first.wait() == 79
+        for client in clients:
+            client.send(b"again")
+        second = start(first.addresses[0])
+        for client in clients:
+            assert client.recv_exactly(12) == b"5 back\nagain"
+            client.close()
+        assert second.stop(SIGTERM) == 0
+        second.log.wait_for("the roll is closed")
+
+
+def test_successor_is_not_asked_for_the_state_of_the_class() -> None:
+    """A client that was left to another protocol hears the goodbye; the others stay."""
+    with ExitStack() as stack:
+        store = FdStore()
+        stack.enter_context(store)
+        first = stack.enter_context(Graced(*plugin("Switching"), env=store.environment))
+        (address,) = first.addresses
+        stays, switches = (stack.enter_context(first.connect()) for _ in range(2))
+        stays.echo(b"hello")
+        switches.echo(b"switch")
+        first.signal(SIGUSR2)
+        assert switches.recv_to_end() == b""
+        switches.close()
+        assert first.wait() == 79
+        assert not first.log.count("failed")
+        passed: dict[str, Any] = {"before": PASS, "pass_fds": store.descriptors}
+        env = store.environment
+        second = Graced(*plugin("Switching"), listen=address, env=env, **passed)
+        stack.enter_context(second)
+        stays.echo(b"again")

@@ -31,6 +31,63 @@ class TellingEcho(Echo):
     farewell = b"SHUTDOWN"
 
 
+class MovableEcho(TellingEcho):
+    """Goes on in another process."""
+
+    def save(self) -> bytes:
+        return b""
+
+    def restore(self, state: bytes) -> None:
+        assert state == b""
+
+
+class Roll(MovableEcho):
+    """Tells all clients when all are back, and says who has started and ended the service."""
+
+    farewell = b""
+    back: list[Any] = []  # noqa: RUF012
+    server: Any = None
+
+    @classmethod
+    def startup(cls, server: Any) -> None:
+        assert not server.draining.is_set()
+        cls.server = server
+        print("the roll is open", flush=True)
+
+    @classmethod
+    def restored(cls, server: Any) -> None:
+        assert server.io_threads
+        for each in cls.back:
+            each.call_soon_threadsafe(each.write, b"%d back\n" % len(cls.back))
+
+    @classmethod
+    def shutdown(cls, server: Any) -> None:
+        assert server.draining.is_set()
+        print("the roll is closed")
+
+    def restore(self, state: bytes) -> None:
+        super().restore(state)
+        self.back.append(self.transport)
+
+
+class Successor(Echo):
+    """Another protocol, after a word of the client; it knows nothing of a restart."""
+
+
+class Switching(MovableEcho):
+    """Leaves its client to a `Successor` at the word."""
+
+    def data_received(self, data: bytes) -> None:
+        if data == b"switch":
+            successor = Successor()
+            successor.transport = self.transport
+            self.transport.set_protocol(successor)
+        super().data_received(data)
+
+    def farewell(self) -> bytes:  # type: ignore[override]
+        return b"SHUTDOWN"
+
+
 class BufferedEcho(Echo):
     """Reads into a buffer of its own."""
 

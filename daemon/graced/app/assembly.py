@@ -33,6 +33,11 @@ def build(
     Calls the hook `startup`.  Raises `OSError` where the system has no epoll set or eventfd left,
     and `StartError` where the hook has failed.
     """
+
+    def call_restored() -> None:
+        if handler:
+            run_hook(handler.factory, "restored", view)
+
     blocking = None
     if handler and registry.blocks(handler):
 
@@ -44,7 +49,6 @@ def build(
             greet=handler.greets,
             movable=handler.movable,
             max_threads=settings.max_handler_threads,
-            on_restored=lambda: run_hook(handler.factory, "restored", view),
         )
     server = Server(
         listeners,
@@ -60,6 +64,7 @@ def build(
         blocking=blocking,
         streaming=None if registry.blocks(handler) else handler,
         mirror=mirror,
+        on_restored=call_restored,
         io_threads=settings.io_threads or default_io_threads(),
     )
     if handler:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Blocking:
     """Blocking handlers: the function that runs a handler, and the options of the handlers."""
 
-    __slots__ = ("greet", "max_threads", "movable", "new_pool", "on_restored", "run")
+    __slots__ = ("greet", "max_threads", "movable", "new_pool", "run")
 
     def __init__(
         self,
@@ -24,7 +24,6 @@ class Blocking:
         movable: bool = False,
         max_threads: int = 256,
         new_pool: Callable[..., HandlerPool] = HandlerPool,
-        on_restored: Callable[[], None] = lambda: None,
     ) -> None:
         self.run = run
         self.greet = greet
@@ -35,5 +34,3 @@ class Blocking:
         """Handlers that run at once; further clients wait."""
         self.new_pool = new_pool
         """Creates the pool, from the arguments of `HandlerPool`."""
-        self.on_restored = on_restored
-        """Called when all handlers have restored their state, before any goes on."""

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def run_hook(factory: Any, name: str, server: Any) -> None:
-    """Call a hook, if the handler has it.  An exception is logged."""
+    """Call a hook, if the handler has it.  An exception is logged, even one that would exit."""
     try:
         _call(factory, name, server)
-    except Exception as error:
+    except BaseException as error:
         events.HOOK_FAILED(hook=name, reason=summary_of(error), exc_info=error)
 
 

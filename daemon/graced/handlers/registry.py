@@ -174,7 +174,9 @@ def _refuse_unfit(name: str, factory: Any) -> None:
 
 
 def _words(protocol: Any) -> bytes | None:
-    return _as_bytes(protocol.farewell())
+    # By `set_protocol` the client may have a handler of another class.
+    words = getattr(protocol, "farewell", None)
+    return _as_bytes(words() if callable(words) else words)
 
 
 def _blocking(factory: Any, *, moves: bool, speaks: bool) -> Any:

@@ -7,7 +7,7 @@ new clients wait as well.
 from __future__ import annotations
 
 import time
-from threading import Condition, Lock
+from threading import Condition, Event, Lock
 
 from graced.log import events
 
@@ -19,6 +19,30 @@ if TYPE_CHECKING:
 
 TIMEOUT = 10.0
 """Seconds after which the others go on without a handler whose `restore` has not returned."""
+
+
+class Together:
+    """I/O threads that restore stream handlers, and then go on together."""
+
+    def __init__(self, threads: int, on_restored: Callable[[], None]) -> None:
+        """`on_restored` is called when the state of all is restored, before any goes on."""
+        self._on_restored = on_restored
+        self._lock = Lock()
+        self._missing = threads
+        self._over = Event()
+
+    def go_on(self) -> None:
+        """Called by a thread that has restored its handlers.
+
+        Return when the other threads have done so too, or after `TIMEOUT`.
+        """
+        with self._lock:
+            self._missing -= 1
+            is_last = not self._missing
+        if is_last:
+            self._on_restored()
+            self._over.set()
+        self._over.wait(TIMEOUT)
 
 
 class Restoring:

@@ -97,7 +97,12 @@ class Inherited:
         """
         if self.handler in {None, handler}:
             return ""
-        others = [client for client in self.clients if not _is_new(client)]
+        others = []
+        for client in self.clients:
+            if _is_new(client):
+                client.saved = None
+            else:
+                others.append(client)
         for client in others:
             client.counted = False
             client.told = TOLD
@@ -154,7 +159,9 @@ class Inherited:
 
 def _is_new(client: Client) -> bool:
     """Whether client and server have not exchanged a byte."""
-    if client.saved is not None or client.unsent or client.echoed:
+    # A stream handler has a state from the accept on.
+    has_state = client.saved is not None and client.last != client.since
+    if has_state or client.unsent or client.echoed:
         return False
     try:
         return not client.sock.recv(1, MSG_PEEK)

@@ -140,7 +140,7 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
             client = Client(by_cookie[key], host, port, phase, since)
             client.last, client.echoed, client.unsent, client.saved = last, echoed, unsent, saved
             # Maybe it was not logged yet; of the clients of a crash nothing is known.
-            client.unheard = last == since and saved is None
+            client.unheard = last == since and not (echoed or unsent)
             clients.append(client)
     if not reader.at_end:
         admitted, total = reader.unpack(_COUNTS)

@@ -376,6 +376,9 @@ class Streams:
         """
         if client.phase != STREAMING or client.closing or client.at_eof or client.eof_written:
             return None
+        if isinstance(made := self.kind.factory, type) and type(client.protocol) is not made:
+            # By `set_protocol`: the next process would give the state to a handler of our class.
+            return None
         saved = None
         if self.kind.movable:
             saved = self.call(client, lambda: bytes(client.protocol.save()))

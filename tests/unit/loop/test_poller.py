@@ -9,13 +9,16 @@ import threading
 from collections.abc import Iterator
 from select import EPOLLIN, EPOLLOUT
 from socket import socketpair
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from graced.loop import poller as poller_module
 from graced.loop.event_source import EventSource
-from graced.loop.phase import GONE, LISTENING, WAKING
+from graced.loop.phase import GONE, LISTENING, STREAMING, WAKING
 from graced.loop.poller import MAX_POLL_TIMEOUT, Poller
+from graced.loop.transport import Transport
 from support import PATIENCE
 
 
@@ -94,11 +97,18 @@ def test_source_expires_after_its_time(poller: Poller) -> None:
 @pytest.mark.parametrize("capacity", [True, False])
 def test_unregister_many(poller: Poller, monkeypatch: pytest.MonkeyPatch, capacity: bool) -> None:
     """The others are waited for; without a descriptor for a new set, in the old one."""
-    pairs = [socket.socketpair() for _ in range(3)]
-    sources = [EventSource(LISTENING) for _ in pairs]
+    pairs = [socket.socketpair() for _ in range(4)]
+    streams: Any = Mock()
+    transport = Transport(streams, pairs[3][0], "host", 1, STREAMING, 0.0)
+    sources = [*(EventSource(LISTENING) for _ in range(3)), transport]
     for (ours, theirs), source in zip(pairs, sources, strict=True):
         poller.register(ours.fileno(), source, EPOLLIN)
         theirs.send(b"?")
+    # Nothing is read, but the client takes bytes.
+    transport.interest = EPOLLOUT
+    poller.modify(pairs[3][0].fileno(), EPOLLOUT)
+    # The connection is broken, and nothing is waited for.
+    poller.epoll.unregister(pairs[0][0].fileno())
     if not capacity:
 
         def fail() -> None:
@@ -106,9 +116,11 @@ def test_unregister_many(poller: Poller, monkeypatch: pytest.MonkeyPatch, capaci
 
         monkeypatch.setattr(poller_module, "epoll", fail)
     poller.unregister_all([pairs[0][0].fileno(), pairs[2][0].fileno()])
-    assert [poller.sources[fd] for fd, _ in poller.epoll.poll(0)] == [sources[1]]
+    found = {poller.sources[fd]: event for fd, event in poller.epoll.poll(0)}
+    assert found == {sources[1]: EPOLLIN, transport: EPOLLOUT}
     ran: list[int] = []
     poller.unregister(pairs[1][0].fileno())
+    poller.unregister(pairs[3][0].fileno())
     poller.post(lambda: ran.append(1))
     ((fd, event),) = poller.epoll.poll(0)
     poller.woken(poller.sources[fd], event)
