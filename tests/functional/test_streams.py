@@ -36,11 +36,16 @@ def test_echo_is_served_and_hears_end_of_file(name: str, address: str) -> None:
         graced.log.wait_for("closing connection from .*: at rest, 100005 bytes echoed")
 
 
-def test_asyncio_is_not_imported() -> None:
-    code = (
-        "import sys; from support.streams import Echo; from graced.handlers.registry import find;"
-        " find('support.streams:Echo', b''); import graced.server; print('asyncio' in sys.modules)"
-    )
+@pytest.mark.parametrize(
+    ("code", "module"),
+    [
+        ("from graced.handlers.registry import find; find('support.streams:Echo', b'')", "asyncio"),
+        ("import graced.app.service", "graced.loop.transport"),
+    ],
+)
+def test_module_is_not_imported(code: str, module: str) -> None:
+    """asyncio is not for a stream handler, and the transport not for the echo."""
+    code = f"import sys, graced.server; {code}; print({module!r} in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, check=True, text=True
     )

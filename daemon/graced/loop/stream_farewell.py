@@ -14,6 +14,7 @@ from graced.loop.event_source import EventSource
 from graced.loop.farewell import MIN_REMIND_INTERVAL
 from graced.loop.phase import (
     ANSWERED,
+    CALLING,
     DEPARTING,
     FAREWELL_PENDING,
     FAREWELL_SENT,
@@ -25,6 +26,7 @@ from graced.loop.phase import (
     TOLD,
     WRITE_BLOCKED,
 )
+from graced.loop.transport import Call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,13 +59,14 @@ class StreamFarewell:
         }
 
     def on_due(self) -> dict[int, Callable[[Any], None]]:
-        """What to do when a time has come, by the phase of the client."""
+        """What to do when a time has come, by the phase of the source."""
         return {
             STREAMING: self._clients.close_stalled,
             FAREWELL_PENDING: self._send_pending,
             READ_PAUSED: self._resume_reading,
             REMINDING: self._remind,
             DEPARTING: self._streams.end,
+            CALLING: Call.run,
         }
 
     def drain(self) -> None:
