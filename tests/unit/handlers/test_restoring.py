@@ -11,7 +11,7 @@ import pytest
 
 from graced.handlers import restoring
 from graced.handlers.handler_socket import HandlerSocket
-from graced.handlers.restoring import Restoring
+from graced.handlers.restoring import Restoring, Together
 from graced.handlers.session import Session
 from graced.loop.client import Client
 from graced.loop.phase import AWAITING_FIRST_BYTE
@@ -124,3 +124,27 @@ def test_muted_socket_sends_nothing_and_is_not_read(new: New) -> None:
     request.unmute()
     request.sendall(b"now")
     assert peer.recv(100) == b"now"
+
+
+def test_io_threads_go_on_together() -> None:
+    called: list[str] = []
+    together = Together(2, lambda: called.append("restored"))
+    first = threading.Thread(target=together.go_on)
+    first.start()
+    assert not called
+    together.go_on()
+    first.join(PATIENCE)
+    assert not first.is_alive()
+    assert called == ["restored"]
+
+
+def test_io_thread_that_restores_for_too_long_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(restoring, "TIMEOUT", 0.01)
+    called: list[str] = []
+    together = Together(2, lambda: called.append("restored"))
+    together.go_on()
+    assert not called
+    together.go_on()
+    assert called == ["restored"]
