@@ -15,11 +15,9 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock
 
 from graced.errors import StartError, StuckError
-from graced.handlers.pool import DEADLINE
-from graced.handlers.restoring import Together
 from graced.loop.admission import Admission
 from graced.loop.client import Client
-from graced.loop.connection_log import ConnectionLog, is_probe
+from graced.loop.connection_log import DEADLINE, ConnectionLog, is_probe
 from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
 from graced.threads import start_thread
@@ -220,7 +218,11 @@ class Server:
         restores = any(client.saved is not None for client in clients)
         if self.pool and restores:
             self.pool.restoring.begin()
-        together = Together(number, self._on_restored) if self.streaming and restores else None
+        together = None
+        if self.streaming and restores:
+            from graced.handlers.restoring import Together  # noqa: PLC0415
+
+            together = Together(number, self._on_restored)
 
         def adopted() -> None:
             if together:

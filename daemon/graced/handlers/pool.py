@@ -15,6 +15,7 @@ from graced.handlers.strays import Strays
 from graced.log import events
 from graced.log.event import summary_of
 from graced.loop.client import Client
+from graced.loop.connection_log import DEADLINE
 from graced.loop.phase import NOT_TOLD
 from graced.sockets.closing import discard, end_both_ways, end_one_way, linger
 from graced.sockets.timeout import set_timeout
@@ -32,8 +33,6 @@ HANDLER_ENDED = "handler ended"
 """The reason in the log for a client whose handler has returned."""
 RESET = "reset by the client"
 """The reason in the log for a client whose connection broke under its handler."""
-DEADLINE = "deadline"
-"""The reason in the log for a client that was closed at the deadline."""
 LAST_WRITES_TIMEOUT = 0.2
 """Seconds that the answers of all handlers together may take to be complete at the deadline.
 

@@ -1,4 +1,4 @@
-"""The registry: a handler by its name.
+"""The registry: what is known of handlers; `graced.handlers.finder` finds a handler by its name.
 
 The built-in ``echo`` runs on the I/O threads and has no code here, the hot loop *is* the echo.  A
 subclass of `graced.StreamProtocol` is called by the I/O threads (`graced.loop.streams`).  Every
@@ -34,18 +34,7 @@ The clients of other handlers receive the farewell at a restart, and have the gr
 
 from __future__ import annotations
 
-import threading
-from importlib import import_module
 from types import SimpleNamespace
-
-from graced.errors import ConfigError
-from graced.handlers.function_kind import kind_of
-from graced.handlers.handler_socket import HandlerSocket
-from graced.handlers.movable import can_move, movable, named_like
-from graced.handlers.stream import StreamProtocol
-from graced.log import events
-from graced.log.event import plural, summary_of
-from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,22 +42,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 ECHO = "echo"
-CALLBACKS = (
-    "connection_made",
-    "data_received",
-    "get_buffer",
-    "buffer_updated",
-    "eof_received",
-    "connection_lost",
-    "pause_writing",
-    "resume_writing",
-    "farewell",
-    "save",
-    "restore",
-)
-"""Methods of a stream handler that graced calls."""
-GROUP = "graced.handlers"
-"""The entry-point group for handlers of other packages."""
 
 
 class Handler(SimpleNamespace):
@@ -91,12 +64,13 @@ class Handler(SimpleNamespace):
     """Whether the handler can save its state and go on in another process."""
 
 
-_BUILT_IN = {"echo-threaded": "graced.handlers.echo:EchoHandler"}
+BUILT_IN = {"echo-threaded": "graced.handlers.echo:EchoHandler"}
+"""Handlers of graced that are found as others are."""
 
 
 def is_built_in(name: str) -> bool:
     """Whether `name` is a handler of graced."""
-    return name == ECHO or name in _BUILT_IN
+    return name == ECHO or name in BUILT_IN
 
 
 def name_of(handler: Handler | None) -> str:
@@ -107,136 +81,3 @@ def name_of(handler: Handler | None) -> str:
 def blocks(handler: Handler | None) -> bool:
     """Whether the handler needs a thread for each client; None: the built-in echo does not."""
     return handler is not None and not handler.streams
-
-
-def find(name: str, farewell: bytes, *, written: bool = True) -> Handler | None:
-    """The handler with that name; None for the built-in echo.  Raises `ConfigError`.
-
-    `farewell`: of a built-in handler, and, if it is `written` in a file, of a handler that declares
-    none: nobody knows better than its user which bytes its protocol has.
-    """
-    if name == ECHO:
-        return None
-    built_in = is_built_in(name)
-    configured = farewell if built_in or written else None
-    name = _BUILT_IN.get(name, name)
-    running = set(threading.enumerate())
-    factory = _import(name) if ":" in name else _entry_point(name)
-    if started := set(threading.enumerate()) - running:
-        raise ConfigError(
-            f"handler {name!r} starts {plural(len(started), 'thread')} at its import,"
-            " dead in the daemon, which forks: start it with the first client"
-        )
-    streams = isinstance(factory, type) and issubclass(factory, StreamProtocol)
-    if streams:
-        _refuse_coroutines(name, factory)
-    else:
-        _refuse_unfit(name, factory)
-    own = getattr(factory, "farewell", configured)
-    speaks = callable(own)
-    try:
-        own = None if speaks else _as_bytes(own)
-    except TypeError as error:
-        raise ConfigError(f"handler {name!r}: {error} or a method") from None
-    moves = can_move(factory)
-    return Handler(
-        name=ECHO if built_in else f"{factory.__module__}:{factory.__qualname__}",
-        factory=factory if streams else _blocking(factory, moves=moves, speaks=speaks),
-        streams=streams,
-        farewell=own if own or built_in else None,
-        greets=bool(getattr(factory, "greets", False)),
-        movable=moves,
-        holds_back=streams and factory.pause_writing is StreamProtocol.pause_writing,
-        words=_words if speaks else None,
-    )
-
-
-def _refuse_coroutines(name: str, factory: Any) -> None:
-    for callback in CALLBACKS:
-        if kind := kind_of(getattr(factory, callback, None)):
-            raise ConfigError(
-                f"handler {name!r} has {kind} {callback}(), which nobody would run:"
-                " a StreamProtocol has ordinary methods"
-            )
-
-
-def _refuse_unfit(name: str, factory: Any) -> None:
-    if not (isinstance(factory, type) and callable(getattr(factory, "handle", None))):
-        raise ConfigError(
-            f"handler {name!r} is neither a graced.StreamProtocol"
-            " nor a socketserver.BaseRequestHandler class"
-        )
-    # Imports socketserver, as the module of the factory did.
-    from graced.handlers.handler_class import reason_against  # noqa: PLC0415
-
-    if reason := reason_against(factory):
-        raise ConfigError(f"handler {name!r} {reason}")
-
-
-def _words(protocol: Any) -> bytes | None:
-    # By `set_protocol` the client may have a handler of another class.
-    words = getattr(protocol, "farewell", None)
-    return _as_bytes(words() if callable(words) else words)
-
-
-def _blocking(factory: Any, *, moves: bool, speaks: bool) -> Any:
-    made = movable(factory) if moves else factory
-    return _speaking(made) if speaks else made
-
-
-def _speaking(factory: Any) -> Any:
-    """A subclass of the handler whose method `farewell` is asked when its client is at rest."""
-
-    class Speaking(factory):  # type: ignore[misc]
-        def handle(self) -> None:
-            if isinstance(self.request, HandlerSocket):
-                self.request.words = self._farewell_or_none
-            super().handle()
-
-        def _farewell_or_none(self) -> bytes | None:
-            try:
-                return _as_bytes(self.farewell())
-            except Exception as error:
-                # No fault of other clients, nor of a read of this handler.
-                client = format_address(self.client_address)
-                events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
-                return None
-
-    return named_like(factory, Speaking)
-
-
-def _as_bytes(farewell: Any) -> bytes | None:
-    """The bytes of a farewell.  Raises `TypeError`."""
-    if isinstance(farewell, str):
-        return farewell.encode()
-    if not isinstance(farewell, bytes | None):
-        raise TypeError(f"farewell must be bytes, str or None, not {farewell!r}")
-    return farewell
-
-
-def _import(name: str) -> Any:
-    module_name, _, attributes = name.partition(":")
-    try:
-        found: Any = import_module(module_name)
-        for attribute in attributes.split("."):
-            found = getattr(found, attribute)
-    except (Exception, SystemExit) as error:
-        # The module may raise anything at its import, and the start must fail in one line.
-        raise ConfigError(f"handler {name!r} cannot be imported: {_brief(error)}") from error
-    return found
-
-
-def _entry_point(name: str) -> Any:
-    # Imported for an entry point only: takes 21 ms, as much as the rest of the start.
-    from importlib.metadata import entry_points  # noqa: PLC0415
-
-    found = entry_points(group=GROUP)
-    if name not in found.names:
-        known = ", ".join([ECHO, *_BUILT_IN, *sorted(found.names)])
-        raise ConfigError(f"unknown handler {name!r}, known are {known} and package.module:Class")
-    return _import(found[name].value)
-
-
-def _brief(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or "no reason given"
-    return f"{type(error).__name__}: {text}"[:200]

@@ -17,9 +17,10 @@ from threading import get_ident
 from weakref import WeakKeyDictionary, ref
 
 from graced.handlers.handler_socket import HandlerSocket
-from graced.handlers.pool import DEADLINE, HANDLER_ENDED, HandlerPool
+from graced.handlers.pool import HANDLER_ENDED, HandlerPool
 from graced.handlers.rest import ANY_THREAD
 from graced.handlers.session import Session
+from graced.loop.connection_log import DEADLINE
 from graced.sockets import elsewhere
 from graced.sockets.closing import end_both_ways
 

@@ -9,7 +9,7 @@ from socket import MSG_PEEK, SHUT_RDWR
 
 from graced.log import events
 from graced.loop.client import TURNED_AWAY, Client
-from graced.loop.connection_log import ConnectionLog, is_probe
+from graced.loop.connection_log import DEADLINE, ConnectionLog, is_probe
 from graced.loop.phase import (
     ACTIVE,
     AWAITING_FIRST_BYTE,
@@ -342,7 +342,7 @@ class Clients:
             told = not self._echo_rest(client) or client.told
             closing.part(client.sock, b"" if told else self.policy.farewell or b"")
         closing.discard(client.sock)
-        self.close(client, "deadline")
+        self.close(client, DEADLINE)
 
     def _echo_rest(self, client: Client) -> bool:
         """Echo the bytes that had arrived by the deadline; return whether everything is sent."""

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from graced.loop.policy import Policy
 
 
+DEADLINE = "deadline"
+"""The reason in the log for a client that was closed at the deadline."""
+
+
 class ConnectionLog:
     """Any thread that owns a client may call."""
 

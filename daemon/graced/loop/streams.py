@@ -18,6 +18,7 @@ from time import monotonic
 from graced.log import events
 from graced.log.event import summary_of
 from graced.loop.client import Client
+from graced.loop.connection_log import DEADLINE
 from graced.loop.phase import (
     DEPARTING,
     FAREWELL_PENDING,
@@ -342,7 +343,7 @@ class Streams:
                 self._count(client, client.sock.send(client.unsent))
             closing.part(client.sock, words)
         closing.discard(client.sock)
-        self.clients.close(client, "deadline")
+        self.clients.close(client, DEADLINE)
 
     # The farewell, see `graced.loop.stream_farewell`.
 

@@ -1,4 +1,4 @@
-"""The registry: a handler by its name."""
+"""The finder: a handler by its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from graced.errors import ConfigError
-from graced.handlers import registry
+from graced.handlers import finder, registry
 from graced.handlers.echo import EchoHandler
 from graced.handlers.registry import Handler
 from graced.handlers.stream import StreamProtocol
@@ -28,12 +28,8 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def test_echo_is_no_blocking_handler() -> None:
-    assert registry.find("echo", FAREWELL) is None
-
-
 def test_echo_threaded() -> None:
-    found = registry.find("echo-threaded", FAREWELL)
+    found = finder.find("echo-threaded", FAREWELL)
     assert found
     assert issubclass(found.factory, EchoHandler)
     assert (found.farewell, found.greets, found.movable) == (FAREWELL, False, True)
@@ -54,7 +50,7 @@ def test_attributes_of_handler(
     plugin: Any, attributes: dict[str, Any], farewell: bytes, greets: bool
 ) -> None:
     plugin.Mine = type("Mine", (TutorialHandler,), attributes)
-    assert registry.find("a_plugin:Mine", FAREWELL) == Handler(
+    assert finder.find("a_plugin:Mine", FAREWELL) == Handler(
         name=f"{__name__}:Mine",
         factory=plugin.Mine,
         streams=False,
@@ -85,7 +81,7 @@ def test_handler_with_save_and_restore_is_movable(
     plugin: Any, methods: dict[str, Any], movable: bool
 ) -> None:
     plugin.Mine = type("Mine", (TutorialHandler,), methods)
-    found = registry.find("a_plugin:Mine", FAREWELL)
+    found = finder.find("a_plugin:Mine", FAREWELL)
     assert found
     assert found.movable == movable
     assert issubclass(found.factory, plugin.Mine)
@@ -94,7 +90,7 @@ def test_handler_with_save_and_restore_is_movable(
 
 def test_stream_handler(plugin: Any) -> None:
     plugin.Mine = type("Mine", (StreamProtocol,), {"save": nothing, "restore": nothing})
-    found = registry.find("a_plugin:Mine", FAREWELL, written=False)
+    found = finder.find("a_plugin:Mine", FAREWELL, written=False)
     assert found == Handler(
         name=f"{__name__}:Mine",
         factory=plugin.Mine,
@@ -111,7 +107,7 @@ def test_stream_handler(plugin: Any) -> None:
 
 def test_stream_handler_with_a_pause_of_its_own_is_not_held_back(plugin: Any) -> None:
     plugin.Mine = type("Mine", (StreamProtocol,), {"pause_writing": nothing})
-    found = registry.find("a_plugin:Mine", FAREWELL)
+    found = finder.find("a_plugin:Mine", FAREWELL)
     assert found
     assert not found.holds_back
 
@@ -122,7 +118,7 @@ def test_stream_handler_with_a_pause_of_its_own_is_not_held_back(plugin: Any) ->
 )
 def test_words_of_a_stream_handler(plugin: Any, words: object, expected: bytes | None) -> None:
     plugin.Mine = type("Mine", (StreamProtocol,), {"farewell": lambda _self: words})
-    found = registry.find("a_plugin:Mine", FAREWELL)
+    found = finder.find("a_plugin:Mine", FAREWELL)
     assert found
     assert found.words
     assert found.words(plugin.Mine()) == expected
@@ -137,27 +133,27 @@ def generator(*_args: object) -> Iterator[None]:
     yield
 
 
-@pytest.mark.parametrize("callback", registry.CALLBACKS)
+@pytest.mark.parametrize("callback", finder.CALLBACKS)
 @pytest.mark.parametrize("function", [coroutine, generator])
 def test_stream_handler_with_a_callback_that_would_not_run(
     plugin: Any, callback: str, function: object
 ) -> None:
     plugin.Mine = type("Mine", (StreamProtocol,), {callback: function})
     with pytest.raises(ConfigError, match=rf"has an? \w+ {callback}\(\), which nobody would run"):
-        registry.find("a_plugin:Mine", FAREWELL)
+        finder.find("a_plugin:Mine", FAREWELL)
 
 
 def test_stream_request_handler_can_save(plugin: Any) -> None:
     methods = {"save": nothing, "restore": nothing}
     plugin.Mine = type("Mine", (ShoutingHandler,), methods)
-    found = registry.find("a_plugin:Mine", FAREWELL)
+    found = finder.find("a_plugin:Mine", FAREWELL)
     assert found
     assert found.movable
 
 
 def test_nested_class(plugin: Any) -> None:
     plugin.Outer = type("Outer", (), {"Inner": TutorialHandler})
-    found = registry.find("a_plugin:Outer.Inner", FAREWELL)
+    found = finder.find("a_plugin:Outer.Inner", FAREWELL)
     assert found
     assert found.factory is TutorialHandler
 
@@ -166,7 +162,7 @@ def test_nested_class(plugin: Any) -> None:
 def test_farewell_of_wrong_type(plugin: Any, farewell: object) -> None:
     plugin.Mine = type("Mine", (EchoHandler,), {"farewell": farewell})
     with pytest.raises(ConfigError, match="farewell must be bytes, str or None"):
-        registry.find("a_plugin:Mine", FAREWELL)
+        finder.find("a_plugin:Mine", FAREWELL)
 
 
 @pytest.mark.parametrize("thing", [7, "text", lambda: None, object, EchoHandler.handle])
@@ -174,13 +170,13 @@ def test_object_that_is_no_handler(plugin: Any, thing: object) -> None:
     plugin.Mine = thing
     reason = r"is neither a graced\.StreamProtocol nor a socketserver\.BaseRequestHandler class"
     with pytest.raises(ConfigError, match=reason):
-        registry.find("a_plugin:Mine", FAREWELL)
+        finder.find("a_plugin:Mine", FAREWELL)
 
 
 @pytest.mark.parametrize("name", ["no_such_module:Mine", "a_plugin:Missing", "a_plugin:", ":Mine"])
 def test_name_that_cannot_be_imported(plugin: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=f"^handler '{name}' cannot be imported: "):
-        registry.find(name, FAREWELL)
+        finder.find(name, FAREWELL)
 
 
 def test_import_error_is_one_short_line(
@@ -189,9 +185,9 @@ def test_import_error_is_one_short_line(
     def fail(_name: str) -> None:
         raise LookupError("many\nlines " * 100)
 
-    monkeypatch.setattr(registry, "import_module", fail)
+    monkeypatch.setattr(finder, "import_module", fail)
     with pytest.raises(ConfigError, match="LookupError: many lines many") as caught:
-        registry.find("a_plugin:Mine", FAREWELL)
+        finder.find("a_plugin:Mine", FAREWELL)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
 
@@ -199,13 +195,13 @@ def test_import_error_is_one_short_line(
 def test_name_of_entry_point(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin.Mine = type("Mine", (TutorialHandler,), {})
     points = importlib.metadata.EntryPoints(
-        [importlib.metadata.EntryPoint("mine", "a_plugin:Mine", registry.GROUP)]
+        [importlib.metadata.EntryPoint("mine", "a_plugin:Mine", finder.GROUP)]
     )
     monkeypatch.setattr(
         importlib.metadata, "entry_points", lambda group: points.select(group=group)
     )
-    found = registry.find("mine", FAREWELL)
+    found = finder.find("mine", FAREWELL)
     assert found
     assert found.factory is plugin.Mine
     with pytest.raises(ConfigError, match="known are echo, echo-threaded, mine"):
-        registry.find("other", FAREWELL)
+        finder.find("other", FAREWELL)
