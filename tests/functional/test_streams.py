@@ -153,6 +153,7 @@ def test_unsent_bytes_come_before_the_goodbye() -> None:
         assert len(client.recv_to_end()) == (20 << 20) - 1
         client.close()
         assert graced.wait() == 0
+        assert graced.stopped[1:] == (1, 0)
 
 
 def test_deadline_ends_a_client_in_the_middle_of_an_answer() -> None:

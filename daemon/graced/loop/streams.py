@@ -226,6 +226,7 @@ class Streams:
             self.end_soon(client, error)
             return
         self._count(client, sent)
+        client.due = 0.0
         if client.unsent:
             self._await_progress(client)
         if client.writing_paused and len(client.unsent) <= client.limits[0]:
@@ -247,7 +248,6 @@ class Streams:
             client.unsent = b""
 
     def _all_sent(self, client: Transport) -> None:
-        client.due = 0.0
         if client.closing:
             self.end_soon(client, None)
             return
