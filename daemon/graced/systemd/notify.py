@@ -29,10 +29,11 @@ BARRIER_TIMEOUT = 5.0
 """Seconds in which the service manager has to read all messages before a barrier."""
 CLOSE_TIMEOUT = 0.1
 """Seconds in which messages that wait at the end may still be sent."""
-MAX_STATUS = 1000
-"""Characters of a status line; systemd ignores a message of more than 4096 bytes."""
+MAX_STATUS = 3000
+"""Bytes of a status line; systemd ignores a message of more than 4096 bytes."""
 MAX_DESCRIPTORS = 253
 """Descriptors in one message (SCM_MAX_FD)."""
+_CONTROLS = dict.fromkeys((*range(0x20), 0x7F), " ")
 
 
 class Notifier:
@@ -201,8 +202,9 @@ def _connect() -> socket.socket:
 
 
 def _status(status: str) -> str:
-    # A line break would begin another assignment.
-    return f"STATUS={status[:MAX_STATUS]}".replace("\n", " ")
+    # CR and LF would begin another assignment, and systemd ignores a whole message with NUL in it.
+    data = f"STATUS={status.translate(_CONTROLS)}".encode("utf-8", "backslashreplace")
+    return data[:MAX_STATUS].decode("utf-8", "ignore")
 
 
 def _extending(seconds: float) -> list[str]:

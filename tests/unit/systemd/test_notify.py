@@ -76,7 +76,7 @@ def test_without_a_socket_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> N
 
 # sdnotify leaves a socket that it could not connect to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("name", ["/no/such/socket", "relative", "/" + "x" * 200])
+@pytest.mark.parametrize("name", ["/no/such/socket", "relative", "/" + "x" * 200, "vsock:2:9", "@"])
 def test_unusable_socket_is_one_warning(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,6 +169,30 @@ def test_status_is_one_assignment_that_systemd_takes(
     text = notify_socket.texts[0]
     assert text.startswith("STATUS=\N{SNOWMAN} READY=1")
     assert len(text.encode()) < 4096
+
+
+@pytest.mark.parametrize(
+    ("status", "sent"),
+    [
+        ("a\rSTOPPING=1", "a STOPPING=1"),
+        ("a\0b", "a b"),
+        ("\x1b[31mred\x7f\t", " [31mred  "),
+        (1000 * "\udcff", 500 * "\\udcff"),
+        (2000 * "\N{SNOWMAN}", 900 * "\N{SNOWMAN}"),
+    ],
+    ids=["CR", "NUL", "controls", "no UTF-8", "long"],
+)
+def test_no_status_costs_the_message_that_it_is_part_of(
+    notifier: Notifier, notify_socket: NotifySocket, status: str, sent: str
+) -> None:
+    """systemd ignores a message with NUL, and one of 4096 bytes; CR begins an assignment."""
+    notifier.ready(status)
+    notifier.barrier()
+    notifier.close()
+    assert notify_socket.texts[0].startswith("READY=1\nSTATUS=" + sent[:400])
+    assert len(notify_socket.texts[0].encode()) < 3100
+    if len(sent) < 100:
+        assert notify_socket.texts[0] == f"READY=1\nSTATUS={sent}"
 
 
 def test_messages_wait_for_a_service_manager_that_does_not_read(
