@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from support import PASS, Client, Daemon, FdStore, Graced, run_graced
+from support.forbid import Forbidden
 
 TAKEN = "cannot listen on {}: Address already in use"
 AGAIN = "; trying again while the service runs, once a minute in the end"
@@ -185,6 +186,48 @@ def test_restart_with_busy_address_costs_no_client(store: FdStore, squatter: soc
                 each.echo(b"still")
                 each.close()
             end(third)
+
+
+@pytest.mark.parametrize("daemon", [False, True], ids=["foreground", "daemon"])
+def test_restart_without_thread_for_busy_address_costs_no_client(
+    store: FdStore, squatter: socket.socket, tmp_path: Path, daemon: bool
+) -> None:
+    """The start fails before it has taken over the clients, and the start after it has them."""
+    busy = address_of(squatter)
+    with Graced(**manager(store)) as first:
+        (address,) = first.addresses
+        client = first.served()
+        first.signal(SIGUSR2)
+        assert first.wait() == 79
+    with client:
+        kept = store.names
+        options = ["--daemon", "--pid-file", f"{tmp_path}/pid"] if daemon else []
+        options += ["--handler", "support.faulty:NoLateThreadHandler"]
+        listen = ["--listen", address, "--listen", busy]
+        found = run_graced("--config", "/dev/null", *listen, *options, **manager(store))
+        assert found.returncode == 1, found
+        assert "cannot start a thread: can't start new thread" in found.stderr
+        assert "Traceback" not in found.stderr
+        assert store.names == kept
+        with Graced(listen=[address, busy], **manager(store)) as third:
+            client.echo(b"still here")
+            client.close()
+            end(third)
+
+
+@pytest.mark.parametrize("error", ["ENOSYS", "EPERM"])
+def test_refusal_needs_no_memfd(store: FdStore, squatter: socket.socket, error: str) -> None:
+    """The mark in the store is another file where a container forbids memfd_create(2)."""
+    busy = address_of(squatter)
+    forbidding = manager(store)
+    forbidding["before"] += Forbidden("memfd_create", error).code
+    found = run_graced("--config", "/dev/null", "--listen", busy, **forbidding)
+    assert found.returncode == 69, found
+    assert found.stderr == f"graced: {TAKEN.format(busy)}\n"
+    assert store.names == ["graced-refused"]
+    with Graced(listen=busy, **manager(store)) as graced:
+        graced.log.wait_for(f"^<4>{TAKEN.format(busy)}{AGAIN}$")
+        end(graced)
 
 
 def test_restart_that_would_serve_nothing_is_stop(store: FdStore, squatter: socket.socket) -> None:

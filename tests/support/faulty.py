@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from typing import Any
 
 from support.handlers import TellingHandler
@@ -21,6 +22,8 @@ def __getattr__(name: str) -> Any:
         os.register_at_fork(after_in_child=_break_start)
     elif name == "FullDiskHandler":
         os.register_at_fork(after_in_child=_fill_disk)
+    elif name == "NoLateThreadHandler":
+        _break_thread("late claims")
     elif name == "ExitingHandler":
         raise SystemExit(3)
     else:
@@ -35,6 +38,18 @@ def _break_start() -> None:
         raise LookupError("injected")
 
     IOThread.start = start  # type: ignore[method-assign, assignment]
+
+
+def _break_thread(name: str) -> None:
+    """The limit of tasks is reached when the thread with this name is to start."""
+    start = threading.Thread.start
+
+    def limited(self: threading.Thread) -> None:
+        if self.name == name:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    threading.Thread.start = limited  # type: ignore[method-assign]
 
 
 def _fill_disk() -> None:

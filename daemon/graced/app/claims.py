@@ -154,6 +154,12 @@ class Claims:
         """What is missing, for the status line; empty: nothing."""
         return self._late.missing if self._late else ""
 
+    def prepare(self) -> None:
+        """Make sure that `try_again` cannot fail.  Raises `StartError`."""
+        if self._late:
+            self._late.prepare()
+            self._belongings.callback(self._late.stop)
+
     def try_again(
         self,
         server: Server,

@@ -14,6 +14,7 @@ from threading import Event, Thread
 from graced.errors import GracedError, UnresolvedError
 from graced.log import events
 from graced.process.pidfile import PidFile
+from graced.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,12 +58,20 @@ class LateClaims:
         self._missing: list[Claim] = []
         self._said: set[str] = set()
         self._got: SimpleQueue[tuple[Claim, Got]] = SimpleQueue()
+        self._begun = Event()
         self._ended = Event()
         self._thread = Thread(target=self._run, name="late claims", daemon=True)
 
     def add(self, claim: Claim) -> None:
         """Add a claim, before the start."""
         self._missing.append(claim)
+
+    def prepare(self) -> None:
+        """Start the thread, which waits for `start`.  Raises `StartError`.
+
+        To be called before clients are taken over: later the failure would end them.
+        """
+        start_thread(self._thread)
 
     def start(self, wake: Callable[[], None]) -> None:
         """Begin to try again.
@@ -73,7 +82,7 @@ class LateClaims:
         for claim in self._missing:
             if not claim.error:
                 events.ADDRESS_UNRESOLVED(address=claim.address)
-        self._thread.start()
+        self._begun.set()
 
     @property
     def missing(self) -> str:
@@ -113,12 +122,14 @@ class LateClaims:
         Does not wait for the resolver: the thread closes what it binds afterwards.
         """
         self._ended.set()
+        self._begun.set()
         while not self._got.empty():
             _give_up(self._got.get()[1])
 
     def _run(self) -> None:
+        self._begun.wait()
         pause = FIRST_PAUSE
-        while any(claim.attempt for claim in self._missing):
+        while not self._ended.is_set() and any(claim.attempt for claim in self._missing):
             for claim in list(self._missing):
                 try:
                     got = claim.attempt() if claim.attempt else None

@@ -216,6 +216,7 @@ class Service:
             grace = self._settings.grace_period
             supervisor = Supervisor(server, inbox, self._notifier, grace=grace)
             self._claims.write_pid()
+            self._claims.prepare()
             self._take_over(server, supervisor, mirror)
             addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
             events.STARTED(addresses=addresses, pid=os.getpid())
@@ -226,6 +227,7 @@ class Service:
             signum = supervisor.serve()
             handing_over = False
             if signum is HANDOVER and self._keeps and self._notifier.listens_again():
+                self._store.reserve()
                 signum, handing_over = try_next_start(
                     self._launch, supervisor, self._notifier, self._claims
                 )

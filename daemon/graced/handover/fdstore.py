@@ -32,7 +32,7 @@ CLIENTS = PREFIX + "clients"
 MIRRORED = PREFIX + "kept"
 """A bundle of clients without a snapshot (`graced.handover.mirror`)."""
 REFUSED = PREFIX + "refused"
-"""A file without contents: the last start was refused, for a reason that may pass."""
+"""A mark: the last start was refused, for a reason that may pass."""
 SETTLE_TIMEOUT = 5.0
 """Seconds in which the service manager can be sent what waits, before a handover."""
 _MAX_STATE = 32 * 1024 * 1024
@@ -60,7 +60,12 @@ class FdStore:
 
     def note_refusal(self) -> None:
         """Let the next start know of a refusal; return when the service manager knows of it."""
-        with open(os.memfd_create(REFUSED, os.MFD_CLOEXEC), "wb") as file:
+        try:
+            mark = _mark()
+        except OSError as error:
+            events.LIMITS(reason=f"the next start will be refused as well: {error.strerror}")
+            return
+        with open(mark, "rb", buffering=0) as file:
             self._notifier.store(REFUSED, [file])
             self._notifier.barrier()
 
@@ -69,7 +74,13 @@ class FdStore:
         self._notifier.store(LISTENERS, list(listeners))
 
     def reserve(self) -> None:
-        """Take the place for clients, if the store has one."""
+        """Take the place for clients, if the store has one; nothing where it is taken.
+
+        To be called again before the preflight of a handover: a shortage at the start has passed.
+        """
+        if self._bundle:
+            return
+        self._reason = ""
         try:
             self._bundle = FdBundle()
         except OSError as error:
@@ -124,6 +135,15 @@ class FdStore:
         """Remove all descriptors of these names; no copy then holds a closed client open."""
         for name in names:
             self._notifier.forget(name)
+
+
+def _mark() -> int:
+    """A descriptor that means something by its name only."""
+    try:
+        return os.memfd_create(REFUSED, os.MFD_CLOEXEC)
+    except OSError:
+        # A container may forbid the call; each service needs an eventfd.
+        return os.eventfd(0, os.EFD_CLOEXEC)
 
 
 def _pack(bundle: FdBundle, state: int, clients: Sequence[Client]) -> Sequence[Client] | None:

@@ -82,14 +82,15 @@ class Mirror:
                 events.CANNOT_MIRROR(reason=error.strerror)
             self._full = True
             return
-        self._replace(bundle.receiver)
-        if self._bundle:
-            self._bundle.close()
-        self._bundle = bundle
+        last, self._bundle = self._bundle, bundle
         self._messages = 0
         fds = [fd for fd in (client.sock.fileno() for client in self._present) if fd >= 0]
         for start in range(0, len(fds), MAX_DESCRIPTORS):
             self._put(fds[start : start + MAX_DESCRIPTORS])
+        # Only now: if we die before this line the store has the copies of the last bundle.
+        self._replace(bundle.receiver)
+        if last:
+            last.close()
 
     def _put(self, descriptors: list[int]) -> None:
         assert self._bundle

@@ -54,6 +54,7 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> Tries:
 
 def start(claims: LateClaims) -> SimpleQueue[None]:
     woken: SimpleQueue[None] = SimpleQueue()
+    claims.prepare()
     claims.start(lambda: woken.put(None))
     return woken
 
@@ -132,3 +133,11 @@ def test_stop_gives_up_what_nobody_has_taken(tries: Tries, tmp_path: Path, when:
             end(claims)
         assert sock.fileno() == -1
     assert not (tmp_path / "pid").exists()
+
+
+def test_start_that_fails_after_prepare_leaves_no_thread(tries: Tries) -> None:
+    claims = LateClaims()
+    claims.add(Claim(ADDRESS, TAKEN, tries))
+    claims.prepare()
+    claims.stop()
+    end(claims)

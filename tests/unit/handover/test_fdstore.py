@@ -388,3 +388,29 @@ def test_state_that_cannot_be_written_is_one_warning(
     assert not manager.names()
     (record,) = caplog.records
     assert record.msg is events.CANNOT_HAND_OVER
+
+
+def test_shortage_at_the_start_is_not_final(
+    start: Start,
+    crowd: Crowd,
+    stack: ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No descriptor was free when the place for clients was to be taken."""
+    manager, store = start(10)
+    with monkeypatch.context() as short:
+
+        def fail() -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        short.setattr(socket, "socketpair", fail)
+        store.reserve()
+    assert not manager.names()
+    for _ in range(2):
+        store.reserve()
+        assert manager.names() == {CLIENTS}
+    clients = crowd(3)
+    assert store.hand_over(clients, FROZEN, COUNTS) == []
+    assert ports(inherited(manager, stack).clients) == ports(clients)
+    assert not caplog.records

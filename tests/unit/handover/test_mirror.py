@@ -170,3 +170,20 @@ def test_lack_of_room_is_one_warning(
     monkeypatch.undo()
     crowd.come(1)
     assert manager.mirrored() == crowd.inodes()
+
+
+def test_new_bundle_is_stored_when_it_has_all_clients(
+    crowd: Crowd, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed in between loses no client."""
+    crowd.come(MAX_MESSAGES)
+    stored: list[set[int]] = []
+    take = manager.take
+
+    def killed_here(sock: socket.socket) -> None:
+        take(sock)
+        stored.append(manager.mirrored())
+
+    monkeypatch.setattr(crowd.mirror, "_replace", killed_here)
+    crowd.come(1)
+    assert stored == [crowd.inodes()]
