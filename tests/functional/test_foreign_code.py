@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGTERM, SIGUSR2
 
 import pytest
 
-from support import Daemon, Graced, run_graced
+from graced.handlers import restoring
+from support import PASS, Daemon, FdStore, Graced, run_graced
 
 HERE = "support.foreign_code"
 
@@ -81,6 +82,54 @@ def test_hook_that_fails_at_the_start(tmp_path: Path, options: tuple[str, ...]) 
     assert found.returncode == 1
     assert "the hook startup of the handler has failed: FileNotFound" in found.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_hook_that_exits_at_the_start(tmp_path: Path) -> None:
+    listen = ("--config", "/dev/null", "--listen", f"unix:{tmp_path}/socket")
+    found = run_graced(*listen, "--handler", f"{HERE}:ExitingHookHandler")
+    assert found.returncode == 1
+    assert "the hook startup of the handler has failed: SystemExit: startup has" in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hook_that_exits_at_the_end() -> None:
+    """The functions of `atexit` are called all the same."""
+    with Graced("--handler", f"{HERE}:ExitingHookHandler", env={"EXITS": "shutdown"}) as graced:
+        graced.tracebacks = True
+        with graced.connect() as client:
+            client.echo(b"hello")
+        assert graced.stop(SIGTERM) == 0
+        graced.log.wait_for("the hook shutdown of the handler has failed: SystemExit: shutdown has")
+        graced.log.wait_for("at the exit")
+
+
+def test_hook_that_exits_when_all_are_back() -> None:
+    """No client waits for the others then."""
+    store = FdStore()
+    with store:
+        options = ("--handler", f"{HERE}:ExitingHookHandler")
+        with Graced(*options, env={**store.environment, "EXITS": "no"}) as first:
+            client = first.served()
+            client.echo(b"hello")
+            first.signal(SIGUSR2)
+            assert first.wait() == 79
+        env = {**store.environment, "EXITS": "restored"}
+        with (
+            client,
+            Graced(
+                *options,
+                listen=first.addresses[0],
+                env=env,
+                before=PASS,
+                pass_fds=store.descriptors,
+            ) as second,
+        ):
+            second.tracebacks = True
+            client.sock.settimeout(restoring.TIMEOUT / 2)
+            client.echo(b"still here")
+            client.close()
+            assert second.stop(SIGTERM) == 0
+            assert second.log.count("the hook restored of the handler has failed: SystemExit") == 1
 
 
 def test_methods_that_are_no_hooks() -> None:

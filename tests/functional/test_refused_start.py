@@ -171,15 +171,23 @@ def test_no_farewell_in_unknown_protocol(client: tuple[socket.socket, int], tmp_
     assert heard(theirs) == b""
 
 
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "robustness.handlers:ForkFails1",
+        "support.foreign_code:FailingHookHandler",
+        "support.foreign_code:ExitingHookHandler",
+    ],
+)
 def test_failure_that_may_pass_leaves_clients_alone(
-    client: tuple[socket.socket, int], tmp_path: Path
+    client: tuple[socket.socket, int], tmp_path: Path, handler: str
 ) -> None:
     """systemd tries again after status 1: the next start still finds the clients."""
     theirs, passed = client
     found = start(
         passed,
         *("--daemon", "--config", "/dev/null", "--pid-file", str(tmp_path / "pid")),
-        *("--listen", "127.0.0.1:0", "--handler", "robustness.handlers:ForkFails1"),
+        *("--listen", "127.0.0.1:0", "--handler", handler),
     )
     assert found.returncode == 1, found
     theirs.setblocking(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import socketserver
+import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -80,6 +81,34 @@ class FailingHookHandler(TutorialHandler):
     @staticmethod
     def startup(_server: Any) -> None:
         raise FileNotFoundError("no such modem")
+
+
+class ExitingHookHandler(TutorialHandler):
+    """Has hooks that call sys.exit(): the one that `EXITS` in the environment names."""
+
+    @classmethod
+    def _exit(cls, name: str) -> None:
+        if os.environ.get("EXITS", "startup") == name:
+            sys.exit(f"{name} has had enough")
+
+    @classmethod
+    def startup(cls, _server: Any) -> None:
+        cls._exit("startup")
+        atexit.register(print, "at the exit")
+
+    @classmethod
+    def restored(cls, _server: Any) -> None:
+        cls._exit("restored")
+
+    @classmethod
+    def shutdown(cls, _server: Any) -> None:
+        cls._exit("shutdown")
+
+    def save(self) -> bytes:
+        return b""
+
+    def restore(self, _state: bytes) -> None:
+        """There is none."""
 
 
 class OtherMethodsHandler(TutorialHandler):

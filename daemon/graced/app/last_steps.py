@@ -16,6 +16,7 @@ from time import monotonic
 
 from graced.app.handler_assembly import view_of
 from graced.handlers.hooks import run_hook
+from graced.log import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def run(server: Server, handler: Handler) -> None:
     thread = Thread(target=_run, args=(server, handler), name="exit", daemon=True)
     try:
         thread.start()
-    except RuntimeError:
-        # The limit of tasks is reached.
+    except RuntimeError as error:
+        # The limit of tasks is reached, and the main thread may not wait for other people's code.
+        events.LIMITS(reason=f"the hook shutdown and exit functions are not called: {error}")
         return
     thread.join(timeout)
 

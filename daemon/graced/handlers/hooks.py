@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 def run_hook(factory: Any, name: str, server: Any) -> None:
-    """Call a hook, if the handler has it.  An exception is logged, even one that would exit."""
+    """Call a hook, if the handler has it.  An exception is logged."""
     try:
         _call(factory, name, server)
-    except BaseException as error:
+    except (Exception, SystemExit) as error:
+        # A hook ends neither the process, nor the other handlers or exit functions.
         events.HOOK_FAILED(hook=name, reason=summary_of(error), exc_info=error)
 
 
@@ -31,7 +32,7 @@ def run_startup(factory: Any, server: Any) -> None:
     """Call the hook ``startup``.  Raises `StartError` if it has failed, which is logged."""
     try:
         _call(factory, "startup", server)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         events.HOOK_FAILED(hook="startup", reason=summary_of(error), exc_info=error)
         raise StartError(
             f"the hook startup of the handler has failed: {summary_of(error)}"
