@@ -24,6 +24,8 @@ from support.process import LEFT_TO_THE_KERNEL
 SOL_SOCKET = 1
 SOL_TCP = 6
 TCP_INFO = 11
+SO_REUSEPORT = 15
+IPV6_V6ONLY = 26
 SO_PEEK_OFF = 42
 SO_COOKIE = 57
 SO_BINDTOIFINDEX = 62
@@ -52,7 +54,7 @@ UNNOTICED = [
     Forbidden("getsockopt", "ENOPROTOOPT", OPTION, TCP_INFO),
     *(
         Forbidden("getsockopt", error, OPTION, option)
-        for option in (SO_BINDTOIFINDEX, SO_NETNS_COOKIE)
+        for option in (SO_REUSEPORT, IPV6_V6ONLY, SO_BINDTOIFINDEX, SO_NETNS_COOKIE)
         for error in ("EPERM", "ENOPROTOOPT")
     ),
 ]

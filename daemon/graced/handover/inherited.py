@@ -72,9 +72,11 @@ class Inherited:
         else:
             self.clients = [client for client in map(_recognise, mirrored) if client]
             self.counts = (len(self.clients), 0)
-        for client in self.clients:
-            if keepalive and client.sock.family != AF_UNIX:
-                set_up_inherited(client.sock, keepalive)
+        if keepalive:
+            tcp = [client.sock for client in self.clients if client.sock.family != AF_UNIX]
+            reasons = {set_up_inherited(sock, keepalive) for sock in tcp} - {""}
+            for reason in sorted(reasons):
+                events.LIMITS(reason=f"inherited clients may keep the old keepalive: {reason}")
 
     def retire_listeners(self) -> list[Client]:
         """Close the listening sockets that no address has taken.

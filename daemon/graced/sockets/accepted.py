@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from types import SimpleNamespace
 
 _MILLISECONDS = 1000
@@ -26,19 +25,18 @@ class KeepAlive(SimpleNamespace):
     """Time that sent bytes may stay without an acknowledgement; 0: the kernel decides."""
 
 
-def set_up_inherited(sock: socket.socket, keepalive: KeepAlive) -> None:
+def set_up_inherited(sock: socket.socket, keepalive: KeepAlive) -> str:
     """Set the same on a client of the last process, whose configuration or version was another.
 
-    A client that has gone is left alone: the I/O thread finds that out.
+    Return the reason why that is impossible; empty: there is none.
     """
-    timeout = round(keepalive.user_timeout * _MILLISECONDS)
-    with suppress(OSError):
-        if (
-            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) != timeout
-            or bool(keepalive.idle) != bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
-            or sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) != round(keepalive.idle)
-        ):
+    try:
+        wanted = _options(keepalive)
+        if any(sock.getsockopt(level, option) != value for level, option, value in wanted):
             set_up_clients(sock, keepalive)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def set_up_clients(sock: socket.socket, keepalive: KeepAlive) -> None:
@@ -46,13 +44,24 @@ def set_up_clients(sock: socket.socket, keepalive: KeepAlive) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # Urgent data would otherwise lose its last byte: RFC 6093 wants it in line.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, bool(keepalive.idle))
-    if keepalive.idle:
-        for option, value in (
-            (socket.TCP_KEEPIDLE, keepalive.idle),
-            (socket.TCP_KEEPINTVL, keepalive.interval),
-            (socket.TCP_KEEPCNT, keepalive.count),
-        ):
-            sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(value)))
+    for level, option, value in _options(keepalive):
+        sock.setsockopt(level, option, value)
+
+
+def _options(keepalive: KeepAlive) -> list[tuple[int, int, int]]:
+    """Level, option and value of each option that the configuration decides."""
     timeout = round(keepalive.user_timeout * _MILLISECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
+    options = [
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(bool(keepalive.idle))),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout),
+    ]
+    if keepalive.idle:
+        options += [
+            (socket.IPPROTO_TCP, option, max(1, round(value)))
+            for option, value in (
+                (socket.TCP_KEEPIDLE, keepalive.idle),
+                (socket.TCP_KEEPINTVL, keepalive.interval),
+                (socket.TCP_KEEPCNT, keepalive.count),
+            )
+        ]
+    return options

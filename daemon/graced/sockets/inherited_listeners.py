@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from graced.log import events
 from graced.sockets.address import format_address, real_path
-from graced.sockets.listener import Listener, refuses_connections
+from graced.sockets.listener import Listener, bound_interface, refuses_connections
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class InheritedListeners:
         """
         for sock in self.sockets:
             if _is_at(sock, family, host, port, interface) and not refuses_connections(sock):
-                if difference := _difference(sock):
+                if difference := _difference(sock, interface):
                     name = format_address(sock.getsockname())
                     events.LISTENER_NOT_INHERITED(address=name, reason=difference)
                     continue
@@ -146,13 +146,15 @@ def _is_at(sock: socket.socket, family: int, host: object, port: int, interface:
     return bool(name[:2] == (host, port or name[1]))
 
 
-def _difference(sock: socket.socket) -> str:
+def _difference(sock: socket.socket, interface: object) -> str:
     """How a listening socket of the last process differs from one that would be bound now.
 
     Empty: not at all.  Clients would not reach such a socket, or others would than may.
     """
     if sock.family != socket.AF_UNIX:
-        return "" if _is_in_our_network(sock) else "it is in another network namespace"
+        if not _is_in_our_network(sock):
+            return "it is in another network namespace"
+        return _difference_of_options(sock, interface)
     path = sock.getsockname()
     try:
         status = os.stat(path)
@@ -165,6 +167,22 @@ def _difference(sock: socket.socket) -> str:
         return f"its path belongs to user {status.st_uid}, group {status.st_gid}"
     mode, ours = stat.S_IMODE(status.st_mode), 0o777 & ~umask
     return "" if mode == ours else f"its path has mode {mode:04o}, and would have {ours:04o} now"
+
+
+def _difference_of_options(sock: socket.socket, interface: object) -> str:
+    """The same for the options of a TCP socket that say which clients reach the socket."""
+    if bound_interface(sock) not in {0, interface}:
+        return "it is bound to an interface"
+    try:
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            return "another process may share its address (SO_REUSEPORT)"
+        if sock.family == socket.AF_INET6:
+            only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            return "" if only else "it takes IPv4 clients as well"
+    except OSError:
+        # A container forbids to ask, and graced makes no such socket.
+        return ""
+    return ""
 
 
 def _is_alive(path: str) -> bool:

@@ -148,9 +148,13 @@ def refuses_connections(sock: socket.socket) -> bool:
         poll = select.poll()
         poll.register(sock, select.POLLRDHUP)
         return bool(poll.poll(0))
+    return bound_interface(sock) == _NO_INTERFACE
+
+
+def bound_interface(sock: socket.socket) -> int:
+    """The number of the interface that a TCP socket is bound to; 0: none."""
     try:
-        interface = sock.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
     except OSError:
         # A kernel that does not know the option: nobody can have set it.
-        return False
-    return interface == _NO_INTERFACE
+        return 0

@@ -389,6 +389,8 @@ class LinkLocal(socket.socket):
 def test_listener_of_another_interface_is_not_taken() -> None:
     with LinkLocal(socket.AF_INET6) as first, LinkLocal(socket.AF_INET6) as second:
         first.interface, second.interface = 1, 2
+        for each in (first, second):
+            each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         inherited = InheritedListeners([first, second])
         assert inherited.take(socket.AF_INET6, "fe80::1", 7, 3) is None
         assert inherited.take(socket.AF_INET6, "fe80::1", 7, 2) is second

@@ -155,6 +155,38 @@ def test_listener_of_another_network_namespace_is_not_ours(said: list[str]) -> N
     assert said == ["it is in another network namespace"]
 
 
+@pytest.mark.parametrize(
+    ("level", "option", "value", "reason"),
+    [
+        (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0, "it takes IPv4 clients as well"),
+        (
+            *(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1),
+            "another process may share its address (SO_REUSEPORT)",
+        ),
+        (socket.SOL_SOCKET, 62, 1, "it is bound to an interface"),
+    ],
+    ids=["IPV6_V6ONLY", "SO_REUSEPORT", "SO_BINDTOIFINDEX"],
+)
+def test_listener_with_other_options_is_bound_afresh(
+    said: list[str], level: int, option: int, value: int, reason: str
+) -> None:
+    """It was made by another version, or by a handler that has found its descriptor."""
+    with ExitStack() as stack:
+        old = stack.enter_context(socket.socket(socket.AF_INET6))
+        old.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        old.setsockopt(level, option, value)
+        old.bind(("::", 0))
+        old.listen()
+        old.setblocking(False)
+        address = Address("::", old.getsockname()[1])
+        (found,) = binding.bind([address], 10, InheritedListeners([old]))
+        stack.callback(found.close)
+        assert found.sock is not old
+        with Client.connect(f"[::1]:{address.port}"), found.accept()[0]:
+            pass
+    assert said == [reason]
+
+
 def _listener_in_new_namespace() -> socket.socket:
     """A listener made by a child with a network of its own, passed here."""
     ours, childs = socket.socketpair(socket.AF_UNIX)
