@@ -53,6 +53,23 @@ def test_ignored_signal_changes_nothing(kind: Kind, signum: Signals) -> None:
 
 
 @KINDS
+@pytest.mark.parametrize("signum", [SIGTERM, SIGUSR1], ids=lambda each: each.name)
+def test_ignored_signal_leaves_the_others(kind: Kind, signum: Signals) -> None:
+    with kind("--grace", "30", before=ignoring(signum)) as graced, graced.served() as client:
+        graced.signal(signum)
+        client.echo(b"hello")
+        graced.signal(SIGHUP)
+        client.expect_farewell_alone()
+        graced.signal(signum)
+        client.echo(b"still here")
+        graced.signal(SIGINT)
+        client.close()
+        assert graced.wait() == 0
+        assert not graced.log.count(signum.name)
+        assert graced.log.count("SIGINT") == 1
+
+
+@KINDS
 @pytest.mark.parametrize("signum", [SIGPIPE, SIGCHLD, SIGXFSZ, SIGURG], ids=lambda each: each.name)
 @pytest.mark.parametrize("handler", ["echo", "echo-threaded"])
 def test_signal_that_is_not_ours_may_be_ignored(kind: Kind, signum: Signals, handler: str) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import socket
 import struct
 import termios
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGTERM
 
@@ -65,3 +66,42 @@ def test_all_that_had_arrived_is_echoed_before_the_farewell(path: bool, tmp_path
         graced.signal(SIGTERM)
         graced.log.wait_for("closing in")
         assert read_to_farewell(client.sock) >= acknowledged > 1024 * 1024 * (not path)
+
+
+@pytest.mark.parametrize("path", [False, True], ids=["tcp", "unix"])
+def test_half_closed_client_that_stalls_gets_everything(path: bool, tmp_path: Path) -> None:
+    """It has sent its end of file; what the kernel still had to deliver comes back as well."""
+    listen = f"unix:{tmp_path}/socket" if path else "127.0.0.1:0"
+    with (
+        Graced("--grace", "20", listen=listen) as graced,
+        graced.connect() as client,
+        graced.served() as other,
+    ):
+        acknowledged = stuff(client.sock)
+        sent = acknowledged + unacknowledged(client.sock) * (not path)
+        client.sock.shutdown(socket.SHUT_WR)
+        graced.signal(SIGTERM)
+        # The drain has begun when another client hears of it.
+        other.expect_farewell_alone()
+        other.close()
+        client.sock.settimeout(PATIENCE)
+        received = bytearray()
+        while data := client.sock.recv(1024 * 1024):
+            received += data
+        at = received.index(FAREWELL)
+        assert at >= acknowledged
+        del received[at : at + len(FAREWELL)]
+        assert FAREWELL not in received
+        assert len(received) >= sent
+        assert received == (BLOCK * (len(received) // len(BLOCK) + 1))[: len(received)]
+        client.close()
+        assert graced.wait() == 0
+
+
+def test_user_timeout_ends_a_client_that_stalls() -> None:
+    """The kernel counts a client that takes nothing as one that does not acknowledge."""
+    config = "[server]\nuser_timeout = 0.2\n[limits]\nstall_timeout = 0"
+    with Graced(config=config) as graced, graced.connect() as client:
+        with suppress(ConnectionError):
+            stuff(client.sock)
+        graced.log.wait_for("closing connection from .*: Connection timed out")
