@@ -39,7 +39,7 @@ def test_echo_is_served_and_hears_end_of_file(name: str, address: str) -> None:
 @pytest.mark.parametrize(
     ("code", "module"),
     [
-        ("from graced.handlers.registry import find; find('support.streams:Echo', b'')", "asyncio"),
+        ("from graced.handlers.finder import find; find('support.streams:Echo', b'')", "asyncio"),
         ("import graced.app.service", "graced.loop.transport"),
     ],
 )

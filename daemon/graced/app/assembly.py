@@ -29,15 +29,18 @@ def build(
     Calls the hook `startup`.  Raises `OSError` where the system has no epoll set or eventfd left,
     and `StartError` where the hook has failed.
     """
-    if handler:
-        # The built-in echo does without these modules: 2 ms of a start.
-        from graced.app import handler_assembly  # noqa: PLC0415
+    if not handler:
+        return _server(settings, settings.farewell, listeners, mirror)
+    # The built-in echo does without these modules: 2 ms of a start.
+    from graced.app.handler_parts import HandlerParts  # noqa: PLC0415
 
-        return handler_assembly.build(settings, handler, listeners, mirror)
-    return new_server(settings, settings.farewell, listeners, mirror)
+    parts = HandlerParts(handler, settings.max_handler_threads)
+    server = _server(settings, handler.farewell, listeners, mirror, **parts.for_server)
+    parts.start(server)
+    return server
 
 
-def new_server(
+def _server(
     settings: Settings,
     farewell: bytes | None,
     listeners: Sequence[Listener],

@@ -14,7 +14,7 @@ import socket
 from threading import Thread
 from time import monotonic
 
-from graced.app.handler_assembly import view_of
+from graced.app.handler_parts import view_of
 from graced.handlers.hooks import run_hook
 from graced.log import events
 

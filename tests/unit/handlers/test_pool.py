@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from graced.handlers import registry
+from graced.handlers import finder
 from graced.handlers.handler_socket import HandlerSocket
 from graced.handlers.pool import HandlerPool
 from graced.loop.client import Client
@@ -385,7 +385,7 @@ def runs(factory: type[Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, 
     module: Any = ModuleType("a_plugin")
     module.Mine = factory
     monkeypatch.setitem(sys.modules, "a_plugin", module)
-    found = registry.find("a_plugin:Mine", FAREWELL)
+    found = finder.find("a_plugin:Mine", FAREWELL)
     assert found
     assert found.movable
     made = found.factory

@@ -1,0 +1,52 @@
+"""The parts of a server that a handler needs, and the hooks of its class."""
+
+from __future__ import annotations
+
+from graced.handlers.hooks import run_hook, run_startup
+from graced.handlers.registry import blocks
+from graced.handlers.server_view import ServerView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from graced.handlers.registry import Handler
+    from graced.server import Server
+
+
+class HandlerParts:
+    """What a server needs for a handler.  Main thread only."""
+
+    def __init__(self, handler: Handler, max_threads: int) -> None:
+        """`max_threads`: of blocking handlers that run at once."""
+        self._handler = handler
+        self._view: ServerView | None = None
+        self.for_server: dict[str, Any] = {"on_restored": self._call_restored}
+        """Arguments of `Server`."""
+        if blocks(handler):
+            from graced.handlers.blocking import Blocking  # noqa: PLC0415
+
+            self.for_server["blocking"] = Blocking(
+                self._run,
+                greet=handler.greets,
+                movable=handler.movable,
+                max_threads=max_threads,
+            )
+        else:
+            self.for_server["streaming"] = handler
+
+    def start(self, server: Server) -> None:
+        """Call the hook `startup`.  Raises `StartError` where the hook has failed."""
+        self._view = view_of(server, self._handler)
+        run_startup(self._handler.factory, self._view)
+
+    def _run(self, request: Any, address: Any) -> None:
+        self._handler.factory(request, address, self._view)
+
+    def _call_restored(self) -> None:
+        run_hook(self._handler.factory, "restored", self._view)
+
+
+def view_of(server: Server, handler: Handler) -> ServerView:
+    """What the handler finds in ``self.server``, and its hooks get."""
+    return ServerView(server, getattr(handler.factory, "server", None))
