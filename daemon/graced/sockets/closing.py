@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LINGER_TIMEOUT = 1.0
 """Seconds that a client has to close after end of file, before its descriptor is closed."""
+_FIN_TIMEOUT = 1
+"""Seconds, whole, after which the kernel forgets a connection that only the server has closed."""
 _READ_SIZE = 1024 * 1024
 _MAX_READS = 4
 """Reads of input that has arrived; a client that sends without a pause cannot hold up a close."""
@@ -91,9 +93,22 @@ def discard(sock: socket.socket) -> None:
         for _ in range(_MAX_READS):
             if not socket.socket.recv(sock, _READ_SIZE, socket.MSG_DONTWAIT):
                 return
+            _free_blocked_client(sock)
     except OSError:
         # EAGAIN: no more input.  ECONNRESET, EBADF: the client or the handler was faster.
         return
+
+
+def _free_blocked_client(sock: socket.socket) -> None:
+    """Let a write of the client fail soon after the close.
+
+    A client whose bytes have found no room asks its kernel again and again for room; after
+    SHUT_RD reading makes none.  The answer, RST, comes when our kernel has forgotten the
+    connection: a minute after the close (tcp_fin_timeout), unless told otherwise.
+    """
+    with suppress(OSError):
+        # A Unix socket, whose client has EPIPE at once; or the client was faster.
+        socket.socket.setsockopt(sock, socket.IPPROTO_TCP, socket.TCP_LINGER2, _FIN_TIMEOUT)
 
 
 def close_quickly(sockets: Iterable[socket.socket]) -> None:
@@ -113,6 +128,7 @@ def linger(request: socket.socket) -> None:
     deadline = time.monotonic() + LINGER_TIMEOUT
     try:
         part(request)
+        _free_blocked_client(request)
         while (remaining := deadline - time.monotonic()) > 0:
             request.settimeout(remaining)
             if not socket.socket.recv(request, 65536):

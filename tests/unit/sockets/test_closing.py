@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -53,6 +55,39 @@ def test_discarded_input_does_not_make_a_reset(pair: Pair) -> None:
     closing.discard(ours)
     ours.close()
     assert client.recv_to_end() == b"goodbye"
+
+
+BEFORE_A_MINUTE = 30.0
+"""Seconds: the kernel would tell the client after sixty."""
+
+
+@pytest.mark.parametrize("end", [closing.end_both_ways, closing.end_input], ids=["both", "input"])
+def test_client_that_found_no_room_hears_that_nobody_reads(
+    end: Callable[[socket.socket], None],
+) -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.create_connection(listener.getsockname()) as client:
+            ours, _ = listener.accept()
+            fill(client)
+            end(ours)
+            closing.part(ours)
+            closing.discard(ours)
+            ours.close()
+            poll = select.poll()
+            poll.register(client, 0)
+            assert poll.poll(BEFORE_A_MINUTE * 1000)
+
+
+def fill(client: socket.socket) -> None:
+    """Send until neither kernel has room."""
+    poll = select.poll()
+    poll.register(client, select.POLLOUT)
+    with suppress(BlockingIOError):
+        while poll.poll(300):
+            client.send(bytes(65536), socket.MSG_DONTWAIT)
 
 
 def test_end_input_wakes_nobody_but_the_reader(pair: Pair) -> None:
