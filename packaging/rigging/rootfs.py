@@ -42,6 +42,7 @@ DEV = (
     "procps",
     "pybuild-plugin-pyproject",
     "python3-all",
+    "python3-h11",
     "python3-hypothesis",
     "python3-pytest",
     "python3-setuptools",

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from graced.handover.fdstore import FdStore
     from graced.loop.client import Client
 
+SETTLE_AFTER = 0.15
+"""Seconds until the first look at handlers, before a handover: a handler that has just begun to
+work counts as busy by then (`graced.handlers.session.BUSY_AFTER`)."""
 SETTLE_INTERVAL = 0.05
 """Seconds between two looks at handlers that are busy, before a handover."""
 LAST_PART = 1.0
@@ -187,9 +190,13 @@ class Supervisor:
         at a signal to stop for good, which is returned.
         """
         self.lifecycle.to(State.HANDING_OVER)
-        self._deadline = time.monotonic() + self._grace
+        now = time.monotonic()
+        self._deadline = now + self._grace
         until = self._deadline - min(LAST_PART, self._grace / 4)
         first = True
+        pool = self._server.pool
+        if pool and pool.movable and (signum := self.serve_until(-1, now + SETTLE_AFTER)):
+            return signum
         while (now := time.monotonic()) < until and (busy := self._server.settle()):
             if first:
                 events.SETTLING(handlers=busy, seconds=self._grace)

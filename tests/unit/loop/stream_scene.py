@@ -246,6 +246,8 @@ class UnderAsyncio:
     def __init__(self, cls: Callable[[Record], Any]) -> None:
         self._records: SimpleQueue[Record] = SimpleQueue()
         self._cls = cls
+        self._alive: list[Any] = []
+        """A loop knows nothing of a transport that is paused: it would be collected."""
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda _loop, _context: None)
         self._server = self._loop.run_until_complete(
@@ -258,7 +260,8 @@ class UnderAsyncio:
     def _make(self) -> Any:
         record = Record()
         self._records.put(record)
-        return self._cls(record)
+        self._alive.append(protocol := self._cls(record))
+        return protocol
 
     def next_record(self) -> Record:
         """The record of the next client's handler."""
