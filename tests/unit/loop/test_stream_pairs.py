@@ -62,12 +62,16 @@ def play(under: Any, chunks: list[str]) -> Outcome:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_no_difference(cls: Any) -> None:
-    with closing(UnderGraced(cls)) as graced, closing(UnderAsyncio(cls)) as asyncio:
+    with closing(UnderGraced(cls)) as graced:
 
         @settings(deadline=None, max_examples=150)
         @given(chunks=st.lists(st.text(COMMANDS, min_size=1, max_size=4), max_size=6))
         def compare(chunks: list[str]) -> None:
-            ours, theirs = play(graced, chunks), play(asyncio, chunks)
+            ours = play(graced, chunks)
+            # A loop of its own: writelines() of Python 3.13 leaves a descriptor that is closed in the
+            # selector, and the next transport with its number hears nothing.
+            with closing(UnderAsyncio(cls)) as asyncio:
+                theirs = play(asyncio, chunks)
             assert ours.calls == theirs.calls
             # asyncio closes a socket with unread input, and the client is reset.
             assert theirs.is_reset or ours.received == theirs.received
