@@ -131,7 +131,9 @@ class Scripted(StreamProtocol):
         self.transport.write(b"")
 
     def do_l(self) -> None:
-        self.transport.writelines([b"one", bytearray(b"two"), memoryview(b"three")])
+        # From Python 3.12 on asyncio keeps what is written so to a transport that is closed.
+        if not self.transport.is_closing():
+            self.transport.writelines([b"one", bytearray(b"two"), memoryview(b"three")])
 
     def do_B(self) -> None:
         self.transport.write(b"B" * MEGABYTE)

@@ -68,7 +68,7 @@ def test_no_difference(cls: Any) -> None:
         @given(chunks=st.lists(st.text(COMMANDS, min_size=1, max_size=4), max_size=6))
         def compare(chunks: list[str]) -> None:
             ours = play(graced, chunks)
-            # A loop of its own: writelines() of Python 3.13 leaves a descriptor that is closed in the
+            # A loop of its own: writelines() of Python 3.13 can leave a closed descriptor in the
             # selector, and the next transport with its number hears nothing.
             with closing(UnderAsyncio(cls)) as asyncio:
                 theirs = play(asyncio, chunks)
