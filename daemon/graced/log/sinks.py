@@ -65,6 +65,7 @@ _LAST_RESORT = 900
 """Bytes of a message where a longer one is not taken: RFC 3164 has 1024 for all of a packet."""
 _TOO_LONG = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
 """Errors for a datagram that does not fit into the buffer of its socket."""
+_DISCONNECTED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE})
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 """Escapes for `str.translate`: control characters, and line ends other than a newline."""
@@ -160,8 +161,8 @@ class _LogSocket:
         """Close the socket."""
         self._socket.close()
 
-    def _connect(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    def _connect(self, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, kind)
         try:
             sock.connect(self._path)
         except OSError:
@@ -173,7 +174,7 @@ class _LogSocket:
         try:
             self._transmit(datagram, descriptors)
         except OSError as error:
-            if error.errno not in {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN}:
+            if error.errno not in _DISCONNECTED:
                 raise
             reconnected = self._connect()
             self._socket.close()
@@ -184,7 +185,7 @@ class _LogSocket:
         if descriptors:
             socket.send_fds(self._socket, [datagram], descriptors)
         else:
-            self._socket.send(datagram)
+            self._socket.sendall(datagram)
 
 
 class Syslog(_LogSocket):
@@ -193,6 +194,15 @@ class Syslog(_LogSocket):
     def __init__(self, path: str = SYSLOG_SOCKET) -> None:
         """Connect.  Raises `OSError`."""
         super().__init__(path)
+
+    def _connect(self, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
+        try:
+            return super()._connect(kind)
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE or kind != socket.SOCK_DGRAM:
+                raise
+            # As syslog(3): some daemons listen for connections.
+            return super()._connect(socket.SOCK_STREAM)
 
     def write(self, record: Record) -> None:
         priority = _DAEMON_FACILITY | record.event.level.priority
@@ -206,7 +216,11 @@ class Syslog(_LogSocket):
                 self._send_line(head + _cut(line, _LAST_RESORT, " [...] "))
 
     def _send_line(self, line: str) -> None:
-        self._send(line.encode("utf-8", "backslashreplace"))
+        data = line.encode("utf-8", "backslashreplace")
+        if self._socket.type == socket.SOCK_STREAM:
+            self._send(data + b"\0")
+        else:
+            self._send(data)
 
     def flush(self, timeout: float) -> None:
         """Return at once: a syslog daemon does not look up the sender."""

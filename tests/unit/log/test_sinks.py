@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -284,4 +285,29 @@ def test_syslog_gets_one_datagram_per_line(datagrams: socket.socket) -> None:
     for line in ("two", "lines"):
         assert datagrams.recv(65536).decode() == f"<27>graced[{os.getpid()}]: {line}"
     sink.flush(0)
+    sink.close()
+
+
+def test_syslog_that_listens_for_connections(tmp_path: Path) -> None:
+    """As syslog(3) has it: a NUL behind each record; and the daemon is started again."""
+    path = tmp_path / "log"
+
+    def listen() -> socket.socket:
+        daemon = socket.socket(socket.AF_UNIX)
+        daemon.bind(str(path))
+        daemon.listen()
+        return daemon
+
+    with listen() as daemon:
+        sink = Syslog(str(path))
+        connection, _ = daemon.accept()
+    with connection:
+        sink.write(Record(events.STATUS, {"status": "first"}))
+        assert connection.recv(1000).endswith(b": first\0")
+    path.unlink()
+    with listen() as daemon:
+        sink.write(Record(events.STATUS, {"status": "second"}))
+        connection, _ = daemon.accept()
+        with connection:
+            assert connection.recv(1000).endswith(b": second\0")
     sink.close()
