@@ -48,7 +48,7 @@ from graced.sockets.resolver import may_come_later, socket_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from graced.app.settings import Settings
     from graced.app.unit import Unit
@@ -72,6 +72,8 @@ class Subject(SimpleNamespace):
     """The limit of descriptors."""
     goes_on: bool = False
     """Whether the start goes on without an address or a pidfile that it cannot get now."""
+    unknown: Sequence[str] = ()
+    """What could not be found out about it."""
     gets_listeners: str = ""
     """The unit that passes the listening sockets, so that no address is bound; empty: none."""
 
@@ -81,9 +83,10 @@ def subject() -> Subject:
 
     As root, this process becomes the user of the service, for good.
     """
-    service = unit.find()
+    failures: list[str] = []
+    service = unit.find(failures=failures)
     if service is None:
-        return Subject(descriptors=limits.hard_descriptors())
+        return Subject(descriptors=limits.hard_descriptors(), unknown=failures)
     ours = occupancy.sockets_of(service.pid) if service.pid else frozenset[int]()
     return Subject(
         unit=service,
@@ -119,7 +122,7 @@ class Check:
     """A check of one start.  `notes` lists everything that could not be checked."""
 
     def __init__(self, subject: Subject, environ: Mapping[str, str]) -> None:
-        self.notes: list[str] = []
+        self.notes = list(subject.unknown)
         self._subject = subject
         self._environ = environ
 

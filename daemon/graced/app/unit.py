@@ -60,11 +60,13 @@ class Unit(SimpleNamespace):
     """Options in ``ExecStart=``."""
 
 
-def find(name: str = SERVICE) -> Unit | None:
-    """The unit, or None if there is none or systemctl(1) cannot say."""
+def find(name: str = SERVICE, failures: list[str] | None = None) -> Unit | None:
+    """The unit, or None if there is none or systemctl(1) cannot say, which `failures` gets."""
     if not os.path.isdir(_BOOTED):
         return None
     shown = _show(name)
+    if not shown and failures is not None:
+        failures.append(f"user, limits and addresses of {name}: systemctl does not answer")
     if shown.get("LoadState") != "loaded":
         return None
     pid = shown["MainPID"]

@@ -311,7 +311,7 @@ def test_options_of_the_unit_are_a_note() -> None:
 
 
 def test_without_a_unit_the_command_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit, "find", lambda: None)
+    monkeypatch.setattr(unit, "find", lambda **_: None)
     found = check.subject()
     assert found.unit is None
     assert found.descriptors == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -320,8 +320,20 @@ def test_without_a_unit_the_command_is_judged(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_unit_of_an_unknown_user_is_not_like_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit, "find", lambda: service(user="no-such-user", pid=os.getpid()))
+    monkeypatch.setattr(unit, "find", lambda **_: service(user="no-such-user", pid=os.getpid()))
     found = check.subject()
     assert not found.is_like_us
     assert found.ours == occupancy.sockets_of(os.getpid())
     assert found.descriptors == MANY
+
+
+def test_check_says_that_systemctl_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It judges the start of the caller, and not that of the service."""
+    (tmp_path / "systemctl").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(unit, "_BOOTED", str(tmp_path))
+    (note,) = notes(check.subject(), settings())
+    assert note.endswith("systemctl does not answer")

@@ -96,7 +96,9 @@ def test_unit_that_is_not_loaded_is_none(shown: str, systemctl: Path) -> None:
 def test_systemctl_that_fails_is_no_unit(script: str | None, systemctl: Path) -> None:
     if script:
         (systemctl / "systemctl").write_text(script)
-    assert unit.find() is None
+    failures: list[str] = []
+    assert unit.find(failures=failures) is None
+    assert failures == ["user, limits and addresses of graced.service: systemctl does not answer"]
 
 
 def test_machine_without_systemd_has_no_unit(
