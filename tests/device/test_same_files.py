@@ -1,0 +1,111 @@
+"""Check, start, restart and upgrade read the same files in the same way; one notation of clients.
+
+What an editor or dpkg leaves beside a drop-in is no drop-in.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+
+import pytest
+
+from device.service import PORT, UNIT, Service, receive
+from device.test_check import VALID, answers, recipe
+
+LEFT_BEHIND = ("60.toml~", "#60.toml#", ".60.toml", ".60.toml.swp", "60.toml.dpkg-new", "60.conf")
+DROP_INS = "/etc/graced/conf.d"
+POSTINST = "/var/lib/dpkg/info/graced.postinst"
+OVERLAP = "[server]\nlisten = ['localhost:9999', '127.0.0.1:9999']\n"
+
+
+@pytest.fixture
+def left_behind(graced: Service) -> object:
+    """Files that would be refused, and a link of Emacs to nothing."""
+    run = graced.device.run
+    for name in LEFT_BEHIND:
+        graced.device.write(f"{DROP_INS}/{name}", "no such = key\n")
+    run("ln", "-sf", "root@device.123:1", f"{DROP_INS}/.#60.toml")
+    yield
+    run("rm", *(f"{DROP_INS}/{name}" for name in (*LEFT_BEHIND, ".#60.toml")))
+
+
+def test_what_an_editor_leaves_behind_is_read_by_nobody(
+    graced: Service, left_behind: object
+) -> None:
+    (client,) = graced.connect()
+    done = graced.device.run("graced", "--check-config", check=False)
+    assert done.returncode == 0, done
+    assert done.stdout.startswith(VALID)
+    assert recipe(graced).returncode == 0
+    assert answers(client), "the restart was a handover"
+    graced.device.run(POSTINST, "configure", "0.1.0")
+    assert answers(client), "so was the upgrade"
+    graced.stop()
+    graced.start()
+    assert graced.echoes()
+
+
+def test_overlap_is_refused_by_check_restart_start_and_no_upgrade_is_left_half_done(
+    graced: Service,
+) -> None:
+    (client,) = graced.connect()
+    graced.configure(OVERLAP)
+    check = graced.device.run("graced", "--check-config", check=False)
+    assert check.returncode == 78
+    assert "overlap, only one can be listened on" in check.stderr
+    assert recipe(graced).returncode == 78
+    assert answers(client)
+    graced.device.run(POSTINST, "configure", "0.1.0")
+    assert answers(client), "an upgrade leaves the running service alone"
+    graced.stop()
+    graced.device.systemctl("start", UNIT, check=False)
+    unit = graced.show("ActiveState", "StatusText")
+    assert unit["ActiveState"] != "active"
+    assert "overlap, only one can be listened on" in unit["StatusText"]
+
+
+def test_probes_are_counted_and_not_logged(graced: Service) -> None:
+    graced.configure("[log]\nprobes = false\n")
+    graced.restart()
+    graced.mark()
+    for _ in range(3):
+        with graced.device.connect(PORT) as probe:
+            probe.shutdown(socket.SHUT_WR)
+            assert not probe.recv(1)
+    (client,) = graced.connect()
+    with graced.watch() as watch:
+        watch.until(lambda unit: re.search(r"\(3 without a byte\)", unit["StatusText"]) is not None)
+    graced.restart()
+    assert answers(client)
+    with graced.watch() as watch:
+        watch.until(lambda unit: re.search(r"\(3 without a byte\)", unit["StatusText"]) is not None)
+    records = [each["MESSAGE"] for each in graced.own_records()]
+    assert sum(each.startswith("connection from ") for each in records) == 1
+    assert not any(each.startswith("closing connection from ") for each in records)
+
+
+def test_ipv4_client_of_a_dual_stack_socket_has_one_notation(graced: Service) -> None:
+    """A socket unit for port 9995 of both families."""
+    device = graced.device
+    unit = "/etc/systemd/system/graced-test.socket"
+    device.write(
+        unit,
+        f"[Socket]\nListenStream=[::]:9995\nBindIPv6Only=both\nService={UNIT}\n",
+    )
+    try:
+        graced.stop()
+        device.systemctl("daemon-reload")
+        device.systemctl("start", "graced-test.socket")
+        graced.mark()
+        with device.connect(9995) as client:
+            client.sendall(b"hello")
+            assert receive(client, 5) == b"hello"
+            name = f"127.0.0.1:{client.getsockname()[1]}"
+            records = graced.journal(f"GRACED_CLIENT={name}")
+            assert records
+            assert not any("::ffff:" in each["MESSAGE"] for each in graced.own_records())
+    finally:
+        device.systemctl("stop", "graced-test.socket", UNIT, check=False)
+        device.run("rm", unit)
+        device.systemctl("daemon-reload")
