@@ -88,12 +88,9 @@ class Server:
         self.streaming = streaming.name if streaming else ""
         """The name of the stream handler, if the clients have one."""
         self._on_restored = on_restored
-        self._echoed_by_handlers = 0
-        self._departed_handlers = 0
-        self._closed_handlers = 0
+        self._echoed_by_handlers = self._departed_handlers = self._closed_handlers = 0
         self._count_lock = Lock()
-        self._counted = False
-        self._activity_awaited = False
+        self._counted = self._activity_awaited = False
         self._probe = 0
         self.pool: HandlerPool | None = None
         if blocking:
@@ -124,10 +121,13 @@ class Server:
             for number in range(io_threads)
         ]
 
-    def start(self, inherited: Sequence[Client] = ()) -> None:
+    def start(
+        self, inherited: Sequence[Client] = (), begin: Callable[[], None] = lambda: None
+    ) -> None:
         """Start the I/O threads, which serve `inherited` clients before new clients.
 
-        Raises `StartError`; no client has been served then.
+        Raises `StartError`; no client has been served then.  Calls `begin` when nothing can fail
+        any more, before the first client is served.
         """
         decided, all_started = Event(), Event()
 
@@ -141,6 +141,7 @@ class Server:
                 thread.post(wait_for_the_others)
                 start_thread(thread)
             adopted = self._begin_to_adopt(inherited)
+            begin()
             all_started.set()
         finally:
             decided.set()
@@ -247,10 +248,8 @@ class Server:
 
     def take_changes(self) -> None:
         """Make `changed_fd` unreadable until something changes again."""
-        try:
+        with suppress(BlockingIOError):
             os.eventfd_read(self.changed_fd)
-        except BlockingIOError:
-            return
 
     @property
     def failure(self) -> BaseException | None:
@@ -321,13 +320,14 @@ class Server:
         return self._closed_handlers + sum(thread.closed for thread in self.io_threads)
 
     @property
-    def counts(self) -> tuple[int, int]:
-        """Clients and bytes so far, to be restored in the next process."""
-        return self.admitted, self.echoed
+    def counts(self) -> tuple[int, int, int]:
+        """Clients, bytes and probes so far, to be restored in the next process."""
+        return self.admitted, self.echoed, self.probes
 
-    def restore_counts(self, counts: tuple[int, int]) -> None:
+    def restore_counts(self, counts: tuple[int, int, int]) -> None:
         """Go on counting where the last process has stopped.  Before `start`."""
-        self._admission.admitted, self._echoed_by_handlers = counts
+        admission = self._admission
+        admission.admitted, self._echoed_by_handlers, admission.probes = counts
 
     # The end.
 

@@ -31,7 +31,6 @@ from rigging import (
     RigError,
     unavailable,
 )
-from rigging.cache import locked
 from robustness.scale import FULL
 
 LOCAL = os.environ.get("GRACED_DEVICE") == "local"
@@ -44,9 +43,6 @@ KERNELS = ("bookworm-vm", "trixie-vm", "bookworm-arm64", "trixie-armhf")
 # Fixtures that exist only where the rig has booted a machine, and only where that is a container.
 BOOTED = {"booted", "machine"}
 CONTAINED = {"build", "container"}
-
-# The same in all processes of one run (pytest-xdist).
-RUN = "PYTEST_XDIST_TESTRUNUID"
 
 # Whether anybody asked for them.
 _WANTED = pytest.StashKey[bool]()
@@ -68,7 +64,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "every_kernel: also run on Debian's own kernels")
-    config.addinivalue_line("markers", "xdist_group(name): run in one process, one by one")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -96,23 +91,16 @@ def _targets(metafunc: pytest.Metafunc) -> list[str]:
     return names
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep a machine's tests together, and leave out what needs one of the rig's if there is none.
-
-    Tests that run side by side (`make test`) would boot a machine per process.
-    """
-    here = Path(__file__).parent
-    ours = [item for item in items if here in item.path.parents]
-    for item in ours:
-        parameters = getattr(getattr(item, "callspec", None), "params", {})
-        item.add_marker(pytest.mark.xdist_group(parameters.get("target", "host")))
+    """Leave out what needs a machine of the rig's where there is none."""
     if not LOCAL:
         return
+    here = Path(__file__).parent
     out = [
         item
-        for item in ours
-        if (BOOTED | CONTAINED).intersection(getattr(item, "fixturenames", ()))
+        for item in items
+        if here in item.path.parents
+        and (BOOTED | CONTAINED).intersection(getattr(item, "fixturenames", ()))
     ]
     if out:
         config.hook.pytest_deselected(items=out)
@@ -148,16 +136,12 @@ def _terminated_in_order() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def debs(tmp_path_factory: pytest.TempPathFactory) -> Packages:
+def debs() -> Packages:
     """The packages under test."""
     named = os.environ.get("GRACED_DEBS")
     if named:
         return Packages(Path(named).resolve(strict=True))
-    built = tmp_path_factory.getbasetemp().parent / f"debs-{os.environ.get(RUN, os.getpid())}"
-    with locked(built.with_suffix(".lock")):
-        if not built.exists():
-            subprocess.run(["make", "deb"], cwd=CHECKOUT, check=True)
-            built.touch()
+    subprocess.run(["make", "deb"], cwd=CHECKOUT, check=True)
     return Packages(CHECKOUT / "dist")
 
 

@@ -31,7 +31,10 @@ def sequence(graced: Graced | Daemon, rest: list[str], end: str) -> list[tuple[s
     """The expected messages until the daemon serves, then `rest`, then the end."""
     place = f"on {graced.addresses[0]}"
     ready = f"READY=1\nSTATUS=serving: 0 clients now, 0 so far, 0 bytes echoed {place}"
-    keeps = [f"FDSTORE=1\nFDNAME=graced-{what}\nFDPOLL=0" for what in ("listeners", "clients")]
+    keeps = [
+        "FDSTORE=1\nFDNAME=graced-listeners",
+        "FDSTORE=1\nFDNAME=graced-clients\nFDPOLL=0",
+    ]
     if isinstance(graced, Daemon):
         start = [
             (f"MAINPID={graced.pid}", graced.command_pid),

@@ -111,6 +111,30 @@ def test_inherited_client_is_logged_once(store: FdStore, handler: str) -> None:
         assert second.log.count("<6>closing connection from ") == 2
 
 
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_number_of_probes_survives_a_restart(handler: str, store: FdStore) -> None:
+    with Graced("--handler", handler, config=QUIET, env=store.environment) as first:
+        (address,) = first.addresses
+        for _ in range(3):
+            first.connect().close()
+        status_of(first, "0 clients now, 3 so far (3 without a byte), ")
+        store.wait_for("FDNAME=graced-clients")
+        first.signal(SIGUSR2)
+        assert first.wait() == 79
+    second = Graced(
+        "--handler",
+        handler,
+        listen=address,
+        config=QUIET,
+        env=store.environment,
+        before=PASS,
+        pass_fds=store.descriptors,
+    )
+    with second:
+        second.connect().close()
+        status_of(second, "0 clients now, 4 so far (4 without a byte), ")
+
+
 def test_end_of_a_client_that_outlives_a_crash_is_logged(store: FdStore) -> None:
     """Nothing is known of it, and so it is no probe."""
     config = QUIET + "[continuity]\nkeep = 'always'\n"

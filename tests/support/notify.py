@@ -53,6 +53,7 @@ class NotifySocket:
         self._held: list[int] = []
         self._news = threading.Condition()
         self._stopped, self._stop = os.pipe()
+        self._poll = select.poll()
         self._thread = threading.Thread(target=self._read, name="test notify")
 
     def __enter__(self) -> NotifySocket:
@@ -77,15 +78,18 @@ class NotifySocket:
         return {"NOTIFY_SOCKET": self.name}
 
     def _read(self) -> None:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        poll.register(self._stopped, select.POLLIN)
+        self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(self._stopped, select.POLLIN)
         while True:
-            ready = [fd for fd, _ in poll.poll()]
+            ready = {fd for fd, _ in self._poll.poll()}
             if self._socket.fileno() in ready:
                 self._take()
-            elif ready:
+            elif self._stopped in ready:
                 return
+            else:
+                with self._news:
+                    self._hung_up(ready)
+                    self._news.notify_all()
 
     def _take(self) -> None:
         room = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
@@ -109,6 +113,9 @@ class NotifySocket:
 
     def _store(self, text: str, descriptors: list[int]) -> None:
         """Keep nothing (see `support.store.FdStore`)."""
+
+    def _hung_up(self, descriptors: set[int]) -> None:
+        """What is in `_poll` besides our own has hung up."""
 
     def _pass(self) -> None:
         while self._held:

@@ -20,11 +20,15 @@ _HIGH = 600
 
 
 class FdStore(NotifySocket):
-    """Keeps what is sent with FDSTORE=1 until FDSTOREREMOVE=1 or the end, by name."""
+    """Keeps what is sent with FDSTORE=1 until FDSTOREREMOVE=1 or the end, by name.
+
+    A descriptor without FDPOLL=0 is kept until it hangs up, too.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._stored: list[tuple[str, int]] = []
+        self._watched: set[int] = set()
 
     def __exit__(self, *failure: Any) -> None:
         super().__exit__(*failure)
@@ -35,13 +39,26 @@ class FdStore(NotifySocket):
         fields = dict(line.partition("=")[::2] for line in text.splitlines())
         name = fields["FDNAME"]
         if "FDSTOREREMOVE" in fields:
-            for _, fd in self._named(name):
-                os.close(fd)
-            self._stored = [each for each in self._stored if each[0] != name]
+            self._drop({fd for _, fd in self._named(name)})
         else:
             for fd in descriptors:
                 if not any(os.path.sameopenfile(fd, stored) for _, stored in self._stored):
-                    self._stored.append((name, fcntl(fd, F_DUPFD_CLOEXEC, _HIGH)))
+                    ours = fcntl(fd, F_DUPFD_CLOEXEC, _HIGH)
+                    self._stored.append((name, ours))
+                    if fields.get("FDPOLL") != "0":
+                        self._watched.add(ours)
+                        self._poll.register(ours, 0)
+
+    def _drop(self, descriptors: set[int]) -> None:
+        for fd in descriptors:
+            if fd in self._watched:
+                self._watched.remove(fd)
+                self._poll.unregister(fd)
+            os.close(fd)
+        self._stored = [each for each in self._stored if each[1] not in descriptors]
+
+    def _hung_up(self, descriptors: set[int]) -> None:
+        self._drop(descriptors & self._watched)
 
     def _named(self, name: str) -> list[tuple[str, int]]:
         return [each for each in self._stored if each[0] == name]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
-from functools import partial
 from time import monotonic
 
 from graced.app import handler_path, terminal
@@ -17,9 +16,10 @@ from graced.app.next_start import try_next_start
 from graced.app.settings import Settings
 from graced.errors import HANDED_OVER, FailedError, GracedError, StartError
 from graced.handlers import registry
-from graced.handover.fdstore import LISTENERS, MIRRORED, FdStore
+from graced.handover.fdstore import LISTENERS, FdStore
 from graced.handover.inherited import Inherited
 from graced.handover.mirror import Mirror
+from graced.handover.mirror_store import MirrorStore, is_mirrored
 from graced.log import events, sinks, writer
 from graced.log.event import plural
 from graced.log.writer import Log
@@ -196,6 +196,7 @@ class Service:
             sock.close()
         if self._inherited:
             self._inherited.listeners.close()
+            self._inherited.close()
         self._notifier.close()
 
     def _sockets(self) -> list[socket]:
@@ -207,7 +208,8 @@ class Service:
         """The life of the service: start, serve, drain, stop.  Return the exit status."""
         with SignalInbox() as inbox:
             self._log.start()
-            mirror = self._mirror()
+            mirrored = MirrorStore(self._notifier, self._inherited.names if self._inherited else ())
+            mirror = Mirror(mirrored.replace) if self._mirrors else None
             try:
                 server = build(self._settings, self._handler, self._claims.listeners, mirror)
             except OSError as error:
@@ -234,9 +236,10 @@ class Service:
             if handing_over:
                 self._store.settle()
                 if mirror:
-                    # The kernel counts references, and would count each client twice.
                     mirror.close()
-                    self._store.release(MIRRORED)
+                    # The kernel counts references: a client that is mirrored counts twice.
+                    if not limits.has_room_in_flight(mirror.copies + server.clients + 1):
+                        mirrored.release()
                 supervisor.hand_over_clients(self._store, registry.name_of(self._handler))
                 self._disown_paths()
             self._claims.stop()
@@ -256,10 +259,10 @@ class Service:
         """Whether the next start shall inherit anything."""
         return self._notifier.managed and self._settings.keep != "never"
 
-    def _mirror(self) -> Mirror | None:
-        if not (self._notifier.managed and self._settings.keep == "always"):
-            return None
-        return Mirror(partial(self._notifier.replace, MIRRORED))
+    @property
+    def _mirrors(self) -> bool:
+        """Whether clients shall outlive a crash."""
+        return self._notifier.managed and self._settings.keep == "always"
 
     def _take_over(self, server: Server, supervisor: Supervisor, mirror: Mirror | None) -> None:
         """Start to serve, inherited clients first.
@@ -287,7 +290,7 @@ class Service:
             if surplus := inherited.retire_listeners():
                 server.adopt(surplus)
 
-        supervisor.start(inherited.clients, retire)
+        supervisor.start(inherited.clients, inherited.begin_to_serve, retire)
         self._inherited = None
         if inherited.clients and inherited.frozen:
             events.INHERITED(clients=count, milliseconds=waited)
@@ -295,9 +298,14 @@ class Service:
             events.INHERITED_AFTER_CRASH(clients=count)
         if mirror:
             mirror.start()
-        self._store.forget(inherited.names - ({MIRRORED} if mirror else set()))
+        # The mirror removes its own, and listeners that are used again stay where they are.
+        self._store.forget(
+            name
+            for name in inherited.names
+            if not (mirror and is_mirrored(name)) and not (self._keeps and name == LISTENERS)
+        )
         if self._keeps:
-            self._store_listeners(self._claims.listeners)
+            self._store_listeners([each for each in self._claims.listeners if not each.inherited])
             self._store.reserve()
         for each in self._claims.listeners:
             each.own_path()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from socket import socket
 
+    from graced.handover.snapshot import Counts
     from graced.loop.client import Client
     from graced.systemd.notify import Notifier
 
@@ -29,8 +30,6 @@ PREFIX = "graced-"
 LISTENERS = PREFIX + "listeners"
 CLIENTS = PREFIX + "clients"
 """A bundle: the snapshot of clients, then their sockets."""
-MIRRORED = PREFIX + "kept"
-"""A bundle of clients without a snapshot (`graced.handover.mirror`)."""
 REFUSED = PREFIX + "refused"
 """A mark: the last start was refused, for a reason that may pass."""
 SETTLE_TIMEOUT = 5.0
@@ -53,11 +52,6 @@ class FdStore:
         if self._bundle:
             self._bundle.close()
 
-    def release(self, name: str) -> None:
-        """Remove all descriptors of a name; return when the service manager has closed all."""
-        self._notifier.forget(name)
-        self._notifier.barrier()
-
     def note_refusal(self) -> None:
         """Let the next start know of a refusal; return when the service manager knows of it."""
         try:
@@ -70,8 +64,11 @@ class FdStore:
             self._notifier.barrier()
 
     def store_listeners(self, listeners: Iterable[socket]) -> None:
-        """Add listening sockets to the store."""
-        self._notifier.store(LISTENERS, list(listeners))
+        """Add listening sockets to the store, which drops those that are shut.
+
+        So none has to be removed: no moment is without the others.
+        """
+        self._notifier.store(LISTENERS, list(listeners), watch=True)
 
     def reserve(self) -> None:
         """Take the place for clients, if the store has one; nothing where it is taken.
@@ -101,13 +98,13 @@ class FdStore:
         self,
         clients: Sequence[Client],
         frozen: float,
-        counts: tuple[int, int],
+        counts: Counts,
         handler: str = "",
     ) -> list[Client]:
         """Store clients for the next process; return the clients for which there is no room.
 
-        `frozen`: the monotonic time from which on no process serves the clients.  `counts`: clients
-        admitted and bytes echoed so far, which the next process adds to.  `handler`: its name.
+        `frozen`: the monotonic time from which on no process serves the clients.  `counts`: so
+        far, which the next process adds to.  `handler`: its name.
         """
         stored: Sequence[Client] | None = None
         if self._reason:

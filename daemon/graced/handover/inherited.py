@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
+from itertools import chain
 from socket import AF_UNIX, MSG_PEEK, socket
 from time import monotonic
 
 from graced.handover.fd_bundle import keeps_descriptors, unpack
-from graced.handover.fdstore import CLIENTS, LISTENERS, MIRRORED, PREFIX
+from graced.handover.fdstore import CLIENTS, LISTENERS, PREFIX
+from graced.handover.mirror_store import is_mirrored
 from graced.handover.snapshot import SnapshotError, decode
 from graced.log import events
 from graced.loop.client import Client
@@ -22,6 +25,8 @@ from graced.sockets.inherited_listeners import InheritedListeners
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from graced.handover.snapshot import Counts
 
 
 class Inherited:
@@ -40,14 +45,17 @@ class Inherited:
         self.frozen = 0.0
         """Monotonic time from which on no process has served the clients; 0: the last process has
         handed over nothing, because of a crash for example."""
-        self.counts = (0, 0)
-        """Clients admitted and bytes echoed by the processes before."""
+        self.counts: Counts = (0, 0, 0)
+        """Of the processes before."""
         self.handler: str | None = None
         """The handler that the clients have talked to; None: unknown."""
         self.in_store = True
         """Whether the store still has all clients, for another try to start."""
+        self._bundle: socket | None = None
+        self._unknown: list[socket] = []
+        """Clients whose state is lost."""
         listeners: list[socket] = []
-        mirrored: list[socket] = []
+        mirrored: dict[int, socket] = {}
         for fd, name in passed:
             if not name.startswith(PREFIX):
                 self.others.append(fd)
@@ -56,27 +64,60 @@ class Inherited:
             sock = _take(fd)
             if sock and name == LISTENERS:
                 listeners.append(sock)
-            elif sock:
+            elif sock and name == CLIENTS:
                 # A copy of each client stays in the bundle until the store forgets it.
+                self.in_store = self.in_store and keeps_descriptors(sock)
+                self._read_clients(sock)
+                self._bundle = sock
+            elif sock:
                 with sock:
-                    if name in {CLIENTS, MIRRORED}:
+                    if is_mirrored(name):
                         self.in_store = self.in_store and keeps_descriptors(sock)
-                    if name == CLIENTS:
-                        self._read_clients(sock)
-                    elif name == MIRRORED:
-                        mirrored += _sockets(unpack(sock))
+                        # A crash may have left two bundles, with the same clients.
+                        for client in _sockets(unpack(sock)):
+                            first = mirrored.setdefault(os.fstat(client.fileno()).st_ino, client)
+                            if first is not client:
+                                client.close()
         self.listeners = InheritedListeners(listeners)
         """The listening sockets, until an address takes them."""
         if self.frozen:
-            _close(mirrored)
+            _close(mirrored.values())
         else:
-            self.clients = [client for client in map(_recognise, mirrored) if client]
-            self.counts = (len(self.clients), 0)
+            self._recognise(mirrored.values())
         if keepalive:
             tcp = [client.sock for client in self.clients if client.sock.family != AF_UNIX]
             reasons = {set_up_inherited(sock, keepalive) for sock in tcp} - {""}
             for reason in sorted(reasons):
                 events.LIMITS(reason=f"inherited clients may keep the old keepalive: {reason}")
+
+    def _recognise(self, mirrored: Iterable[socket]) -> None:
+        """Find out who the clients of a crash are."""
+        found = [client for client in map(_recognise, mirrored) if client]
+        if found:
+            self.clients = found
+            self.counts = (len(found), 0, 0)
+            _close(self._unknown)
+        elif self._unknown:
+            self.frozen = monotonic()
+            self.clients = [client for client in map(_recognise, self._unknown) if client]
+            for client in self.clients:
+                client.counted = False
+
+    def begin_to_serve(self) -> None:
+        """Take the state of the clients out of the store: it is about to change.
+
+        If this process is killed before the store forgets the clients, the next one tells them.
+        """
+        if self._bundle:
+            with suppress(BlockingIOError):
+                self._bundle.recv(1)
+            self.close()
+
+    def close(self) -> None:
+        """Close our copy of the bundle; the store is not changed."""
+        if self._bundle:
+            self._bundle.close()
+            self._bundle = None
 
     def retire_listeners(self) -> list[Client]:
         """Close the listening sockets that no address has taken.
@@ -115,6 +156,7 @@ class Inherited:
 
         The clients in the queues of listening sockets are among them.
         """
+        self.close()
         _turn_away(self.clients, farewell)
         _turn_away(self.retire_listeners(), farewell)
 
@@ -124,6 +166,7 @@ class Inherited:
         Such clients are those of a bundle that had to be emptied, and those from the queue of a
         listening socket that was in the way of a new socket.
         """
+        self.close()
         if not self.in_store:
             _turn_away(self.clients, farewell)
         for sock in self.listeners.sockets:
@@ -140,15 +183,16 @@ class Inherited:
             return
         if state is None:
             return
+        if any(stat.S_ISSOCK(os.fstat(fd).st_mode) for fd in state):
+            events.NOT_INHERITED(reason="the last process was killed when it had just started")
+            self._unknown = _sockets(chain([state], messages))
+            return
         connections = _sockets(messages)
         try:
             snapshot = decode(_read(state), connections, GONE)
         except (SnapshotError, OSError) as error:
             events.NOT_INHERITED(reason=error)
-            self.frozen = monotonic()
-            self.clients = [client for client in map(_recognise, connections) if client]
-            for client in self.clients:
-                client.counted = False
+            self._unknown = connections
         else:
             self.frozen, self.clients, self.counts = (
                 snapshot.frozen,

@@ -33,7 +33,7 @@ class Mirror:
     """Copies of the sockets of clients, in the store.  Any thread may call."""
 
     def __init__(self, replace: Callable[[socket], None]) -> None:
-        """`replace` lets the service manager store a socket instead of the last one.
+        """`replace` lets the service manager store a socket, then remove the last one.
 
         The socket may be sent later, and stays open until the next call has returned.
         """
@@ -42,6 +42,8 @@ class Mirror:
         self._present: set[Client] = set()
         self._bundle: FdBundle | None = None
         self._messages = 0
+        self.copies = 0
+        """Descriptors in the bundle, those of departed clients too."""
         self._full = False
         self._started = False
         self._closed = False
@@ -83,7 +85,7 @@ class Mirror:
             self._full = True
             return
         last, self._bundle = self._bundle, bundle
-        self._messages = 0
+        self._messages = self.copies = 0
         fds = [fd for fd in (client.sock.fileno() for client in self._present) if fd >= 0]
         for start in range(0, len(fds), MAX_DESCRIPTORS):
             self._put(fds[start : start + MAX_DESCRIPTORS])
@@ -96,6 +98,7 @@ class Mirror:
         assert self._bundle
         if self._bundle.put(descriptors):
             self._messages += 1
+            self.copies += len(descriptors)
             self._full = False
             return
         # The last bundle may still be in flight; the next client gives another chance.

@@ -5,9 +5,9 @@ bytes were echoed; the snapshot does.  The kernel gives each socket a cookie and
 again (socket(7), SO_COOKIE), which matches a socket with its state.  Times are monotonic, by the
 same clock for all processes until the next boot.
 
-The counts of the process follow the clients, and the name of the handler follows the counts.  A
-reader of release 0.1 ignores bytes there, and a snapshot of release 0.1 ends before them, so either
-release reads a snapshot of the other.
+The counts of the process follow the clients, then the name of the handler, then the number of
+probes.  A reader of release 0.1 ignores bytes there, and a snapshot of release 0.1 ends before
+them, so either release reads a snapshot of the other.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from socket import socket
     from typing import Any
+
+    Counts = tuple[int, int, int]
+    """Clients admitted, bytes echoed and probes, by all processes so far."""
 
 SO_COOKIE = 57
 """asm-generic/socket.h; Python has no name for it."""
@@ -36,6 +39,8 @@ _COUNTS = struct.Struct("=QQ")
 """clients admitted, bytes echoed"""
 _NAME = struct.Struct("=H")
 """bytes of the name of the handler"""
+_PROBES = struct.Struct("=Q")
+"""probes"""
 
 
 class SnapshotError(Exception):
@@ -51,7 +56,7 @@ class Snapshot:
         self,
         frozen: float,
         clients: list[Client],
-        counts: tuple[int, int],
+        counts: Counts,
         handler: str | None = None,
     ) -> None:
         self.frozen = frozen
@@ -59,7 +64,7 @@ class Snapshot:
         self.clients = clients
         """The clients whose sockets are there."""
         self.counts = counts
-        """Clients admitted and bytes echoed by all processes so far."""
+        """See `Counts`."""
         self.handler = handler
         """The handler that the clients have talked to; None: the last process has not said."""
 
@@ -69,9 +74,7 @@ def cookie(sock: socket) -> int:
     return int.from_bytes(sock.getsockopt(_SOL_SOCKET, SO_COOKIE, 8), "little")
 
 
-def encode(
-    clients: Iterable[Client], frozen: float, counts: tuple[int, int], handler: str = ""
-) -> bytes:
+def encode(clients: Iterable[Client], frozen: float, counts: Counts, handler: str = "") -> bytes:
     """Write a snapshot; the arguments are as in `Snapshot`.  Raises `OSError`."""
     parts = []
     for client in clients:
@@ -93,7 +96,9 @@ def encode(
         ]
     head = _HEAD.pack(frozen, len(parts) // 4)
     name = handler.encode("utf-8", "surrogateescape")
-    return b"".join([_MAGIC, head, *parts, _COUNTS.pack(*counts), _NAME.pack(len(name)), name])
+    *most, probes = counts
+    tail = [_COUNTS.pack(*most), _NAME.pack(len(name)), name, _PROBES.pack(probes)]
+    return b"".join([_MAGIC, head, *parts, *tail])
 
 
 class _Reader:
@@ -129,13 +134,13 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
     reader = _Reader(data[len(_MAGIC) :])
     frozen, number = reader.unpack(_HEAD)
     clients = []
-    counts = (number, 0)
+    counts = (number, 0, 0)
     for _ in range(number):
         key, since, last, echoed, port, host_size, unsent_size, saved_size = reader.unpack(_CLIENT)
         host = reader.take(host_size).decode("utf-8", "surrogateescape")
         unsent = reader.take(unsent_size)
         saved = None if saved_size < 0 else reader.take(saved_size)
-        counts = (number, counts[1] + echoed)
+        counts = (number, counts[1] + echoed, 0)
         if key in by_cookie:
             client = Client(by_cookie[key], host, port, phase, since)
             client.last, client.echoed, client.unsent, client.saved = last, echoed, unsent, saved
@@ -144,9 +149,11 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
             clients.append(client)
     if not reader.at_end:
         admitted, total = reader.unpack(_COUNTS)
-        counts = (admitted, total)
+        counts = (admitted, total, 0)
     handler = None
     if not reader.at_end:
         (size,) = reader.unpack(_NAME)
         handler = reader.take(size).decode("utf-8", "surrogateescape")
+    if not reader.at_end:
+        counts = (*counts[:2], *reader.unpack(_PROBES))
     return Snapshot(frozen, clients, counts, handler)

@@ -50,6 +50,12 @@ def _descriptors() -> tuple[int, int]:
         return resource.RLIM_INFINITY, resource.RLIM_INFINITY
 
 
+def has_room_in_flight(descriptors: int) -> bool:
+    """Whether so many descriptors may be sent and not received, by the soft limit (unix(7))."""
+    soft, _ = _descriptors()
+    return soft == resource.RLIM_INFINITY or descriptors < soft
+
+
 def hard_descriptors() -> int:
     """The limit up to which `raise_descriptors` can go."""
     return _descriptors()[1]

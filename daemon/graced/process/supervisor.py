@@ -135,13 +135,17 @@ class Supervisor:
         self._poll.register(server.changed_fd, select.POLLIN)
 
     def start(
-        self, inherited: Sequence[Client] = (), served: Callable[[], None] = lambda: None
+        self,
+        inherited: Sequence[Client] = (),
+        begin: Callable[[], None] = lambda: None,
+        served: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve, `inherited` clients first, and report READY=1.  Raises `StartError`.
 
-        `served` is called before that report, when the start can fail no longer.
+        When the start can fail no longer `begin` is called, before a client is served, and
+        `served` afterwards, before that report.
         """
-        self._server.start(inherited)
+        self._server.start(inherited, begin)
         served()
         self._watchdog.start()
         self.lifecycle.to(State.SERVING)

@@ -106,14 +106,20 @@ class Notifier:
         self._send("MAINPID", f"MAINPID={pid}")
 
     def store(
-        self, name: str, files: Sequence[HasFileno], sent: Callable[[], None] | None = None
+        self,
+        name: str,
+        files: Sequence[HasFileno],
+        sent: Callable[[], None] | None = None,
+        *,
+        watch: bool = False,
     ) -> None:
         """Store descriptors for the next process of the service (``FDSTORE=1``).
 
         The files stay open until `sent` is called; a file that is closed before is left out.
+        `watch`: the service manager removes a descriptor that hangs up.
         """
         if self._outbox:
-            self._outbox.put(*_storing(name, files, sent))
+            self._outbox.put(*_storing(name, files, sent, watch=watch))
         elif sent:
             sent()
 
@@ -121,18 +127,27 @@ class Notifier:
         """Whether all descriptors of that name so far have been sent."""
         return self._outbox is None or not self._outbox.waits(_subject(name))
 
-    def replace(self, name: str, file: HasFileno) -> None:
-        """Store a descriptor instead of the descriptors that have the name.  Any thread may call.
+    def replace(self, lane: str, name: str, file: HasFileno, old: Sequence[str]) -> None:
+        """Store a descriptor, then remove the descriptors of `old` names.  Any thread may call.
 
-        The file stays open until another replaces it.
+        Instead of what waits in the lane.  The file stays open until another replaces it.
         """
         if self._outbox:
-            self._outbox.replace(name, _forgetting(name), *_storing(name, [file], None))
+            messages = (*_storing(name, [file], None), *map(_forgetting, old))
+            for message in messages:
+                message.lane = lane
+            self._outbox.replace(lane, *messages)
 
-    def forget(self, name: str) -> None:
-        """Remove the descriptors of that name from the store."""
+    def forget(self, name: str, lane: str = "") -> None:
+        """Remove the descriptors of that name from the store; `lane`: of `replace`."""
         if self._outbox:
-            self._outbox.replace(name, _forgetting(name))
+            message = _forgetting(name)
+            message.lane = lane or name
+            self._outbox.replace(name, message)
+
+    def will_forget(self, name: str) -> bool:
+        """Whether the message waits that removes the name from the store."""
+        return self._outbox is not None and self._outbox.waits(_forgetting(name).subject)
 
     def flush(self, timeout: float) -> bool:
         """Send what waits; return whether nothing does any more, after `timeout` s at most."""
@@ -216,10 +231,10 @@ def _subject(name: str) -> str:
 
 
 def _storing(
-    name: str, files: Sequence[HasFileno], sent: Callable[[], None] | None
+    name: str, files: Sequence[HasFileno], sent: Callable[[], None] | None, *, watch: bool = False
 ) -> list[Message]:
     # FDPOLL=0: a descriptor stays in the store when its other end hangs up.
-    text = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0"
+    text = f"FDSTORE=1\nFDNAME={name}" + "\nFDPOLL=0" * (not watch)
     batches = [files[at : at + MAX_DESCRIPTORS] for at in range(0, len(files), MAX_DESCRIPTORS)]
     return [
         Message(

@@ -20,7 +20,8 @@ from graced.app.settings import PID_FILE, Settings
 from graced.errors import AlreadyRunningError, ConfigError, ListenError, PidFileError, StartError
 from graced.handover import fd_bundle
 from graced.handover.fd_bundle import FdBundle
-from graced.handover.fdstore import LISTENERS, MIRRORED
+from graced.handover.fdstore import LISTENERS
+from graced.handover.mirror_store import MIRRORED
 from graced.log import bridge, event, events, sinks
 from graced.log.event import INFO
 from graced.log.writer import Log

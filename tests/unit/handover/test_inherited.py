@@ -15,8 +15,9 @@ import pytest
 
 from graced.handover import fd_bundle, inherited
 from graced.handover.fd_bundle import FdBundle
-from graced.handover.fdstore import CLIENTS, LISTENERS, MIRRORED
+from graced.handover.fdstore import CLIENTS, LISTENERS
 from graced.handover.inherited import Inherited
+from graced.handover.mirror_store import MIRRORED
 from graced.handover.snapshot import encode
 from graced.log import events
 from graced.loop.client import Client
@@ -24,7 +25,7 @@ from graced.loop.phase import GONE
 from graced.sockets.accepted import KeepAlive, set_up_clients
 
 FROZEN = 12.5
-COUNTS = (70, 700)
+COUNTS = (70, 700, 7)
 UNKNOWN = "graced-of-another-version"
 KINDS = ["127.0.0.1", "::1", "unix"]
 
@@ -92,6 +93,7 @@ def inherit(stack: ExitStack, last: LastProcess) -> Callable[[], Inherited]:
 
     def inherit() -> Inherited:
         found = Inherited(last.passed)
+        stack.callback(found.close)
         for sock in (*found.listeners.sockets, *(client.sock for client in found.clients)):
             stack.enter_context(sock)
             assert not sock.getblocking()
@@ -207,6 +209,7 @@ def test_socket_without_a_state_is_closed(inherit: Inherit, last: LastProcess) -
     found = inherit()
     assert names(found.clients) == names([one])
     two.sock.close()
+    found.close()
     assert theirs.recv(1) == b""
 
 
@@ -255,6 +258,46 @@ def test_mirrored_client_is_inherited_after_a_crash(
     assert found.clients[0].sock.recv(64) == b"not read"
 
 
+def test_state_of_a_process_that_was_killed_as_it_began_is_old(
+    inherit: Inherit, last: LastProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bytes that it has sent would be sent again."""
+    client, _ = last.client()
+    client.unsent = b"sent"
+    last.clients([client], encode([client], FROZEN, COUNTS))
+    store = [(os.dup(fd), name) for fd, name in last.passed]
+    found = inherit()
+    assert found.clients[0].unsent == b"sent"
+    found.begin_to_serve()
+    last.passed = store
+    again = inherit()
+    assert names(again.clients) == names([client])
+    assert not again.clients[0].unsent
+    assert not again.clients[0].counted, "it is told"
+    assert [record.msg for record in caplog.records] == [events.NOT_INHERITED]
+
+
+def test_mirror_knows_the_clients_of_such_a_process(inherit: Inherit, last: LastProcess) -> None:
+    clients = [last.client()[0] for _ in range(3)]
+    last.clients(clients[:2], encode(clients[:2], FROZEN, COUNTS))
+    store = [(os.dup(fd), name) for fd, name in last.passed]
+    inherit().begin_to_serve()
+    last.passed = store
+    last.mirrored(clients)
+    found = inherit()
+    assert names(found.clients) == names(clients)
+    assert all(client.counted for client in found.clients)
+    assert not found.frozen
+
+
+def test_client_of_two_mirrors_is_one(inherit: Inherit, last: LastProcess) -> None:
+    """A process was killed when the new bundle was stored, and the old one was still there."""
+    clients = [last.client()[0] for _ in range(3)]
+    last.mirrored(clients[:2])
+    last.bundle(MIRRORED + "-7", [client.sock.fileno() for client in clients[1:]])
+    assert names(inherit().clients) == names(clients)
+
+
 @pytest.mark.parametrize("how", ["it closed", "it was reset", "we had closed"])
 def test_departed_client_is_not_inherited(inherit: Inherit, last: LastProcess, how: str) -> None:
     gone, theirs = last.client()
@@ -289,7 +332,7 @@ def test_counts_are_inherited(inherit: Inherit, last: LastProcess) -> None:
 
 def test_counts_after_a_crash_are_those_of_the_clients(inherit: Inherit, last: LastProcess) -> None:
     last.mirrored([last.client()[0], last.client()[0]])
-    assert inherit().counts == (2, 0)
+    assert inherit().counts == (2, 0, 0)
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -346,7 +389,9 @@ def test_client_gets_the_keepalive_of_this_configuration(
     last.clients([client], encode([client], FROZEN, COUNTS))
     if kind != "unix":
         set_up_clients(client.sock, before)
-    (ours,) = Inherited(last.passed, KeepAlive(idle=7, interval=5, count=3, user_timeout=9)).clients
+    found = Inherited(last.passed, KeepAlive(idle=7, interval=5, count=3, user_timeout=9))
+    found.close()
+    (ours,) = found.clients
     stack.enter_context(ours.sock)
     if kind != "unix":
         sock = ours.sock
@@ -375,7 +420,9 @@ def test_keepalive_that_cannot_be_set_is_one_warning(
     # SO_PEEK_OFF is such an option.
     monkeypatch.setattr(inherited, "keeps_descriptors", lambda _bundle: True)
     monkeypatch.setattr(fd_bundle, "keeps_descriptors", lambda _bundle: False)
-    found = Inherited(last.passed, KeepAlive(idle=7)).clients
+    start = Inherited(last.passed, KeepAlive(idle=7))
+    start.close()
+    found = start.clients
     assert len(found) == 3
     for each in found:
         stack.enter_context(each.sock)

@@ -392,6 +392,6 @@ def test_ready_is_said_after_what_has_to_be_done_before(make: Make, managed: Not
         said.append(any("READY=1" in message.text for message in managed.messages))
         assert scene.connect()
 
-    scene.supervisor.start((), serve)
+    scene.supervisor.start(served=serve)
     managed.wait_for("READY=1")
     assert said == [False]

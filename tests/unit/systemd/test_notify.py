@@ -254,7 +254,8 @@ def test_nothing_is_stored_without_a_service_manager() -> None:
     notifier = Notifier({})
     with socket.socket() as sock:
         notifier.store("graced-clients", [sock], sent=lambda: over.append(1))
-        notifier.replace("graced-kept", sock)
+        notifier.replace("graced-kept", "graced-kept-2", sock, ["graced-kept"])
+        notifier.forget("graced-kept")
     assert over == [1]
     assert notifier.flush(0.0)
     assert not notifier.listens_again()
