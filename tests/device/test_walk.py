@@ -134,11 +134,13 @@ class Walk(RuleBasedStateMachine):
     @rule()
     def start(self) -> None:
         self._step("start")
+        world = self.world
         running = self.serving
-        served = self.world.served
-        self.world.order("start")
+        before = world.served, world.name_known, world.started
+        world.order("start")
         if running:
-            self.world.served = served
+            # It is the same process.
+            world.served, world.name_known, world.started = before
 
     @rule()
     def reexecute_manager(self) -> None:
