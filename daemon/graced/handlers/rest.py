@@ -11,6 +11,8 @@ Is anything unread, or unsent?
     FIONREAD; TCP_INFO.  What the handler's own file (``rfile``) has read ahead is looked at after
     each answer.  If a file had the beginning of a request in it when the drain began, and the
     handler waited for the rest, nobody can know: then the client counts as at rest.
+Was that an answer?
+    ``100 Continue`` of HTTP is none: `graced.handlers.interim` knows handlers of `http.server`.
 Does the handler wait for its client?
     A handler may pause between two writes of one answer.  Bytes of our own must not come between
     them; so these are sent only while the handler is in a read, which is noted, or which the kernel
@@ -30,6 +32,7 @@ from functools import partial
 from threading import get_ident
 from time import monotonic
 
+from graced.handlers.interim import awaits_body
 from graced.sockets.blocked_read import waits_for_input
 from graced.sockets.tcp_info import TcpInfo, spoke_last, tcp_info
 
@@ -115,7 +118,16 @@ class NotedSocket(socket.socket):
         if not self._spoke_last(info) or (info and info.pending):
             return False
         # The handler may have read by another way since: through a duplicate, for example.
-        return not (info and info.received and info.received_ago < info.sent_ago)
+        if info and info.received and info.received_ago < info.sent_ago:
+            return False
+        return not self._has_interim_answer
+
+    @property
+    def _has_interim_answer(self) -> bool:
+        """Whether the server spoke in the middle of a request, as far as can be seen."""
+        if self.thread is ANY_THREAD:
+            return awaits_body(sys._current_frames())
+        return self.thread is not None and awaits_body([self.thread.ident or 0])
 
     def _spoke_last(self, info: TcpInfo | None) -> bool:
         """Whether the handler has written since it last read."""
@@ -126,7 +138,8 @@ class NotedSocket(socket.socket):
     @property
     def _has_answered(self) -> bool:
         """Whether all that the handler has read is answered; for the handler's thread."""
-        return self._spoke_last(None if self._last else tcp_info(self))
+        spoke_last = self._spoke_last(None if self._last else tcp_info(self))
+        return spoke_last and not self._has_interim_answer
 
     # Noting.
 

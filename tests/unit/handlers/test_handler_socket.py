@@ -480,6 +480,43 @@ def test_departed_client_gets_no_farewell_at_end(make: Callable[..., Pair]) -> N
     assert nothing_to_read(pair.client)
 
 
+@pytest.mark.parametrize("half_closes", [False, True])
+def test_farewell_that_finds_no_room_comes_at_the_end(
+    make: Callable[..., Pair], half_closes: bool
+) -> None:
+    """The handler has answered, and returns, and its client has not taken the answer yet."""
+    pair = make(gap=0.0)
+    answer = fill(pair.handler)
+    if half_closes:
+        pair.client.finish()
+    pair.handler.thread = threading.current_thread()
+    pair.handler.begin_drain()
+    if half_closes:
+        assert pair.handler.recv(1) == b""
+    with Running(pair, HandlerSocket.tell_at_end) as handler:
+        # Over: the kernel has found room after all.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            handler.wait_until_asleep()
+        assert pair.client.recv_exactly(len(answer)) == answer
+        assert pair.client.recv_exactly(len(FAREWELL)) == FAREWELL
+
+
+def fill(request: HandlerSocket) -> bytes:
+    """Write until the kernel takes not even a byte; return what was written."""
+    written, before = bytearray(), -1
+    request.setblocking(False)
+    while len(written) > before:
+        before = len(written)
+        # The kernel moves bytes for a moment after it was full.
+        time.sleep(TICK)
+        for size in (65536, 1):
+            with suppress(BlockingIOError):
+                while True:
+                    written += bytes(request.send(bytes(size)))
+    request.setblocking(True)
+    return bytes(written)
+
+
 def test_client_in_mid_answer_gets_no_farewell_at_the_deadline(make: Callable[..., Pair]) -> None:
     pair = make()
     gate = threading.Event()
