@@ -62,6 +62,7 @@ class NotedSocket(socket.socket):
         "_reading",
         "_to_read",
         "_write_lock",
+        "_written_at_read",
         "thread",
     )
 
@@ -73,6 +74,8 @@ class NotedSocket(socket.socket):
 
         `ANY_THREAD`: unknown, maybe there is none yet."""
         self._last = _NOTHING
+        self._written_at_read = 0
+        """Bytes that were written when the handler last read."""
         self._last_activity = monotonic()
         self._reading = 0
         """The identity of the thread in a read that is noted; 0: none is under way."""
@@ -131,14 +134,22 @@ class NotedSocket(socket.socket):
 
     def _spoke_last(self, info: TcpInfo | None) -> bool:
         """Whether the handler has written since it last read."""
-        if self._last != _NOTHING or info is None:
-            return self._last != _READ
-        return spoke_last(self, info)
+        if info and (self._last == _NOTHING or self._has_written_unseen(info)):
+            return spoke_last(self, info)
+        return self._last != _READ
+
+    def _has_written_unseen(self, info: TcpInfo) -> bool:
+        """Whether a write since the last read was not noted.
+
+        A handler may have kept the method ``sendall`` from before the drain, or write to the
+        descriptor.
+        """
+        return self._last == _READ and info.written != self._written_at_read
 
     @property
     def _has_answered(self) -> bool:
         """Whether all that the handler has read is answered; for the handler's thread."""
-        spoke_last = self._spoke_last(None if self._last else tcp_info(self))
+        spoke_last = self._spoke_last(None if self._last == _WRITTEN else tcp_info(self))
         return spoke_last and not self._has_interim_answer
 
     # Noting.
@@ -161,7 +172,7 @@ class NotedSocket(socket.socket):
         self._last_activity = monotonic()
         length = _length(result)
         if length:
-            self._last = _READ
+            self._note_read()
             self._to_read = max(0, self._to_read - length)
         return result
 
@@ -170,8 +181,17 @@ class NotedSocket(socket.socket):
             self._before_writing()
             result = call(*args)
             self._last_activity = monotonic()
-            self._last = _READ if self._has_read_ahead() else _WRITTEN
+            written = memoryview(args[0]).nbytes if result is None else result
+            if written and self._has_read_ahead():
+                self._note_read()
+            elif written:
+                self._last = _WRITTEN
         return result
+
+    def _note_read(self) -> None:
+        info = tcp_info(self)
+        self._written_at_read = info.written if info else 0
+        self._last = _READ
 
     def recv(self, *args: Any) -> bytes:
         return bytes(self._read(super().recv, *args))

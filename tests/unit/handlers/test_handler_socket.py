@@ -400,6 +400,19 @@ def test_farewell_does_not_come_between_two_writes_while_another_thread_reads(
 # Writes that take long.
 
 
+def test_write_of_nothing_answers_nothing(make: Callable[..., Pair]) -> None:
+    pair = make(None)
+    pair.handler.begin_drain()
+    pair.client.send(b"half a ")
+    assert pair.handler.recv(100) == b"half a "
+    pair.handler.sendall(b"")
+    pair.handler.sendmsg([b""])
+    wait_for_the_gap(pair)
+    assert say_goodbye(pair) > 0.0
+    assert nothing_to_read(pair.client)
+    assert not pair.handler.is_at_rest
+
+
 def test_farewell_is_not_inside_a_write(make: Callable[..., Pair]) -> None:
     pair = make()
     big = b"x" * 10_000_000

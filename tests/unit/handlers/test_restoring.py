@@ -136,6 +136,9 @@ def test_hook_that_does_not_return(
     assert peer.recv(100) == b"heard"
     assert caplog.text.count("the hook restored of the handler has failed: it has not") == 1
     gate.set()
+    for thread in threading.enumerate():
+        if thread.name == "restored":
+            thread.join(PATIENCE)
 
 
 @pytest.mark.parametrize("starts", [True, False])
