@@ -16,7 +16,7 @@ from support import Client, Graced, odd
 HANDLERS = pytest.mark.parametrize("name", odd.ALL)
 UNSEEN = {
     *("Duplicated", "FromFd", "FileOfDescriptor", "Loop", "Descriptor", "Sendfile", "Detached"),
-    *("Program", "Multiprocessing"),
+    *("Program", "Multiprocessing", "Forked", "LeftToChild"),
 }
 """Handlers that do not call their request: over a Unix socket nobody knows what they do."""
 
