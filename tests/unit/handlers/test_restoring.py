@@ -189,6 +189,28 @@ def test_muted_socket_sends_nothing_and_is_not_read(new: New) -> None:
     assert peer.recv(100) == b"now"
 
 
+def test_methods_that_were_kept_while_mute_send_later(new: New) -> None:
+    """``self.write = self.request.sendall`` in `setup`."""
+    session, peer = new()
+    request = session.ours
+    assert request
+    request.mute()
+    sendall, send, sendmsg, sendfile = (
+        request.sendall,
+        request.send,
+        request.sendmsg,
+        request.sendfile,
+    )
+    sendall(b"unheard")
+    request.unmute()
+    sendall(b"one, ")
+    assert send(b"two, ") == 5
+    assert sendmsg([b"three", b", "]) == 7
+    with open(__file__, "rb") as file:
+        assert sendfile(file, 0, 3) == 3
+    assert peer.recv(100) == b'one, two, three, """'
+
+
 def test_io_threads_go_on_together() -> None:
     called: list[str] = []
     together = Together(2, lambda: called.append("restored"))
