@@ -313,21 +313,18 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
     def __process(self, request: Any, client_address: Any) -> None:
         """Process a request that was verified, in the I/O thread."""
         try:
-            self.process_request(request, client_address)
+            pool = self.__pool if isinstance(self, socketserver.ForkingMixIn) else None
+            if pool:
+                # A thread waits for the child, which has the client; the parent closes its request.
+                pool.run(request, client_address)
+            else:
+                self.process_request(request, client_address)
         except Exception:
             self.handle_error(request, client_address)
             self.shutdown_request(request)
         except BaseException:
             self.shutdown_request(request)
             raise
-
-    def __process_in_thread(self, request: Any, client_address: Any) -> None:
-        """Process a request in a thread that waits for the children that `process_request` forks.
-
-        They have the client, while the parent closes the request.
-        """
-        if pool := self.__pool:
-            pool.run(request, client_address)
 
     def __build(self) -> Server:
         forks = isinstance(self, socketserver.ForkingMixIn)
@@ -344,7 +341,7 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
                 max_threads=self.max_handler_threads,
                 new_pool=partial(
                     RequestPool,
-                    process=self.__process_in_thread if forks else self.__process,
+                    process=self.__process,
                     arrivals=arrivals,
                     daemon_threads=self.daemon_threads,
                 ),

@@ -15,6 +15,7 @@ from functional.foreign import CONFIGS, QUICK, foreign
 from support import Client, Graced
 
 FILE_SIZE = 50_000_000
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def head_of(client: Client) -> int:
@@ -135,6 +136,35 @@ def test_half_sent_upload_is_answered(config: str, before: int, address: str) ->
         client.sock.settimeout(60)
         client.send(b"67890")
         assert answer(client) == b"1234567890"
+        hear_goodbye(graced, client, config)
+
+
+@CONFIGS
+@pytest.mark.parametrize("when", ["before", "in the drain"])
+def test_upload_that_waits_for_leave_is_answered(config: str, when: str, address: str) -> None:
+    """The server has spoken last, and the client is in the middle of its request."""
+    with (
+        foreign("KeepAlive", config=config, listen=address) as graced,
+        graced.connect() as client,
+        graced.served() as idle,
+    ):
+        client.send(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n")
+        if when == "before":
+            client.send(b"Expect: 100-continue\r\n\r\n")
+            assert client.recv_exactly(len(CONTINUE)) == CONTINUE
+        graced.signal(SIGTERM)
+        graced.log.wait_for("telling")
+        idle.recv()
+        if when == "in the drain":
+            client.send(b"Expect: 100-continue\r\n\r\n")
+            assert client.recv_exactly(len(CONTINUE)) == CONTINUE
+        with suppress(TimeoutError):
+            client.sock.settimeout(0.5)
+            raise AssertionError(client.recv())
+        client.sock.settimeout(60)
+        client.send(b"1234567890")
+        assert answer(client) == b"1234567890"
+        idle.close()
         hear_goodbye(graced, client, config)
 
 

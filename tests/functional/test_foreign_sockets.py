@@ -111,6 +111,10 @@ LIBRARY = """if True:
     from graced import GracefulTCPServer
     from support import foreign
 
+    class OwnThreads:
+        def process_request(self, *request):
+            threading.Thread(target=self.process_request_thread, args=request, daemon=True).start()
+
     class Server({bases}GracefulTCPServer):
         grace_period = 1.0
 
@@ -188,3 +192,19 @@ def test_clients_of_forked_children_get_same_goodbye(kind: str) -> None:
         library.wait_until_over()
         if kind == "half a request":
             assert client.recv_to_end() == b""
+
+
+@pytest.mark.parametrize("bases", ["", "OwnThreads, "])
+def test_upload_that_waits_for_leave_is_answered_by_the_library(bases: str) -> None:
+    with Library("KeepAlive", bases) as library, library.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        assert client.recv() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        with library.connect() as idle:
+            library.shut_down()
+            assert idle.recv_to_end() == b""
+        with suppress(TimeoutError):
+            client.sock.settimeout(0.3)
+            raise AssertionError(client.recv())
+        client.sock.settimeout(60)
+        client.send(b"word")
+        assert client.recv_to_end().endswith(b"\r\n\r\nword")

@@ -247,7 +247,7 @@ def _await_hit(graced: Graced, injection: Injection) -> None:
 
 @pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM"])
 def test_no_thread_for_client(error: str) -> None:
-    """It waits until there is one: when another client ends, or when threads can be started."""
+    """It waits until there is one."""
     with Stage("echo-threaded", draining=False) as stage, ExitStack() as entered:
         with stage.inject(Fault(FORKS, f"error={error}", ONCE)):
             unlucky = entered.enter_context(stage.graced.connect())
@@ -259,14 +259,29 @@ def test_no_thread_for_client(error: str) -> None:
 
 @pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM"])
 def test_no_thread_for_only_client(error: str) -> None:
+    """It waits until a thread can be started, and is tried again without any event."""
     with Graced("--handler", "echo-threaded") as graced:
         fault = Fault(FORKS, f"error={error}", ONCE)
         with Injection(graced.pid, fault), graced.connect() as new:
-            new.send(b"in vain")
-            assert _rest(new) == b""
-        with graced.connect() as another:
-            another.echo(b"served")
+            new.echo(b"patience")
+        assert graced.log.count("no thread for a handler .*, its client waits") == 1
         assert graced.stop() == 0
+
+
+def test_client_that_waits_in_vain_for_a_thread() -> None:
+    """It is told at a stop, and answered when a thread can be started."""
+    with Graced("--handler", "echo-threaded", "--grace", "30") as graced, graced.served() as other:
+        other.echo(b"hello")
+        with graced.connect() as new:
+            with Injection(graced.pid, Fault(FORKS, "error=EAGAIN")):
+                new.send(b"hello")
+                graced.log.wait_for("no thread for a handler .*, its client waits")
+                graced.signal(SIGTERM)
+                new.expect_farewell_alone()
+            assert new.recv_exactly(5) == b"hello"
+        other.close()
+        assert graced.wait() == 0
+        assert graced.stopped[1:] == (2, 0)
 
 
 @pytest.mark.parametrize("error", ["ECONNRESET", "EPIPE", "EAGAIN", "EINTR", "ENOBUFS"])

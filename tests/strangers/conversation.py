@@ -203,7 +203,7 @@ def _halves(data: bytes) -> tuple[bytes, bytes]:
     return data[: len(data) // 2], data[len(data) // 2 :]
 
 
-def _await_next_tick() -> None:
+def await_next_tick() -> None:
     """Wait until the kernel's clock of 4 ms has moved on.
 
     The kernel notes with this clock when bytes come and go.  Half a request that follows an answer
@@ -236,7 +236,7 @@ class Player:
     def _take(self, taken: list[Step]) -> None:
         for step in taken:
             if step.send:
-                _await_next_tick()
+                await_next_tick()
                 self.client.send(step.send)
             left = step.read
             while left:

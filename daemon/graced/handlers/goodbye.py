@@ -45,7 +45,7 @@ RETRY = 0.25
 class GoodbyeSocket(NotedSocket):
     """A connected stream socket over which the server can say goodbye at any time."""
 
-    __slots__ = ("_farewell", "_gap", "_stage", "_unsent", "gone", "words")
+    __slots__ = ("_farewell", "_gap", "_is_overdue", "_stage", "_unsent", "gone", "words")
 
     def __init__(
         self, sock: socket.socket, farewell: bytes | None, gap: float, *, told: bool
@@ -59,6 +59,8 @@ class GoodbyeSocket(NotedSocket):
         self._farewell = farewell
         self._unsent = farewell or b""
         """The end of the farewell that the kernel has not taken yet."""
+        self._is_overdue = False
+        """Whether the farewell was due when the kernel did not take it."""
         self._gap = gap
         self._stage = Stage.ANSWERED if told else Stage.ACTIVE
 
@@ -149,9 +151,12 @@ class GoodbyeSocket(NotedSocket):
         try:
             while self._unsent:
                 self._unsent = self._unsent[self._send_without_waiting(self._unsent) :]
+        except BlockingIOError:
+            # The rest is sent before the handler's next write, or when the handler has returned.
+            self._is_overdue = True
+            return
         except OSError:
-            # Where the buffer is full, the rest is sent before the handler's next write.  Where the
-            # connection is broken, the handler's next call fails.
+            # The connection is broken, and the handler's next call fails.
             return
         self._stage = Stage.FAREWELL_SENT
 
@@ -167,12 +172,28 @@ class GoodbyeSocket(NotedSocket):
     def tell_at_end(self) -> None:
         """Send a declared farewell when the handler has returned, unless sent or useless.
 
-        Sleeps until the connection has been quiet for the gap.
+        Sleeps until the connection has been quiet for the gap, and until the client has taken so
+        much of the last answer that the farewell finds room: until the deadline, at most.
         """
         self.begin_drain()
-        if self._stage == Stage.PENDING and self._speaks and not is_at_its_end(self):
-            sleep(max(0.0, self._gap - self.silence))
+        if self._stage != Stage.PENDING or not self._speaks:
+            return
+        if not self._is_overdue and is_at_its_end(self):
+            return
+        sleep(max(0.0, self._gap - self.silence))
+        with self._write_lock:
             self._tell()
+            if self._is_overdue and self._stage == Stage.PENDING:
+                self._send_overdue()
+
+    def _send_overdue(self) -> None:
+        try:
+            socket.socket.sendall(self, self._unsent)
+        except OSError:
+            # The client has gone, takes nothing for too long, or is closed at the deadline.
+            return
+        self._unsent = b""
+        self._stage = Stage.FAREWELL_SENT
 
     def _before_reading(self) -> None:
         if self._stage == Stage.PENDING:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-import socket
 import time
 from collections import deque
 from threading import Condition, Lock, Thread, current_thread, get_ident
 
 from graced.handlers.handler_socket import FreezeInterrupt, HandlerSocket
 from graced.handlers.restoring import Restoring
-from graced.handlers.session import Session, is_end_of_tls
+from graced.handlers.session import Session, is_end_of_tls, new_session
 from graced.handlers.strays import Strays
 from graced.log import events
 from graced.log.event import summary_of
 from graced.loop.client import Client
 from graced.loop.connection_log import DEADLINE
-from graced.loop.phase import NOT_TOLD
 from graced.sockets.closing import discard, end_both_ways, end_one_way, linger
-from graced.sockets.timeout import set_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +35,7 @@ LAST_WRITES_TIMEOUT = 0.2
 
 An answer is complete when the client has acknowledged it, for which a client may take 40 ms."""
 WARNING_INTERVAL = 600.0
-"""Seconds between two warnings that all threads are in use, at least."""
+"""Seconds between two warnings that clients wait for a thread, at least."""
 _LAST_WRITES_INTERVAL = 0.005
 """Seconds between two looks at handlers that have not."""
 
@@ -103,64 +100,75 @@ class HandlerPool:
                 self._reserved += 1
                 return True
             self._has_refused = True
-        now = time.monotonic()
-        if now - self._warned_at >= WARNING_INTERVAL:
-            self._warned_at = now
+        if self._may_warn():
             events.HANDLERS_BUSY(handlers=self._max_threads)
         return False
 
-    def start(self, client: Client) -> None:
-        """Start a handler for `client`, which belongs to the pool from now on."""
-        request = client.sock
-        if type(request) is socket.socket:
-            request = HandlerSocket(
-                request, self._farewell, self._gap, told=client.told != NOT_TOLD
-            )
-            request.saved = client.saved
-            client.sock = request
-        request.setblocking(True)
-        if self._stall_timeout:
-            # A write of the handler fails after so long without progress, socket(7).
-            set_timeout(request, socket.SO_SNDTIMEO, self._stall_timeout)
-        session = Session(client, request)
+    def _may_warn(self) -> bool:
+        now = time.monotonic()
+        if now - self._warned_at < WARNING_INTERVAL:
+            return False
+        self._warned_at = now
+        return True
+
+    def start(self, client: Client) -> bool:
+        """Start a handler for `client`, which belongs to the pool from now on.
+
+        Return False where no thread can be started: the client is the caller's again then.
+        """
+        session = self._enqueue(client)
+        try:
+            self._start_thread(session)
+        except RuntimeError as error:
+            if self._may_warn():
+                events.LIMITS(reason=f"no thread for a handler ({error}), its client waits")
+            session.reclaim()
+            return False
+        return True
+
+    def _enqueue(self, client: Client) -> Session:
+        session = new_session(client, self._farewell, self._gap, self._stall_timeout)
         if client.saved is not None:
             self.restoring.add(session)
         with self._lock:
             self._reserved = max(0, self._reserved - 1)
             self._sessions.add(session)
             self._waiting.append(session)
-            missing = len(self._waiting) - self._starting
-            # A client of the last process had a thread there, and others wait for its handler.
-            free = max(self._max_threads - len(self._threads), client.saved is not None)
-            threads = [
-                Thread(target=self._work, name=f"handler {client}", daemon=self.daemon_threads)
-                for _ in range(min(missing, free))
-            ]
-            self._threads.update(threads)
-            self._starting += len(threads)
             draining, closing = self._draining, self._closing
         if closing:
             session.tell_at_deadline()
             session.end()
-        elif draining and isinstance(request, HandlerSocket):
-            request.begin_drain()
-        for thread in threads:
-            self._start(thread, session)
+        elif draining and session.ours:
+            session.ours.begin_drain()
+        return session
 
-    def _start(self, thread: Thread, session: Session) -> None:
+    def _start_thread(self, session: Session) -> None:
+        """Start a thread for a session, unless enough are starting or the limit is reached.
+
+        Raises `RuntimeError` where the system refuses a thread; nobody has the session then.
+        """
+        with self._lock:
+            # A client of the last process had a thread there.
+            full = len(self._threads) >= self._max_threads and session.client.saved is None
+            if full or len(self._waiting) <= self._starting:
+                return
+            name = f"handler {session.client}"
+            thread = Thread(target=self._work, name=name, daemon=self.daemon_threads)
+            self._threads.add(thread)
+            self._starting += 1
         try:
             thread.start()
-        except RuntimeError as error:
-            # The limit of tasks is reached.  A running thread serves the client later, if any runs.
+        except RuntimeError:
             with self._lock:
                 self._threads.discard(thread)
                 self._starting -= 1
-                stranded = not self._threads and session in self._waiting
-                if stranded:
-                    self._waiting.remove(session)
-            if stranded:
-                end_one_way(session.request)
-                self._close(session, str(error))
+                if session not in self._waiting:
+                    return
+                self._waiting.remove(session)
+                self._sessions.discard(session)
+                self._has_refused = True
+            self.restoring.discard(session)
+            raise
 
     def drain(self) -> None:
         """Say goodbye to the clients that are at rest.
@@ -347,8 +355,8 @@ class HandlerPool:
                 self._frozen.append(client)
         self._free(session)
         if late:
-            # The handover has given up waiting a moment ago.
-            self.start(client)
+            # The handover has given up waiting a moment ago.  This thread serves the client.
+            self._enqueue(client)
         return True
 
     def _end(self, session: Session, reason: str) -> None:

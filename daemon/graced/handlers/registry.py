@@ -3,7 +3,7 @@
 The built-in ``echo`` runs on the I/O threads and has no code here, the hot loop *is* the echo.  A
 subclass of `graced.StreamProtocol` is called by the I/O threads (`graced.loop.streams`).  Every
 other handler is a `socketserver.BaseRequestHandler` class, whose ``handle`` blocks and gets a
-thread for each client.  The class may have two attributes:
+thread for each client.  The class may have three attributes:
 
 ``farewell``
     `bytes` or `str` to be sent instead of the configured farewell; or a method that returns them

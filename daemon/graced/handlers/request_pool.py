@@ -131,7 +131,7 @@ class RequestPool(HandlerPool):
         """The program decides whether a request needs a thread."""
         return True
 
-    def start(self, client: Client) -> None:
+    def start(self, client: Client) -> bool:
         """Give the request of a client to `process`.  For the I/O thread."""
         if len(self._sessions) >= self._next_sweep:
             self.release_closed()
@@ -145,11 +145,13 @@ class RequestPool(HandlerPool):
             self._process(request, client.address)
         finally:
             self._in_process = None
+        return True
 
     def run(self, request: Any, address: Any) -> bool:
         """Run the handler of a request in a thread.  Any thread may call.
 
-        Return False for a connection that is none of this server.
+        Return False for a connection that is none of this server.  Raises `RuntimeError` where no
+        thread can be started; the request then belongs to the program, as before.
         """
         session = self._find(request, address)
         if session is None:
@@ -161,7 +163,13 @@ class RequestPool(HandlerPool):
             if isinstance(request, HandlerSocket):
                 request.thread = None
             session.client.sock = request
-            super().start(session.client)
+            started = self._enqueue(session.client)
+            try:
+                self._start_thread(started)
+            except RuntimeError:
+                request.settimeout(self._timeouts.pop(request, None))
+                self._keep(session.client, request)
+                raise
         return True
 
     def _find(self, request: Any, address: Any) -> _KeptSession | None:

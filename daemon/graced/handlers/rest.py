@@ -11,6 +11,8 @@ Is anything unread, or unsent?
     FIONREAD; TCP_INFO.  What the handler's own file (``rfile``) has read ahead is looked at after
     each answer.  If a file had the beginning of a request in it when the drain began, and the
     handler waited for the rest, nobody can know: then the client counts as at rest.
+Was that an answer?
+    ``100 Continue`` of HTTP is none: `graced.handlers.interim` knows handlers of `http.server`.
 Does the handler wait for its client?
     A handler may pause between two writes of one answer.  Bytes of our own must not come between
     them; so these are sent only while the handler is in a read, which is noted, or which the kernel
@@ -30,6 +32,7 @@ from functools import partial
 from threading import get_ident
 from time import monotonic
 
+from graced.handlers.interim import awaits_body
 from graced.sockets.blocked_read import waits_for_input
 from graced.sockets.tcp_info import TcpInfo, spoke_last, tcp_info
 
@@ -59,6 +62,7 @@ class NotedSocket(socket.socket):
         "_reading",
         "_to_read",
         "_write_lock",
+        "_written_at_read",
         "thread",
     )
 
@@ -70,6 +74,8 @@ class NotedSocket(socket.socket):
 
         `ANY_THREAD`: unknown, maybe there is none yet."""
         self._last = _NOTHING
+        self._written_at_read = 0
+        """Bytes that were written when the handler last read."""
         self._last_activity = monotonic()
         self._reading = 0
         """The identity of the thread in a read that is noted; 0: none is under way."""
@@ -115,18 +121,36 @@ class NotedSocket(socket.socket):
         if not self._spoke_last(info) or (info and info.pending):
             return False
         # The handler may have read by another way since: through a duplicate, for example.
-        return not (info and info.received and info.received_ago < info.sent_ago)
+        if info and info.received and info.received_ago < info.sent_ago:
+            return False
+        return not self._has_interim_answer
+
+    @property
+    def _has_interim_answer(self) -> bool:
+        """Whether the server spoke in the middle of a request, as far as can be seen."""
+        if self.thread is ANY_THREAD:
+            return awaits_body(sys._current_frames())
+        return self.thread is not None and awaits_body([self.thread.ident or 0])
 
     def _spoke_last(self, info: TcpInfo | None) -> bool:
         """Whether the handler has written since it last read."""
-        if self._last != _NOTHING or info is None:
-            return self._last != _READ
-        return spoke_last(self, info)
+        if info and (self._last == _NOTHING or self._has_written_unseen(info)):
+            return spoke_last(self, info)
+        return self._last != _READ
+
+    def _has_written_unseen(self, info: TcpInfo) -> bool:
+        """Whether a write since the last read was not noted.
+
+        A handler may have kept the method ``sendall`` from before the drain, or write to the
+        descriptor.
+        """
+        return self._last == _READ and info.written != self._written_at_read
 
     @property
     def _has_answered(self) -> bool:
         """Whether all that the handler has read is answered; for the handler's thread."""
-        return self._spoke_last(None if self._last else tcp_info(self))
+        spoke_last = self._spoke_last(None if self._last == _WRITTEN else tcp_info(self))
+        return spoke_last and not self._has_interim_answer
 
     # Noting.
 
@@ -148,7 +172,7 @@ class NotedSocket(socket.socket):
         self._last_activity = monotonic()
         length = _length(result)
         if length:
-            self._last = _READ
+            self._note_read()
             self._to_read = max(0, self._to_read - length)
         return result
 
@@ -157,8 +181,17 @@ class NotedSocket(socket.socket):
             self._before_writing()
             result = call(*args)
             self._last_activity = monotonic()
-            self._last = _READ if self._has_read_ahead() else _WRITTEN
+            written = memoryview(args[0]).nbytes if result is None else result
+            if written and self._has_read_ahead():
+                self._note_read()
+            elif written:
+                self._last = _WRITTEN
         return result
+
+    def _note_read(self) -> None:
+        info = tcp_info(self)
+        self._written_at_read = info.written if info else 0
+        self._last = _READ
 
     def recv(self, *args: Any) -> bytes:
         return bytes(self._read(super().recv, *args))

@@ -12,8 +12,10 @@ import sys
 import time
 
 from graced.handlers.handler_socket import HandlerSocket
+from graced.loop.phase import NOT_TOLD
 from graced.signals import NUDGE
 from graced.sockets.closing import end_both_ways
+from graced.sockets.timeout import set_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,6 +134,22 @@ class Session:
             request.end()
         else:
             end_both_ways(self.request)
+
+
+def new_session(
+    client: Client, farewell: bytes | None, gap: float, stall_timeout: float
+) -> Session:
+    """A session for a client, whose socket becomes a request; see `graced.loop.policy`."""
+    request = client.sock
+    if type(request) is socket.socket:
+        request = HandlerSocket(request, farewell, gap, told=client.told != NOT_TOLD)
+        request.saved = client.saved
+        client.sock = request
+    request.setblocking(True)
+    if stall_timeout:
+        # A write of the handler fails after so long without progress, socket(7).
+        set_timeout(request, socket.SO_SNDTIMEO, stall_timeout)
+    return Session(client, request)
 
 
 def is_end_of_tls(error: BaseException) -> bool:

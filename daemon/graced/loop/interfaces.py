@@ -53,8 +53,11 @@ class Handlers(Protocol):
         `IOThread.start_waiting` is called when one is free again.
         """
 
-    def start(self, client: Client) -> None:
-        """Start a handler for the client, which belongs to the handler from now on."""
+    def start(self, client: Client) -> bool:
+        """Start a handler for the client, which belongs to the handler from now on.
+
+        Return False where no thread can be started: the client, with another socket, does not.
+        """
 
     def say_goodbyes(self) -> float:
         """Say goodbye to the clients that are at rest now.

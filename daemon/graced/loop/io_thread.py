@@ -163,6 +163,7 @@ class IOThread(Thread):
             phase.FAREWELL_PENDING: self._farewell.send_pending,
             phase.READ_PAUSED: self._farewell.resume_reading,
             phase.LINGERING: self._clients.end_lingering,
+            phase.AWAITING_THREAD: self._clients.waiting.retry,
             phase.LISTENING: self._acceptors.retry,
             phase.SWEEPING: self._idle.close_idle,
             phase.REPORTING: self._acceptors.report_refusals,

@@ -1,4 +1,4 @@
-"""Clients that wait for a thread: all threads of blocking handlers are in use.
+"""Clients that wait for a thread: all threads of handlers are in use, or none can be started.
 
 Such a client is watched and not read.  A client that closes its connection is closed at once.  A
 TCP client that has sent a request and end of file may have departed, or may wait for its answer:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from graced.loop.interfaces import Handlers
     from graced.loop.poller import Poller
 
+RETRY_INTERVAL = 0.5
+"""Seconds between two attempts to start a thread where the system refuses one."""
 MAX_UNCOUNTED = 128
 """Clients that may wait without being counted; further clients with end of file are closed."""
 
@@ -60,13 +62,11 @@ class Waiting:
         """Start the handler of a registered client, or let the client wait."""
         assert self._handlers
         # A client of the last process had a thread there, and others may wait for its handler.
-        if client.saved is not None or self._handlers.reserve():
-            self._start(client)
-        else:
+        if client.saved is None and not self._handlers.reserve():
             self._poller.modify(client.sock.fileno(), EPOLLRDHUP)
-            client.phase = AWAITING_THREAD
-            self._queue[client] = None
-            self._report_activity()
+            self._wait(client)
+        else:
+            self._start(client)
 
     def start(self) -> None:
         """Start handlers: a thread may be free."""
@@ -74,18 +74,42 @@ class Waiting:
         while self._queue and self._handlers.reserve():
             client = next(iter(self._queue))
             self.remove(client)
-            self._start(client)
+            if not self._start(client):
+                return
 
-    def _start(self, client: Client) -> None:
+    def retry(self, _client: Client) -> None:
+        """Try again to start a thread, which the system has refused for this client."""
+        self.start()
+
+    def _start(self, client: Client) -> bool:
+        """Start a handler; return False where the client has to wait."""
         assert self._handlers
         self._poller.unregister(client.sock.fileno())
         client.phase = GONE
-        self._handlers.start(client)
+        if self._handlers.start(client):
+            return True
+        client.sock.setblocking(False)
+        try:
+            interest = EPOLLRDHUP if client.counted else 0
+            self._poller.register(client.sock.fileno(), client, interest)
+        except OSError as error:
+            self._close(client, error.strerror or str(error))
+            return False
+        self._wait(client)
+        self._poller.schedule_after(client, RETRY_INTERVAL)
+        return False
+
+    def _wait(self, client: Client) -> None:
+        client.phase = AWAITING_THREAD
+        self._queue[client] = None
+        self._uncounted += not client.counted
+        self._report_activity()
 
     def remove(self, client: Client) -> None:
         """Take a client out, if it waits."""
         if client in self._queue:
             del self._queue[client]
+            client.due = 0.0
             self._uncounted -= not client.counted
 
     def drain(self) -> list[Client]:

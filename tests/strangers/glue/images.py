@@ -8,7 +8,8 @@ class Unbound(AssociationServer):
 
 
 class Handler(RequestHandler):
+    server = Unbound(address=("localhost", 104), **ARCHIVE)
+
     def handle(self) -> None:
-        self.server = Unbound(address=self.request.getsockname(), **ARCHIVE)
         (association := self._create_association()).start()
         association.join()

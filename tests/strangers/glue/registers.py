@@ -1,15 +1,9 @@
-from umodbus.route import Map
-from umodbus.server import route
-from umodbus.server.tcp import RequestHandler
+from types import SimpleNamespace
+
+from umodbus.server.tcp import RequestHandler, get_server
 
 from strangers.apps.registers import add_routes
 
 
 class Handler(RequestHandler):
-    route_map, route = Map(), classmethod(route)
-
-    def setup(self) -> None:
-        self.server = self
-
-
-add_routes(Handler)
+    server = add_routes(get_server(lambda *_: SimpleNamespace(), None, None))

@@ -400,6 +400,19 @@ def test_farewell_does_not_come_between_two_writes_while_another_thread_reads(
 # Writes that take long.
 
 
+def test_write_of_nothing_answers_nothing(make: Callable[..., Pair]) -> None:
+    pair = make(None)
+    pair.handler.begin_drain()
+    pair.client.send(b"half a ")
+    assert pair.handler.recv(100) == b"half a "
+    pair.handler.sendall(b"")
+    pair.handler.sendmsg([b""])
+    wait_for_the_gap(pair)
+    assert say_goodbye(pair) > 0.0
+    assert nothing_to_read(pair.client)
+    assert not pair.handler.is_at_rest
+
+
 def test_farewell_is_not_inside_a_write(make: Callable[..., Pair]) -> None:
     pair = make()
     big = b"x" * 10_000_000
@@ -478,6 +491,43 @@ def test_departed_client_gets_no_farewell_at_end(make: Callable[..., Pair]) -> N
     pair.client.finish()
     pair.handler.tell_at_end()
     assert nothing_to_read(pair.client)
+
+
+@pytest.mark.parametrize("half_closes", [False, True])
+def test_farewell_that_finds_no_room_comes_at_the_end(
+    make: Callable[..., Pair], half_closes: bool
+) -> None:
+    """The handler has answered, and returns, and its client has not taken the answer yet."""
+    pair = make(gap=0.0)
+    answer = fill(pair.handler)
+    if half_closes:
+        pair.client.finish()
+    pair.handler.thread = threading.current_thread()
+    pair.handler.begin_drain()
+    if half_closes:
+        assert pair.handler.recv(1) == b""
+    with Running(pair, HandlerSocket.tell_at_end) as handler:
+        # Over: the kernel has found room after all.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            handler.wait_until_asleep()
+        assert pair.client.recv_exactly(len(answer)) == answer
+        assert pair.client.recv_exactly(len(FAREWELL)) == FAREWELL
+
+
+def fill(request: HandlerSocket) -> bytes:
+    """Write until the kernel takes not even a byte; return what was written."""
+    written, before = bytearray(), -1
+    request.setblocking(False)
+    while len(written) > before:
+        before = len(written)
+        # The kernel moves bytes for a moment after it was full.
+        time.sleep(TICK)
+        for size in (65536, 1):
+            with suppress(BlockingIOError):
+                while True:
+                    written += bytes(request.send(bytes(size)))
+    request.setblocking(True)
+    return bytes(written)
 
 
 def test_client_in_mid_answer_gets_no_farewell_at_the_deadline(make: Callable[..., Pair]) -> None:

@@ -289,37 +289,34 @@ def test_join_counts_stuck_handlers(stage: Stage) -> None:
     assert scene.pool.join(PATIENCE) == 0
 
 
-def test_client_is_closed_where_no_thread_starts(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("others", [False, True])
+def test_client_is_given_back_where_no_thread_starts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, others: bool
 ) -> None:
-    scene = stage()
-    with monkeypatch.context() as patch:
-
-        def start(_self: object) -> None:
-            raise RuntimeError("can't start new thread")
-
-        patch.setattr(threading.Thread, "start", start)
-        assert scene.connect().recv_to_end() == b""
-        assert scene.next_reason() == "can't start new thread"
-    scene.connect().echo(b"hello")
-
-
-def test_running_thread_serves_client_where_no_thread_starts(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    """Whether or not a handler runs, after whose end its thread would be free."""
     scene = stage()
     first = scene.connect()
     first.echo(b"hello")
+    if not others:
+        first.close()
+        assert scene.next_reason() == "handler ended"
+    ours, theirs = socket.socketpair()
+    client = Client(ours, "host", 1, AWAITING_FIRST_BYTE, 0.0)
+    other = Other(theirs)
+    scene.others.append(other)
     with monkeypatch.context() as patch:
 
         def start(_self: object) -> None:
             raise RuntimeError("can't start new thread")
 
         patch.setattr(threading.Thread, "start", start)
-        second = scene.connect()
-    second.send(b"hello")
-    first.close()
-    assert second.recv_exactly(5) == b"hello"
+        assert not scene.pool.start(client)
+    if others:
+        first.close()
+        assert scene.next_reason() == "handler ended"
+    assert scene.pool.join(PATIENCE) == 0
+    assert scene.pool.start(client)
+    other.echo(b"hello")
 
 
 def test_request_of_another_class_is_unchanged(stage: Stage) -> None:

@@ -90,7 +90,7 @@ def test_restore_that_does_not_return(
 ) -> None:
     monkeypatch.setattr(restoring, "TIMEOUT", 0.1)
     all_back = Restoring(lambda: None)
-    (one, its_client), (two, _) = new(), new()
+    (one, its_client), (two, other_client) = new(), new()
     all_back.begin()
     for session in (one, two):
         all_back.add(session)
@@ -98,6 +98,69 @@ def test_restore_that_does_not_return(
     Run(one).join(PATIENCE)
     assert its_client.recv(100) == b"heard"
     assert "1 handler without its state" in caplog.text
+    # Its client is heard when it is back at last.
+    Run(two).join(PATIENCE)
+    assert other_client.recv(100) == b"heard"
+
+
+def test_client_that_is_started_once_more(new: New) -> None:
+    """After a handover that has given up waiting for its handler."""
+    all_back = Restoring(lambda: None)
+    session, peer = new()
+    all_back.add(session)
+    Run(session).join(PATIENCE)
+    assert peer.recv(100) == b"heard"
+
+
+def test_hook_that_does_not_return(
+    new: New, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(restoring, "TIMEOUT", 0.1)
+    gate = threading.Event()
+
+    def wait() -> None:
+        gate.wait()
+
+    all_back = Restoring(wait)
+    session, peer = new()
+    all_back.begin()
+    all_back.add(session)
+    run = Run(session)
+    # The main thread does not wait for the hook.
+    all_back.all_started()
+    stranger = threading.Thread(target=all_back.wait)
+    stranger.start()
+    for thread in (run, stranger):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert peer.recv(100) == b"heard"
+    assert caplog.text.count("the hook restored of the handler has failed: it has not") == 1
+    gate.set()
+    for thread in threading.enumerate():
+        if thread.name == "restored":
+            thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_hook_is_called_before_anybody_goes_on(
+    new: New, monkeypatch: pytest.MonkeyPatch, starts: bool
+) -> None:
+    """Also where no thread can be started for the hook."""
+    session, peer = new()
+    all_back = Restoring(lambda: session.request.sendall(b"all are back, "))
+    all_back.begin()
+    all_back.add(session)
+    run = Run(session)
+    with monkeypatch.context() as patch:
+        if not starts:
+
+            def start(_self: object) -> None:
+                raise RuntimeError("can't start new thread")
+
+            patch.setattr(threading.Thread, "start", start)
+        all_back.all_started()
+        run.join(PATIENCE)
+    assert peer.recv(100) == b"all are back, heard"
 
 
 def test_nobody_comes() -> None:
@@ -124,6 +187,28 @@ def test_muted_socket_sends_nothing_and_is_not_read(new: New) -> None:
     request.unmute()
     request.sendall(b"now")
     assert peer.recv(100) == b"now"
+
+
+def test_methods_that_were_kept_while_mute_send_later(new: New) -> None:
+    """``self.write = self.request.sendall`` in `setup`."""
+    session, peer = new()
+    request = session.ours
+    assert request
+    request.mute()
+    sendall, send, sendmsg, sendfile = (
+        request.sendall,
+        request.send,
+        request.sendmsg,
+        request.sendfile,
+    )
+    sendall(b"unheard")
+    request.unmute()
+    sendall(b"one, ")
+    assert send(b"two, ") == 5
+    assert sendmsg([b"three", b", "]) == 7
+    with open(__file__, "rb") as file:
+        assert sendfile(file, 0, 3) == 3
+    assert peer.recv(100) == b'one, two, three, """'
 
 
 def test_io_threads_go_on_together() -> None:

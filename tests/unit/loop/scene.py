@@ -43,9 +43,17 @@ class Handlers:
         self.reminders = 0
         self.next_goodbye = math.inf
         self.taken: SimpleQueue[LoopClient] = SimpleQueue()
-        self.start = self.taken.put
         self.free = math.inf
         """Threads that can be reserved."""
+        self.refused = 0
+        """Threads that cannot be started."""
+
+    def start(self, client: Any) -> bool:
+        if self.refused:
+            self.refused -= 1
+            return False
+        self.taken.put(client)
+        return True
 
     def reserve(self) -> bool:
         self.free -= 1

@@ -184,3 +184,31 @@ def test_waiting_client_is_not_idle(make_parts: MakeParts) -> None:
         place[0].poller.now += 100.0
         place[0].idle.close_idle(place[0].idle)
         assert client.phase == AWAITING_THREAD
+
+
+@KINDS
+def test_thread_that_cannot_be_started_is_tried_again(place: Place, kind: str) -> None:
+    """The client is watched meanwhile, and keeps its place in the queue."""
+    parts, handlers, stack = place
+    handlers.free, handlers.refused = 2, 2
+    client, peer = come(place, kind)
+    assert parts.clients.waiting.number == 1
+    assert parts.ready() == [], "the client has sent bytes, and is not read"
+    assert parts.poller.timers.next == parts.poller.now + waiting.RETRY_INTERVAL
+    parts.clients.waiting.retry(client)
+    assert client.phase == AWAITING_THREAD
+    handlers.free = 1
+    parts.clients.waiting.retry(client)
+    assert handlers.taken.get() is client
+    assert parts.clients.waiting.number == 0
+    assert parts.admission.clients == 1
+    stack.enter_context(peer)
+
+
+def test_client_that_hangs_up_before_a_thread_can_be_started(place: Place) -> None:
+    parts, handlers, _ = place
+    handlers.free, handlers.refused = 1, 1
+    _, peer = come(place)
+    peer.close()
+    hear(place)
+    assert parts.clients.waiting.number == parts.admission.clients == 0

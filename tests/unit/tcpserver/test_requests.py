@@ -244,6 +244,27 @@ def test_exception_of_process_request_concerns_one_client() -> None:
     assert [str(error) for error in server.handled] == ["no room"]
 
 
+def test_request_for_which_no_thread_starts_concerns_one_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(Recording):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            with monkeypatch.context() as patch:
+                if not self.handled:
+                    patch.setattr(threading.Thread, "start", refuse)
+                super().process_request(request, client_address)
+
+    def refuse(_self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = Failing(LOCALHOST, LineHandler)
+    with serving(server) as stop:
+        expect_close(server)
+        expect_line(server)
+        stop()
+    assert [str(error) for error in server.handled] == ["can't start new thread"]
+
+
 def test_executor_of_the_program() -> None:
     """The recipe with `concurrent.futures`, which overrides nothing but `process_request`."""
     with ThreadPoolExecutor(2) as executor:

@@ -1,0 +1,103 @@
+"""Handlers that use their socket in every way that there is: the goodbye is the same."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import pytest
+
+from functional.foreign import QUICK
+from strangers.conversation import await_next_tick
+from support import Client, Graced, odd
+
+HANDLERS = pytest.mark.parametrize("name", odd.ALL)
+UNSEEN = {
+    *("Duplicated", "FromFd", "FileOfDescriptor", "Loop", "Descriptor", "Sendfile", "Detached"),
+    *("Program", "Multiprocessing", "Forked", "LeftToChild"),
+}
+"""Handlers that do not call their request: over a Unix socket nobody knows what they do."""
+
+
+def serve(name: str, directory: Path, address: str, grace: str, **more: Any) -> Graced:
+    env = {"GATE": str(directory / "gate")}
+    options = ("--handler", f"support.odd:{name}", "--grace", grace)
+    return Graced(*options, listen=address, env=env, **more)
+
+
+def tell(client: Client, line: bytes) -> None:
+    client.send(line)
+    assert client.recv_exactly(len(line)) == line.upper()
+
+
+@HANDLERS
+def test_everybody_is_told(name: str, address: str, tmp_path: Path) -> None:
+    if address.startswith("unix:") and name in UNSEEN:
+        pytest.skip("the kernel does not say who spoke last")
+    with serve(name, tmp_path, address, "30") as graced, ExitStack() as stack:
+        graced.tracebacks = name in {"Exiting", "FailingFinish"}
+        silent, resting, half, slow = (stack.enter_context(graced.connect()) for _ in range(4))
+        for client in (resting, half):
+            tell(client, b"hello\n")
+        await_next_tick()
+        half.send(b"hel")
+        slow.send(b"slow\n")
+        assert slow.recv_exactly(5) == b"one, "
+        graced.signal(SIGTERM)
+        silent.expect_end()
+        assert resting.recv_to_end() in {b"bye\n", b""}
+        for client in (silent, resting):
+            client.close()
+        half.send(b"lo\n")
+        assert half.recv_exactly(6) == b"HELLO\n"
+        (tmp_path / "gate").touch()
+        assert slow.recv_exactly(4) == b"two\n"
+        for client in (half, slow):
+            assert client.recv_to_end() in {b"bye\n", b""}
+            client.close()
+        assert graced.wait() == 0
+        assert graced.stopped.closed == 0
+        assert graced.stopped.seconds < 2 * QUICK
+
+
+@HANDLERS
+def test_answer_under_way_is_whole(name: str, address: str, tmp_path: Path) -> None:
+    with serve(name, tmp_path, address, "3") as graced:
+        graced.tracebacks = name in {"Exiting", "FailingFinish"}
+        with graced.connect() as client, graced.connect() as silent:
+            client.send(b"slow\n")
+            assert client.recv_exactly(5) == b"one, "
+            graced.signal(SIGTERM)
+            silent.expect_end()
+            (tmp_path / "gate").touch()
+            assert client.recv_exactly(4) == b"two\n"
+            assert client.recv_to_end() in {b"bye\n", b""}
+        assert graced.wait() == 0
+
+
+@HANDLERS
+def test_deadline_ends_all(name: str, address: str, tmp_path: Path) -> None:
+    with serve(name, tmp_path, address, "1") as graced, graced.connect() as client:
+        graced.tracebacks = True
+        tell(client, b"hello\n")
+        client.send(b"stay\n")
+        graced.signal(SIGTERM)
+        assert client.recv_to_end() in {b"bye\n", b""}
+        # A child that does not look at its connection would live on.
+        (tmp_path / "gate").touch()
+        assert graced.wait() == 0
+        assert 1.0 <= graced.stopped.seconds < 1.0 + QUICK
+
+
+@HANDLERS
+def test_handler_ends_with_its_client(name: str, address: str, tmp_path: Path) -> None:
+    with serve(name, tmp_path, address, "30") as graced:
+        graced.tracebacks = name in {"Exiting", "FailingFinish"}
+        with graced.connect() as client:
+            tell(client, b"hello\n")
+            client.finish()
+            assert client.recv_to_end() == b"bye\n"
+        assert graced.stop() == 0
+        assert graced.stopped.seconds < QUICK
