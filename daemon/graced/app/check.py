@@ -141,7 +141,7 @@ class Check:
                 self.notes.append(f"options that {service.name} adds: {' '.join(words)}")
         settings = load()
         import_everything()
-        handler = handler_path.find(settings, self._environ)
+        handler = handler_path.prepare(settings, self._environ)
         limits.check_descriptors(settings.max_clients, MAX_LINGERING, self._limit(settings))
         if registry.blocks(handler):
             tasks = service.tasks if service else None

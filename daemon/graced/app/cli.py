@@ -55,6 +55,12 @@ def _run(argv: Sequence[str]) -> int:
         values = configuration.read(given.config, given.overrides)
         print(configuration.as_toml(values), end="")
         return 0
+    if given.describe:
+        # Only a description needs it.
+        from graced.app import description  # noqa: PLC0415
+
+        print(description.of(configuration.load(given.config, given.overrides), os.environ))
+        return 0
     try:
         settings = configuration.load(given.config, given.overrides)
     except GracedError:

@@ -31,6 +31,7 @@ class Given(SimpleNamespace):
     daemon: bool = False
     check_config: bool = False
     print_config: bool = False
+    describe: bool = False
     overrides: dict[str, tuple[str, Any]]
     """Keys of the configuration, each with the name and the value of its option."""
 

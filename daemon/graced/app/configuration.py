@@ -3,7 +3,8 @@
 Values come from built-in defaults, then ``/etc/graced/graced.toml``, then
 ``/etc/graced/conf.d/*.toml`` in the order of their names, then command-line options; the last
 value of a key wins.  A key that is unknown, of the wrong type or out of range is an error that
-names the file, the key and the allowed values.
+names the file, the key and the allowed values.  The keys of the section ``[handler]`` are not known
+here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 
 from graced.app import settings
 from graced.app.settings import BY_KEY, SETTINGS, Settings
-from graced.errors import ConfigError, UsageError
+from graced.errors import ConfigError, UsageError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     Options = Mapping[str, tuple[str, Any]]
     """Keys of the configuration with the command-line option and its value."""
 
-SECTIONS = {setting.key.split(".")[0] for setting in SETTINGS}
+HANDLER = "handler"
+"""The section whose keys are the handler's own: `graced.handlers.configuring` checks them."""
+SECTIONS = {HANDLER, *(setting.key.split(".")[0] for setting in SETTINGS)}
 DEFAULT = "default"
 _HEADERS = {f"[{section}]" for section in SECTIONS}
-_LONGEST_SHOWN = 60
 LONGEST_FILE = 1024 * 1024
 """Bytes of one file.  A device that never ends, or a log by mistake, must not fill the memory."""
 _NULL = os.makedev(1, 3)
@@ -47,7 +49,7 @@ class Value(SimpleNamespace):
 
 
 def read(config: str | None, options: Options) -> dict[str, Value]:
-    """The effective value of every key, in the order of `SETTINGS`.
+    """The effective value of every key, in the order of `SETTINGS`; then options of the handler.
 
     `config`: the only file to read; None: the default file, if it exists, and its drop-ins.
     Raises `ConfigError`, or `UsageError` for an option.
@@ -55,12 +57,13 @@ def read(config: str | None, options: Options) -> dict[str, Value]:
     values = _defaults()
     for path in _files(config):
         for key, written in _items(path, _document(path)):
-            values[key] = Value(written=written, checked=_checked(key, written, path), source=path)
+            checked = _checked(key, written, path) if key in BY_KEY else written
+            values[key] = Value(written=written, checked=checked, source=path)
     for key, (option, written) in options.items():
         try:
             checked = BY_KEY[key].check(written)
         except ValueError as error:
-            raise UsageError(f"{option} {error}, not {_shown(written)}") from None
+            raise UsageError(f"{option} {error}, not {shown(written)}") from None
         values[key] = Value(written=written, checked=checked, source=option)
     return values
 
@@ -102,7 +105,12 @@ def _defaults() -> dict[str, Value]:
 
 def _settings(values: Mapping[str, Value]) -> Settings:
     return Settings(
-        **{key.split(".")[1]: value.checked for key, value in values.items()},
+        **{key.split(".")[1]: values[key].checked for key in BY_KEY},
+        options={
+            key.partition(".")[2]: (value.written, value.source)
+            for key, value in values.items()
+            if key not in BY_KEY
+        },
         farewell_is_written=values["shutdown.farewell"].source != DEFAULT,
     )
 
@@ -198,15 +206,15 @@ def _items(path: str, document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for section, table in document.items():
         if section not in SECTIONS:
             known = ", ".join(sorted(SECTIONS))
-            raise ConfigError(f"{path}: unknown section {_shown(section)}, allowed are {known}")
+            raise ConfigError(f"{path}: unknown section {shown(section)}, allowed are {known}")
         if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {section} must be a section, not {_shown(table)}")
+            raise ConfigError(f"{path}: {section} must be a section, not {shown(table)}")
         for name, written in table.items():
             key = f"{section}.{name}"
-            if key not in BY_KEY:
+            if section != HANDLER and key not in BY_KEY:
                 known = ", ".join(k.split(".")[1] for k in BY_KEY if k.startswith(f"{section}."))
                 raise ConfigError(
-                    f"{path}: unknown key {_shown(key)}, allowed in [{section}] are {known}"
+                    f"{path}: unknown key {shown(key)}, allowed in [{section}] are {known}"
                 )
             yield key, written
 
@@ -215,15 +223,7 @@ def _checked(key: str, written: Any, path: str) -> Any:
     try:
         return BY_KEY[key].check(written)
     except ValueError as error:
-        raise ConfigError(f"{path}: {key} {error}, not {_shown(written)}") from None
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+        raise ConfigError(f"{path}: {key} {error}, not {shown(written)}") from None
 
 
 # TOML.
@@ -241,9 +241,10 @@ def _sections(values: Iterable[str]) -> list[str]:
 def _section(section: str, values: Mapping[str, Value]) -> str:
     lines = [f"[{section}]"]
     for key, value in values.items():
-        prefix, name = key.split(".")
+        prefix, _, name = key.partition(".")
         if prefix == section:
-            lines.append(f"{name} = {_literal(value.written)}  # {_comment(value.source)}")
+            setting = f"{key_in_toml(name)} = {literal(value.written)}"
+            lines.append(f"{setting}  # {_comment(value.source)}")
     return "\n".join(lines)
 
 
@@ -251,15 +252,25 @@ def _comment(source: str) -> str:
     return source.encode("unicode_escape").decode()
 
 
-def _literal(value: Any) -> str:
-    """A value in TOML.  Only types that `SETTINGS` allows: no dates, no tables."""
+def literal(value: Any) -> str:
+    """A value in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        pairs = (f"{key_in_toml(name)} = {literal(each)}" for name, each in value.items())
+        return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_literal, value))}]"
+        return f"[{', '.join(map(literal, value))}]"
     if isinstance(value, str):
         return f'"{"".join(map(_character, value))}"'
-    return repr(value)
+    # A date or a time, of which only the module has the type that has read it.
+    return value.isoformat() if hasattr(value, "isoformat") else repr(value)
+
+
+def key_in_toml(name: str) -> str:
+    """A key in TOML, in quotes where it needs them."""
+    is_bare = name.isascii() and name.replace("-", "_").replace("_", "a").isalnum()
+    return name if is_bare else literal(name)
 
 
 def _character(character: str) -> str:

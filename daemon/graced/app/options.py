@@ -103,6 +103,11 @@ OPTIONS = (
         action="store_const",
         help="print every effective value and its source as TOML, and exit",
     ),
+    Option(
+        "--describe",
+        action="store_const",
+        help="print what the handler is, its options and its documentation, and exit",
+    ),
 )
 
 

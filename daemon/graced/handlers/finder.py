@@ -5,7 +5,6 @@ The attributes of a handler are in `graced.handlers.registry`.
 
 from __future__ import annotations
 
-import threading
 from importlib import import_module
 
 from graced.errors import ConfigError
@@ -14,8 +13,9 @@ from graced.handlers.handler_socket import HandlerSocket
 from graced.handlers.movable import can_move, movable, named_like
 from graced.handlers.registry import BUILT_IN, ECHO, Handler, is_built_in
 from graced.handlers.stream import StreamProtocol
+from graced.handlers.thread_check import refuse_threads
 from graced.log import events
-from graced.log.event import plural, summary_of
+from graced.log.event import summary_of
 from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
@@ -49,13 +49,8 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
     built_in = is_built_in(name)
     configured = farewell if built_in or written else None
     name = BUILT_IN.get(name, name)
-    running = set(threading.enumerate())
-    factory = _import(name) if ":" in name else _entry_point(name)
-    if started := set(threading.enumerate()) - running:
-        raise ConfigError(
-            f"handler {name!r} starts {plural(len(started), 'thread')} at its import,"
-            " dead in the daemon, which forks: start it with the first client"
-        )
+    with refuse_threads(name, "at its import"):
+        factory = _import(name) if ":" in name else _entry_point(name)
     streams = isinstance(factory, type) and issubclass(factory, StreamProtocol)
     if streams:
         _refuse_coroutines(name, factory)
@@ -77,6 +72,7 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
         movable=moves,
         holds_back=streams and factory.pause_writing is StreamProtocol.pause_writing,
         words=_words if speaks else None,
+        options={},
     )
 
 

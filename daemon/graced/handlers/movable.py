@@ -83,7 +83,8 @@ def _unpack(packed: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def named_like(factory: Any, subclass: Any) -> Any:
-    """Give a subclass the names of its base, for log and traceback."""
+    """Give a subclass the names of its base, for log and traceback; hooks get the base."""
+    subclass.graced_base = factory
     subclass.__name__, subclass.__qualname__ = factory.__name__, factory.__qualname__
     subclass.__module__ = factory.__module__
     return subclass

@@ -59,6 +59,7 @@ def test_attributes_of_handler(
         movable=False,
         holds_back=False,
         words=None,
+        options={},
     )
 
 
@@ -100,6 +101,7 @@ def test_stream_handler(plugin: Any) -> None:
         movable=True,
         holds_back=True,
         words=None,
+        options={},
     )
     assert not registry.blocks(found)
     assert not registry.blocks(None)
