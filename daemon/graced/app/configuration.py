@@ -2,9 +2,9 @@
 
 Values come from built-in defaults, then ``/etc/graced/graced.toml``, then
 ``/etc/graced/conf.d/*.toml`` in the order of their names, then command-line options; the last
-value of a key wins.  A key that is unknown, of the wrong type or out of range is an error that
-names the file, the key and the allowed values.  The keys of the section ``[handler]`` are not known
-here.
+value of a key wins.  An instance has files of its own instead (`graced.app.instance`).  A key that
+is unknown, of the wrong type or out of range is an error that names the file, the key and the
+allowed values.  The keys of the section ``[handler]`` are not known here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import stat
 from contextlib import suppress
 from types import SimpleNamespace
 
-from graced.app import settings
+from graced.app.instance import MAIN
 from graced.app.settings import BY_KEY, SETTINGS, Settings
 from graced.errors import ConfigError, UsageError, shown
 
@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
+
+    from graced.app.instance import Instance
 
     Options = Mapping[str, tuple[str, Any]]
     """Keys of the configuration with the command-line option and its value."""
@@ -48,14 +50,14 @@ class Value(SimpleNamespace):
     """A path, the name of an option, or `DEFAULT`."""
 
 
-def read(config: str | None, options: Options) -> dict[str, Value]:
+def read(config: str | None, options: Options, instance: Instance = MAIN) -> dict[str, Value]:
     """The effective value of every key, in the order of `SETTINGS`; then options of the handler.
 
-    `config`: the only file to read; None: the default file, if it exists, and its drop-ins.
+    `config`: the only file to read; None: the file of the instance and its drop-ins.
     Raises `ConfigError`, or `UsageError` for an option.
     """
-    values = _defaults()
-    for path in _files(config):
+    values = _defaults(instance)
+    for path in _files(config, instance):
         for key, written in _items(path, _document(path)):
             checked = _checked(key, written, path) if key in BY_KEY else written
             values[key] = Value(written=written, checked=checked, source=path)
@@ -68,20 +70,20 @@ def read(config: str | None, options: Options) -> dict[str, Value]:
     return values
 
 
-def load(config: str | None, options: Options) -> Settings:
+def load(config: str | None, options: Options, instance: Instance = MAIN) -> Settings:
     """The settings of files and options, see `read`."""
-    return _settings(read(config, options))
+    return _settings(read(config, options, instance))
 
 
-def salvage(config: str | None, options: Options) -> Settings:
+def salvage(config: str | None, options: Options, instance: Instance = MAIN) -> Settings:
     """The settings of a configuration that `load` refuses: every valid value of it.
 
     For the last words to inherited clients, before the start is refused.  Raises nothing.
     """
-    values = _defaults()
+    values = _defaults(instance)
     paths: list[str] = []
     with suppress(ConfigError):
-        paths = _files(config)
+        paths = _files(config, instance)
     for path in paths:
         with suppress(ConfigError):
             for section, table in _document(path).items():
@@ -96,10 +98,12 @@ def salvage(config: str | None, options: Options) -> Settings:
     return _settings(values)
 
 
-def _defaults() -> dict[str, Value]:
+def _defaults(instance: Instance) -> dict[str, Value]:
+    defaults = {each.key: each.default for each in SETTINGS}
+    defaults["daemon.pid_file"] = instance.pid_file
     return {
-        each.key: Value(written=each.default, checked=each.check(each.default), source=DEFAULT)
-        for each in SETTINGS
+        key: Value(written=default, checked=BY_KEY[key].check(default), source=DEFAULT)
+        for key, default in defaults.items()
     }
 
 
@@ -118,22 +122,25 @@ def _settings(values: Mapping[str, Value]) -> Settings:
 # Files.
 
 
-def _files(config: str | None) -> list[str]:
+def _files(config: str | None, instance: Instance) -> list[str]:
     """The files to read.  Drop-ins belong to the default file: any other file stands alone.
 
-    Names that begin with a dot are no drop-ins: editors leave such files behind.
+    Only the main service may have no file: its defaults are a service, while an instance with
+    defaults would be a second echo at the same address.  Names that begin with a dot are no
+    drop-ins: editors leave such files behind.
     """
-    if config is not None and config != settings.CONFIG_FILE:
+    main, drop_ins = instance.config_file, instance.drop_ins
+    if config is not None and config != main:
         return [config]
-    present = [settings.CONFIG_FILE] if config or os.path.lexists(settings.CONFIG_FILE) else []
+    present = [main] if config or instance.name or os.path.lexists(main) else []
     try:
-        names = sorted(os.listdir(settings.DROP_INS))
+        names = sorted(os.listdir(drop_ins))
     except FileNotFoundError:
         names = []
     except OSError as error:
-        raise ConfigError(f"{settings.DROP_INS}: {error.strerror}") from None
-    drop_ins = [name for name in names if name.endswith(".toml") and not name.startswith(".")]
-    return present + [os.path.join(settings.DROP_INS, name) for name in drop_ins]
+        raise ConfigError(f"{drop_ins}: {error.strerror}") from None
+    found = [name for name in names if name.endswith(".toml") and not name.startswith(".")]
+    return present + [os.path.join(drop_ins, name) for name in found]
 
 
 def _document(path: str) -> dict[str, Any]:

@@ -43,6 +43,12 @@ OPTIONS = (
         "-c", "--config", metavar="FILE", help=f"the only file to read (default: {CONFIG_FILE})"
     ),
     Option(
+        "-i",
+        "--instance",
+        metavar="NAME",
+        help="the service graced@NAME, with the files /etc/graced/NAME.toml and NAME.d/*.toml",
+    ),
+    Option(
         "-l",
         "--listen",
         metavar="ADDRESS",

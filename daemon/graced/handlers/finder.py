@@ -10,7 +10,7 @@ from importlib import import_module
 from graced.errors import ConfigError
 from graced.handlers.function_kind import kind_of
 from graced.handlers.handler_socket import HandlerSocket
-from graced.handlers.movable import can_move, movable, named_like
+from graced.handlers.movable import can_move, movable, named_like, shares_attributes
 from graced.handlers.registry import BUILT_IN, ECHO, Handler, is_built_in
 from graced.handlers.stream import StreamProtocol
 from graced.handlers.thread_check import refuse_threads
@@ -112,7 +112,7 @@ def _blocking(factory: Any, *, moves: bool, speaks: bool) -> Any:
 def _speaking(factory: Any) -> Any:
     """A subclass of the handler whose method `farewell` is asked when its client is at rest."""
 
-    class Speaking(factory):  # type: ignore[misc]
+    class Speaking(factory, metaclass=shares_attributes(factory)):  # type: ignore[metaclass,misc]
         def handle(self) -> None:
             if isinstance(self.request, HandlerSocket):
                 self.request.words = self._farewell_or_none

@@ -49,10 +49,8 @@ def _call(factory: Any, name: str, server: Any) -> None:
 def find_hook(factory: Any, name: str) -> Callable[[Any], Any] | None:
     """The class method or static method with that name; None: the handler has none.
 
-    A method of each handler with such a name is no hook.  A hook gets the class as it was written:
-    what it keeps there is found under the name of the class, too.
+    A method of each handler with such a name is no hook.
     """
-    factory = as_written(factory)
     bases = getattr(factory, "__mro__", ())
     found = next((vars(base)[name] for base in bases if name in vars(base)), None)
     if not isinstance(found, classmethod | staticmethod):

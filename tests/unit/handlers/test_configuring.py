@@ -32,7 +32,7 @@ def test_defaults_are_filled_in(name: str) -> None:
     expected = {"word": "written", "number": 2}
     found = configured(name, word="written")
     assert found.options == expected
-    # Under the name of the class, and not of the subclass that graced makes of it.
+    # Under the name of the class, and not only of the subclass that graced makes of it.
     assert getattr(options, name).configured == expected
 
 
