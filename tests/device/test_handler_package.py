@@ -24,7 +24,7 @@ def test_service_of_a_handler_package(
     assert state == {"ActiveState": "active", "UnitFileState": "enabled"}
     described = machine.run("graced", "-i", "upper", "--describe").stdout
     assert described.endswith(
-        '#prefix = ""\n# bytes of the longest line; a longer one ends it: a'
+        '#prefix = ""\n# bytes of the longest line, its end included: a'
         " whole number from 1 to 65536.\n#longest = 1024\n"
     )
 

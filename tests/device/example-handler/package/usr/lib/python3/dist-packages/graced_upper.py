@@ -19,9 +19,7 @@ class Counted:
 
     options: ClassVar = {
         "prefix": Option("", "text before each answer"),
-        "longest": Option(
-            1024, "bytes of the longest line; a longer one ends it", low=1, high=65536
-        ),
+        "longest": Option(1024, "bytes of the longest line, its end included", low=1, high=65536),
     }
     prefix = b""
     longest = 1024
@@ -69,10 +67,14 @@ class Upper(Counted, StreamProtocol):
 
     def data_received(self, data: bytes) -> None:
         *lines, self.rest = (self.rest + data).split(b"\n")
-        if max(map(len, (*lines, self.rest))) > self.longest:
-            self.transport.close()
-        elif lines:
-            self.transport.write(b"".join(self.answer(line + b"\n") for line in lines))
+        for line in lines:
+            if len(line) >= self.longest:
+                break
+            self.transport.write(self.answer(line + b"\n"))
+        else:
+            if len(self.rest) < self.longest:
+                return
+        self.transport.close()
 
     def save(self) -> bytes:
         return self.rest
@@ -85,7 +87,7 @@ class UpperBlocking(Counted, socketserver.StreamRequestHandler):
     """Answers each line with its upper case, in a thread for each client."""
 
     def handle(self) -> None:
-        while (line := self.rfile.readline(self.longest + 1)).endswith(b"\n"):
+        while (line := self.rfile.readline(self.longest)).endswith(b"\n"):
             self.wfile.write(self.answer(line))
 
     def save(self) -> bytes:
