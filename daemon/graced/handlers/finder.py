@@ -72,7 +72,6 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
         movable=moves,
         holds_back=streams and factory.pause_writing is StreamProtocol.pause_writing,
         words=_words if speaks else None,
-        options={},
     )
 
 

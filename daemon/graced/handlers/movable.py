@@ -90,7 +90,11 @@ def shares_attributes(factory: Any) -> Any:
 
     class Shares(type(factory)):  # type: ignore[misc]
         def __setattr__(cls, name: str, value: Any) -> None:
-            setattr(factory, name, value)
+            if "graced_base" in vars(cls):
+                setattr(factory, name, value)
+            else:
+                # Of the subclass itself, while it is made: `abc` sets some, and `named_like`.
+                super().__setattr__(name, value)
 
         def __delattr__(cls, name: str) -> None:
             delattr(factory, name)
@@ -100,7 +104,7 @@ def shares_attributes(factory: Any) -> Any:
 
 def named_like(factory: Any, subclass: Any) -> Any:
     """Give a subclass of `shares_attributes` the names of its base, for log and traceback."""
-    for name in ("__name__", "__qualname__", "__module__"):
-        type.__setattr__(subclass, name, getattr(factory, name))
-    type.__setattr__(subclass, "graced_base", factory)
+    subclass.__name__, subclass.__qualname__ = factory.__name__, factory.__qualname__
+    subclass.__module__ = factory.__module__
+    subclass.graced_base = factory
     return subclass

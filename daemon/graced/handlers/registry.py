@@ -37,7 +37,7 @@ The clients of other handlers receive the farewell at a restart, and have the gr
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Handler(SimpleNamespace):
     greets: bool
     movable: bool
     """Whether the handler can save its state and go on in another process."""
-    options: Mapping[str, Any]
-    """The values of its options, see `graced.handlers.configuring`."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """The values of its options, once `graced.handlers.configuring` has checked them."""
 
 
 BUILT_IN = {"echo-threaded": "graced.handlers.echo:EchoHandler"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from abc import ABCMeta
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -59,7 +60,6 @@ def test_attributes_of_handler(
         movable=False,
         holds_back=False,
         words=None,
-        options={},
     )
 
 
@@ -101,7 +101,6 @@ def test_stream_handler(plugin: Any) -> None:
         movable=True,
         holds_back=True,
         words=None,
-        options={},
     )
     assert not registry.blocks(found)
     assert not registry.blocks(None)
@@ -209,10 +208,11 @@ def test_name_of_entry_point(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> No
         finder.find("other", FAREWELL)
 
 
-def test_attributes_of_the_class_are_the_same_by_both_names(plugin: Any) -> None:
+@pytest.mark.parametrize("meta", [type, ABCMeta])
+def test_attributes_of_the_class_are_the_same_by_both_names(plugin: Any, meta: Any) -> None:
     """graced makes a subclass of a handler, and its class may count its clients."""
 
-    class Counting(TutorialHandler):
+    class Counting(TutorialHandler, metaclass=meta):  # type: ignore[metaclass]
         total = 0
         farewell = nothing
         save = nothing
@@ -231,3 +231,5 @@ def test_attributes_of_the_class_are_the_same_by_both_names(plugin: Any) -> None
     del found.factory.total
     assert not hasattr(Counting, "total")
     assert found.factory.__name__ == "Counting"
+    assert issubclass(found.factory, Counting)
+    assert not issubclass(Counting, found.factory)
