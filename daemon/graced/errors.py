@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 HANDED_OVER = 79
 """Exit status of a server that has handed its clients over; the next start must follow."""
+_LONGEST_SHOWN = 60
 
 
 class GracedError(Exception):
@@ -70,3 +75,12 @@ class StartError(GracedError):
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: as Python writes it, not too long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."

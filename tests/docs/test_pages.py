@@ -13,7 +13,7 @@ from docs import CHECKOUT
 from docs.pages import CHECKOUT_PLACE, DEVICE_PLACE, PAGES, Block, blocks
 from docs.terminal import PROMPTS, pattern
 from docs.words import ALLOWED, GLOSSARY, WRONG, files, search
-from graced.app import parser, settings
+from graced.app import configuration, parser, settings
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 NOT_A_COMMAND = {"", "text", "python", "toml"}
@@ -63,7 +63,7 @@ def test_python_is_python(block: Block) -> None:
 def test_configuration_has_keys_that_exist(block: Block) -> None:
     known = {setting.key: setting for setting in settings.SETTINGS}
     for section, table in tomllib.loads(block.text).items():
-        if section == "project":
+        if section in {"project", configuration.HANDLER}:
             continue
         for key, value in table.items():
             known[f"{section}.{key}"].check(value)

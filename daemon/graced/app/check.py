@@ -8,11 +8,11 @@ A start is judged for the process that will start, as far as this process can be
 =====================  ==============================  =====================================
                        --check-config                  preflight
 =====================  ==============================  =====================================
-user                   the user of graced.service, if  the user of the daemon
+user                   the user of the service, if     the user of the daemon
                        root checks; else the caller
-descriptors, tasks     limits of graced.service, if    limits at the start of the daemon, or
+descriptors, tasks     limits of the service, if       limits at the start of the daemon, or
                        systemd knows the unit          of the unit, if those are higher
-addresses in use       by graced.service: no matter    by the daemon: no matter
+addresses in use       by the service: no matter       by the daemon: no matter
 sandbox of the unit    not checked                     the sandbox of the daemon
 =====================  ==============================  =====================================
 
@@ -33,6 +33,7 @@ from types import SimpleNamespace
 
 import graced
 from graced.app import handler_path, occupancy, unit
+from graced.app.instance import MAIN, OPTION
 from graced.errors import (
     AlreadyRunningError,
     ConfigError,
@@ -50,6 +51,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from graced.app.instance import Instance
     from graced.app.settings import Settings
     from graced.app.unit import Unit
     from graced.sockets.address import Address
@@ -78,13 +80,13 @@ class Subject(SimpleNamespace):
     """The unit that passes the listening sockets, so that no address is bound; empty: none."""
 
 
-def subject() -> Subject:
+def subject(instance: Instance = MAIN) -> Subject:
     """The subject of ``--check-config``: the service if it exists, else this command.
 
     As root, this process becomes the user of the service, for good.
     """
     failures: list[str] = []
-    service = unit.find(failures=failures)
+    service = unit.find(instance.unit, failures)
     if service is None:
         return Subject(descriptors=limits.hard_descriptors(), unknown=failures)
     ours = occupancy.sockets_of(service.pid) if service.pid else frozenset[int]()
@@ -140,11 +142,11 @@ class Check:
                     f"what {service.user or 'root'}, the user of {service.name}, may read and"
                     " write: only root can check that"
                 )
-            if words := [word for word in service.options if word not in {"-d", "--daemon"}]:
+            if words := _added(service):
                 self.notes.append(f"options that {service.name} adds: {' '.join(words)}")
         settings = load()
         import_everything()
-        handler = handler_path.find(settings, self._environ)
+        handler = handler_path.prepare(settings, self._environ)
         limits.check_descriptors(settings.max_clients, MAX_LINGERING, self._limit(settings))
         if registry.blocks(handler):
             tasks = service.tasks if service else None
@@ -290,6 +292,13 @@ class Check:
         service = self._subject.unit
         if service and _is_locked(status) and not service.pid:
             raise AlreadyRunningError(f"already running: {path} is locked")
+
+
+def _added(service: Unit) -> list[str]:
+    """Options in the unit that those of the packages do not have."""
+    _, _, instance = service.name.removesuffix(".service").partition("@")
+    shipped = {"-d", "--daemon", "-i", OPTION, instance}
+    return [word for word in service.options if word not in shipped]
 
 
 def _error(code: int) -> OSError:

@@ -49,16 +49,27 @@ def _run(argv: Sequence[str]) -> int:
     except GracedError:
         service.refuse(configuration.salvage(None, {}))
         raise
+    sinks.identify(given.instance.full_name)
     if given.check_config:
         return _check(given)
     if given.print_config:
-        values = configuration.read(given.config, given.overrides)
+        values = configuration.read(given.config, given.overrides, given.instance)
         print(configuration.as_toml(values), end="")
         return 0
+    if given.describe:
+        # Only a description needs it.
+        from graced.app import description  # noqa: PLC0415
+
+        print(
+            description.of(
+                configuration.load(given.config, given.overrides, given.instance), os.environ
+            )
+        )
+        return 0
     try:
-        settings = configuration.load(given.config, given.overrides)
+        settings = configuration.load(given.config, given.overrides, given.instance)
     except GracedError:
-        service.refuse(configuration.salvage(given.config, given.overrides))
+        service.refuse(configuration.salvage(given.config, given.overrides, given.instance))
         raise
     pid_file = _pid_file(given, settings)
     return service.run(settings, pid_file=pid_file, daemon=given.daemon, launch=launch)
@@ -73,10 +84,10 @@ def _check(given: Given) -> int:
     # Only a check needs it: it takes as long as a third of a start.
     from graced.app import check  # noqa: PLC0415
 
-    subject = preflight.subject(os.environ) or check.subject()
+    subject = preflight.subject(os.environ) or check.subject(given.instance)
 
     def load() -> Settings:
-        return configuration.load(given.config, given.overrides)
+        return configuration.load(given.config, given.overrides, given.instance)
 
     def pid_file(settings: Settings) -> str | None:
         return settings.pid_file if subject.unit else _pid_file(given, settings)

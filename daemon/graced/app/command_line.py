@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from graced.app.instance import MAIN, Instance, named
 from graced.app.options import OPTIONS, number
 from graced.app.settings import BY_KEY
 
@@ -28,9 +29,11 @@ class Given(SimpleNamespace):
     """The options of a command line."""
 
     config: str | None = None
+    instance: Instance = MAIN
     daemon: bool = False
     check_config: bool = False
     print_config: bool = False
+    describe: bool = False
     overrides: dict[str, tuple[str, Any]]
     """Keys of the configuration, each with the name and the value of its option."""
 
@@ -46,6 +49,8 @@ def parse(arguments: Sequence[str]) -> Given:
 
         given = vars(parser().parse_args(arguments))
     overrides = {key: (_NAMES[key], given.pop(key)) for key in BY_KEY if key in given}
+    if "instance" in given:
+        given["instance"] = named(given["instance"])
     return Given(**given, overrides=overrides)
 
 

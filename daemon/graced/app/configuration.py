@@ -2,8 +2,9 @@
 
 Values come from built-in defaults, then ``/etc/graced/graced.toml``, then
 ``/etc/graced/conf.d/*.toml`` in the order of their names, then command-line options; the last
-value of a key wins.  A key that is unknown, of the wrong type or out of range is an error that
-names the file, the key and the allowed values.
+value of a key wins.  An instance has files of its own instead (`graced.app.instance`).  A key that
+is unknown, of the wrong type or out of range is an error that names the file, the key and the
+allowed values.  The keys of the section ``[handler]`` are not known here.
 """
 
 from __future__ import annotations
@@ -13,22 +14,25 @@ import stat
 from contextlib import suppress
 from types import SimpleNamespace
 
-from graced.app import settings
+from graced.app.instance import MAIN
 from graced.app.settings import BY_KEY, SETTINGS, Settings
-from graced.errors import ConfigError, UsageError
+from graced.errors import ConfigError, UsageError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
+    from graced.app.instance import Instance
+
     Options = Mapping[str, tuple[str, Any]]
     """Keys of the configuration with the command-line option and its value."""
 
-SECTIONS = {setting.key.split(".")[0] for setting in SETTINGS}
+HANDLER = "handler"
+"""The section whose keys are the handler's own: `graced.handlers.configuring` checks them."""
+SECTIONS = {HANDLER, *(setting.key.split(".")[0] for setting in SETTINGS)}
 DEFAULT = "default"
 _HEADERS = {f"[{section}]" for section in SECTIONS}
-_LONGEST_SHOWN = 60
 LONGEST_FILE = 1024 * 1024
 """Bytes of one file.  A device that never ends, or a log by mistake, must not fill the memory."""
 _NULL = os.makedev(1, 3)
@@ -46,39 +50,40 @@ class Value(SimpleNamespace):
     """A path, the name of an option, or `DEFAULT`."""
 
 
-def read(config: str | None, options: Options) -> dict[str, Value]:
-    """The effective value of every key, in the order of `SETTINGS`.
+def read(config: str | None, options: Options, instance: Instance = MAIN) -> dict[str, Value]:
+    """The effective value of every key, in the order of `SETTINGS`; then options of the handler.
 
-    `config`: the only file to read; None: the default file, if it exists, and its drop-ins.
+    `config`: the only file to read; None: the file of the instance and its drop-ins.
     Raises `ConfigError`, or `UsageError` for an option.
     """
-    values = _defaults()
-    for path in _files(config):
+    values = _defaults(instance)
+    for path in _files(config, instance):
         for key, written in _items(path, _document(path)):
-            values[key] = Value(written=written, checked=_checked(key, written, path), source=path)
+            checked = _checked(key, written, path) if key in BY_KEY else written
+            values[key] = Value(written=written, checked=checked, source=path)
     for key, (option, written) in options.items():
         try:
             checked = BY_KEY[key].check(written)
         except ValueError as error:
-            raise UsageError(f"{option} {error}, not {_shown(written)}") from None
+            raise UsageError(f"{option} {error}, not {shown(written)}") from None
         values[key] = Value(written=written, checked=checked, source=option)
     return values
 
 
-def load(config: str | None, options: Options) -> Settings:
+def load(config: str | None, options: Options, instance: Instance = MAIN) -> Settings:
     """The settings of files and options, see `read`."""
-    return _settings(read(config, options))
+    return _settings(read(config, options, instance))
 
 
-def salvage(config: str | None, options: Options) -> Settings:
+def salvage(config: str | None, options: Options, instance: Instance = MAIN) -> Settings:
     """The settings of a configuration that `load` refuses: every valid value of it.
 
     For the last words to inherited clients, before the start is refused.  Raises nothing.
     """
-    values = _defaults()
+    values = _defaults(instance)
     paths: list[str] = []
     with suppress(ConfigError):
-        paths = _files(config)
+        paths = _files(config, instance)
     for path in paths:
         with suppress(ConfigError):
             for section, table in _document(path).items():
@@ -93,16 +98,23 @@ def salvage(config: str | None, options: Options) -> Settings:
     return _settings(values)
 
 
-def _defaults() -> dict[str, Value]:
+def _defaults(instance: Instance) -> dict[str, Value]:
+    defaults = {each.key: each.default for each in SETTINGS}
+    defaults["daemon.pid_file"] = instance.pid_file
     return {
-        each.key: Value(written=each.default, checked=each.check(each.default), source=DEFAULT)
-        for each in SETTINGS
+        key: Value(written=default, checked=BY_KEY[key].check(default), source=DEFAULT)
+        for key, default in defaults.items()
     }
 
 
 def _settings(values: Mapping[str, Value]) -> Settings:
     return Settings(
-        **{key.split(".")[1]: value.checked for key, value in values.items()},
+        **{key.split(".")[1]: values[key].checked for key in BY_KEY},
+        options={
+            key.partition(".")[2]: (value.written, value.source)
+            for key, value in values.items()
+            if key not in BY_KEY
+        },
         farewell_is_written=values["shutdown.farewell"].source != DEFAULT,
     )
 
@@ -110,22 +122,25 @@ def _settings(values: Mapping[str, Value]) -> Settings:
 # Files.
 
 
-def _files(config: str | None) -> list[str]:
+def _files(config: str | None, instance: Instance) -> list[str]:
     """The files to read.  Drop-ins belong to the default file: any other file stands alone.
 
-    Names that begin with a dot are no drop-ins: editors leave such files behind.
+    Only the main service may have no file: its defaults are a service, while an instance with
+    defaults would be a second echo at the same address.  Names that begin with a dot are no
+    drop-ins: editors leave such files behind.
     """
-    if config is not None and config != settings.CONFIG_FILE:
+    main, drop_ins = instance.config_file, instance.drop_ins
+    if config is not None and config != main:
         return [config]
-    present = [settings.CONFIG_FILE] if config or os.path.lexists(settings.CONFIG_FILE) else []
+    present = [main] if config or instance.name or os.path.lexists(main) else []
     try:
-        names = sorted(os.listdir(settings.DROP_INS))
+        names = sorted(os.listdir(drop_ins))
     except FileNotFoundError:
         names = []
     except OSError as error:
-        raise ConfigError(f"{settings.DROP_INS}: {error.strerror}") from None
-    drop_ins = [name for name in names if name.endswith(".toml") and not name.startswith(".")]
-    return present + [os.path.join(settings.DROP_INS, name) for name in drop_ins]
+        raise ConfigError(f"{drop_ins}: {error.strerror}") from None
+    found = [name for name in names if name.endswith(".toml") and not name.startswith(".")]
+    return present + [os.path.join(drop_ins, name) for name in found]
 
 
 def _document(path: str) -> dict[str, Any]:
@@ -198,15 +213,15 @@ def _items(path: str, document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for section, table in document.items():
         if section not in SECTIONS:
             known = ", ".join(sorted(SECTIONS))
-            raise ConfigError(f"{path}: unknown section {_shown(section)}, allowed are {known}")
+            raise ConfigError(f"{path}: unknown section {shown(section)}, allowed are {known}")
         if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {section} must be a section, not {_shown(table)}")
+            raise ConfigError(f"{path}: {section} must be a section, not {shown(table)}")
         for name, written in table.items():
             key = f"{section}.{name}"
-            if key not in BY_KEY:
+            if section != HANDLER and key not in BY_KEY:
                 known = ", ".join(k.split(".")[1] for k in BY_KEY if k.startswith(f"{section}."))
                 raise ConfigError(
-                    f"{path}: unknown key {_shown(key)}, allowed in [{section}] are {known}"
+                    f"{path}: unknown key {shown(key)}, allowed in [{section}] are {known}"
                 )
             yield key, written
 
@@ -215,15 +230,7 @@ def _checked(key: str, written: Any, path: str) -> Any:
     try:
         return BY_KEY[key].check(written)
     except ValueError as error:
-        raise ConfigError(f"{path}: {key} {error}, not {_shown(written)}") from None
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+        raise ConfigError(f"{path}: {key} {error}, not {shown(written)}") from None
 
 
 # TOML.
@@ -241,9 +248,10 @@ def _sections(values: Iterable[str]) -> list[str]:
 def _section(section: str, values: Mapping[str, Value]) -> str:
     lines = [f"[{section}]"]
     for key, value in values.items():
-        prefix, name = key.split(".")
+        prefix, _, name = key.partition(".")
         if prefix == section:
-            lines.append(f"{name} = {_literal(value.written)}  # {_comment(value.source)}")
+            setting = f"{key_in_toml(name)} = {literal(value.written)}"
+            lines.append(f"{setting}  # {_comment(value.source)}")
     return "\n".join(lines)
 
 
@@ -251,15 +259,25 @@ def _comment(source: str) -> str:
     return source.encode("unicode_escape").decode()
 
 
-def _literal(value: Any) -> str:
-    """A value in TOML.  Only types that `SETTINGS` allows: no dates, no tables."""
+def literal(value: Any) -> str:
+    """A value in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        pairs = (f"{key_in_toml(name)} = {literal(each)}" for name, each in value.items())
+        return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_literal, value))}]"
+        return f"[{', '.join(map(literal, value))}]"
     if isinstance(value, str):
         return f'"{"".join(map(_character, value))}"'
-    return repr(value)
+    # A date or a time, of which only the module has the type that has read it.
+    return value.isoformat() if hasattr(value, "isoformat") else repr(value)
+
+
+def key_in_toml(name: str) -> str:
+    """A key in TOML, in quotes where it needs them."""
+    is_bare = name.isascii() and name.replace("-", "_").replace("_", "a").isalnum()
+    return name if is_bare else literal(name)
 
 
 def _character(character: str) -> str:

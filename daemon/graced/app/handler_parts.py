@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from graced.handlers.hooks import run_hook, run_startup
 from graced.handlers.registry import blocks
 from graced.handlers.server_view import ServerView
@@ -49,4 +51,7 @@ class HandlerParts:
 
 def view_of(server: Server, handler: Handler) -> ServerView:
     """What the handler finds in ``self.server``, and its hooks get."""
-    return ServerView(server, getattr(handler.factory, "server", None))
+    declared = getattr(handler.factory, "server", None)
+    # systemd.exec(5): one path, unless somebody has added others to the unit.
+    states = os.environ.get("STATE_DIRECTORY", "").split(":")
+    return ServerView(server, declared, handler.options, states[0] or None)

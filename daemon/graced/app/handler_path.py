@@ -1,4 +1,4 @@
-"""Where handlers are looked for.
+"""Where handlers are looked for, and the handler that the settings ask for.
 
 A handler runs with all rights of the server, so the module must come from a directory that
 no other user can write to.  The current directory counts only for a person at work in it: never
@@ -33,7 +33,10 @@ down to every shell in a terminal that the user's own service manager has starte
 
 
 def find(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
-    """The configured handler, None for the built-in echo.  Raises `ConfigError`."""
+    """The configured handler, None for the built-in echo.  Raises `ConfigError`.
+
+    Its options are not looked at.
+    """
     name = settings.handler
     if name == registry.ECHO:
         return None
@@ -53,6 +56,20 @@ def find(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
         if isinstance(cause, ModuleNotFoundError) and cause.name == module:
             raise ConfigError(f"{error}; {_advice(distrust)}") from cause
         raise
+
+
+def prepare(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
+    """The configured handler with its options.  Raises `ConfigError`."""
+    handler = find(settings, environ)
+    if handler is None and not settings.options:
+        return None
+    from graced.handlers import configuring  # noqa: PLC0415
+
+    if handler is None:
+        configuring.refuse_all(settings.handler, settings.options)
+    else:
+        configuring.configure(handler, settings.handler, settings.options)
+    return handler
 
 
 def _distrust(environ: Mapping[str, str]) -> str:

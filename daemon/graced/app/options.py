@@ -43,6 +43,12 @@ OPTIONS = (
         "-c", "--config", metavar="FILE", help=f"the only file to read (default: {CONFIG_FILE})"
     ),
     Option(
+        "-i",
+        "--instance",
+        metavar="NAME",
+        help="the service graced@NAME, with the files /etc/graced/NAME.toml and NAME.d/*.toml",
+    ),
+    Option(
         "-l",
         "--listen",
         metavar="ADDRESS",
@@ -102,6 +108,11 @@ OPTIONS = (
         "--print-config",
         action="store_const",
         help="print every effective value and its source as TOML, and exit",
+    ),
+    Option(
+        "--describe",
+        action="store_const",
+        help="print what the handler is, its options and its documentation, and exit",
     ),
 )
 

@@ -139,7 +139,7 @@ class Service:
             from graced.log import bridge  # noqa: PLC0415
 
             bridge.install(self._log)
-        self._handler = handler_path.find(settings, self._launch.environment)
+        self._handler = handler_path.prepare(settings, self._launch.environment)
         limits.check_descriptors(settings.max_clients, others=MAX_LINGERING)
         threads = settings.max_handler_threads
         if registry.blocks(self._handler) and (lack := limits.lack_of_tasks(threads)):

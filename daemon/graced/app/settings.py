@@ -284,3 +284,5 @@ class Settings(SimpleNamespace):
     connections: bool
     probes: bool
     pid_file: str
+    options: dict[str, tuple[Any, str]]
+    """The options of the handler as written, each with its file."""

@@ -45,5 +45,5 @@ def _place_of_log(keep_stderr: bool) -> str:
             return "stderr"
     sink = sinks.sink_for(detached=True)
     if isinstance(sink, sinks.Journal):
-        return "journalctl -t graced"
+        return f"journalctl -t {sinks.identifier()}"
     return "syslog" if isinstance(sink, sinks.Syslog) else _NO_LOG

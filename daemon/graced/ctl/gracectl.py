@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from graced import __version__
 from graced.app import configuration
+from graced.app.instance import MAIN, Instance, named
 from graced.app.parser import Parser
 from graced.ctl.matcher import FAREWELL, MAX_COUNT, MAX_SIZE, MIN_SIZE, Farewell, Mismatch
 from graced.ctl.session import Closed, Event, Lost, Plan, RoundTrip, Session
@@ -59,11 +60,17 @@ def parse_address(text: str) -> Address:
     return address
 
 
-def configured_address() -> Address:
-    """The first address of graced.toml(5) that a client can connect to, or `DEFAULT_ADDRESS`."""
+def configured_address(instance: Instance = MAIN) -> Address:
+    """The first address of graced.toml(5) that a client can connect to, or `DEFAULT_ADDRESS`.
+
+    Raises `UsageError` where an instance has no configuration that can be read.
+    """
     try:
-        listen = configuration.load(None, {}).listen
-    except ConfigError:
+        listen = configuration.load(None, {}, instance).listen
+    except ConfigError as error:
+        if instance.name:
+            # The default is the address of another service.
+            raise UsageError(str(error)) from None
         return DEFAULT_ADDRESS
     for address in listen:
         if address.path or address.port:
@@ -197,7 +204,7 @@ def interrupts() -> Iterator[socket.socket]:
 
 def run_ping(arguments: argparse.Namespace) -> int:
     """Run ``gracectl ping`` and return its exit status.  Raises `OSError` for its output only."""
-    address: Address = arguments.address or configured_address()
+    address: Address = arguments.address or configured_address(arguments.instance)
     plan = Plan(
         pings=arguments.count,
         interval=arguments.interval,
@@ -249,6 +256,14 @@ def parser() -> Parser:
         prog="gracectl", description="Talk to graced(8), a TCP server that says goodbye properly."
     )
     found.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    found.add_argument(
+        "-i",
+        "--instance",
+        metavar="NAME",
+        type=named,
+        default=MAIN,
+        help="the service graced@NAME instead of graced",
+    )
     commands = found.add_subparsers(metavar="COMMAND", required=True)
 
     command = commands.add_parser(

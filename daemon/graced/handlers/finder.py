@@ -5,17 +5,17 @@ The attributes of a handler are in `graced.handlers.registry`.
 
 from __future__ import annotations
 
-import threading
 from importlib import import_module
 
 from graced.errors import ConfigError
 from graced.handlers.function_kind import kind_of
 from graced.handlers.handler_socket import HandlerSocket
-from graced.handlers.movable import can_move, movable, named_like
+from graced.handlers.movable import can_move, movable, named_like, shares_attributes
 from graced.handlers.registry import BUILT_IN, ECHO, Handler, is_built_in
 from graced.handlers.stream import StreamProtocol
+from graced.handlers.thread_check import refuse_threads
 from graced.log import events
-from graced.log.event import plural, summary_of
+from graced.log.event import summary_of
 from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
@@ -49,13 +49,8 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
     built_in = is_built_in(name)
     configured = farewell if built_in or written else None
     name = BUILT_IN.get(name, name)
-    running = set(threading.enumerate())
-    factory = _import(name) if ":" in name else _entry_point(name)
-    if started := set(threading.enumerate()) - running:
-        raise ConfigError(
-            f"handler {name!r} starts {plural(len(started), 'thread')} at its import,"
-            " dead in the daemon, which forks: start it with the first client"
-        )
+    with refuse_threads(name, "at its import"):
+        factory = _import(name) if ":" in name else _entry_point(name)
     streams = isinstance(factory, type) and issubclass(factory, StreamProtocol)
     if streams:
         _refuse_coroutines(name, factory)
@@ -116,7 +111,7 @@ def _blocking(factory: Any, *, moves: bool, speaks: bool) -> Any:
 def _speaking(factory: Any) -> Any:
     """A subclass of the handler whose method `farewell` is asked when its client is at rest."""
 
-    class Speaking(factory):  # type: ignore[misc]
+    class Speaking(factory, metaclass=shares_attributes(factory)):  # type: ignore[metaclass,misc]
         def handle(self) -> None:
             if isinstance(self.request, HandlerSocket):
                 self.request.words = self._farewell_or_none

@@ -2,6 +2,7 @@
 
 ``startup(server)``
     The process serves from now on: it has forked, and no client has come yet.
+    ``server.options`` has the values of the options (`graced.handlers.option`).
 ``restored(server)``
     All inherited clients have their handlers back, and no handler has gone on yet.
 ``shutdown(server)``
@@ -16,6 +17,7 @@ from graced.log.event import summary_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -40,7 +42,25 @@ def run_startup(factory: Any, server: Any) -> None:
 
 
 def _call(factory: Any, name: str, server: Any) -> None:
-    # A method of each handler with such a name is no hook.
-    found = next((vars(base)[name] for base in factory.__mro__ if name in vars(base)), None)
-    if isinstance(found, classmethod | staticmethod):
-        getattr(factory, name)(server)
+    if hook := find_hook(factory, name):
+        hook(server)
+
+
+def find_hook(factory: Any, name: str) -> Callable[[Any], Any] | None:
+    """The class method or static method with that name; None: the handler has none.
+
+    A method of each handler with such a name is no hook.
+    """
+    bases = getattr(factory, "__mro__", ())
+    found = next((vars(base)[name] for base in bases if name in vars(base)), None)
+    if not isinstance(found, classmethod | staticmethod):
+        return None
+    hook: Callable[[Any], Any] = getattr(factory, name)
+    return hook
+
+
+def as_written(factory: Any) -> Any:
+    """The class that somebody has written, of a subclass that graced has made of it."""
+    while (base := vars(factory).get("graced_base")) is not None:
+        factory = base
+    return factory

@@ -34,7 +34,7 @@ def movable(factory: Any) -> Any:
 
     has_files = issubclass(factory, StreamRequestHandler)
 
-    class Movable(factory):  # type: ignore[misc]
+    class Movable(factory, metaclass=shares_attributes(factory)):  # type: ignore[metaclass,misc]
         def setup(self) -> None:
             self.request.only_writes = bool(getattr(self, "only_writes", False))
             self.request.reads_carefully = has_files
@@ -82,8 +82,29 @@ def _unpack(packed: bytes) -> tuple[bytes, bytes, bytes]:
     return rest[:ahead], rest[ahead : ahead + unflushed], rest[ahead + unflushed :]
 
 
+def shares_attributes(factory: Any) -> Any:
+    """A metaclass for a subclass of the handler: attributes that are set go to the handler's class.
+
+    So a class that counts its clients has one count, by whichever of the two names.
+    """
+
+    class Shares(type(factory)):  # type: ignore[misc]
+        def __setattr__(cls, name: str, value: Any) -> None:
+            if "graced_base" in vars(cls):
+                setattr(factory, name, value)
+            else:
+                # Of the subclass itself, while it is made: `abc` sets some, and `named_like`.
+                super().__setattr__(name, value)
+
+        def __delattr__(cls, name: str) -> None:
+            delattr(factory, name)
+
+    return Shares
+
+
 def named_like(factory: Any, subclass: Any) -> Any:
-    """Give a subclass the names of its base, for log and traceback."""
+    """Give a subclass of `shares_attributes` the names of its base, for log and traceback."""
     subclass.__name__, subclass.__qualname__ = factory.__name__, factory.__qualname__
     subclass.__module__ = factory.__module__
+    subclass.graced_base = factory
     return subclass

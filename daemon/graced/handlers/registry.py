@@ -14,6 +14,9 @@ thread for each client.  The class may have three attributes:
 ``server``
     an object whose attributes ``self.server`` has, for a handler that was written for a server of
     its own: ``logRequests`` of xmlrpc, ``base_environ`` of wsgiref.
+``options``
+    what the handler reads of the section ``[handler]``: a `dict` of names and `graced.Option`.  The
+    class method ``configure`` gets the values.
 ``greets``
     True where the server speaks first: the handler starts when its client is accepted, not when the
     first byte of the client has come.  A stream handler always starts at the accept.
@@ -34,11 +37,11 @@ The clients of other handlers receive the farewell at a restart, and have the gr
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 ECHO = "echo"
@@ -62,6 +65,8 @@ class Handler(SimpleNamespace):
     greets: bool
     movable: bool
     """Whether the handler can save its state and go on in another process."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """The values of its options, once `graced.handlers.configuring` has checked them."""
 
 
 BUILT_IN = {"echo-threaded": "graced.handlers.echo:EchoHandler"}

@@ -10,6 +10,7 @@ import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from threading import Event
     from typing import Any
 
@@ -19,10 +20,21 @@ class ServerView:
 
     socket_type = socket.SOCK_STREAM
 
-    def __init__(self, server: Any, declared: Any) -> None:
-        """`declared`: the object, or None."""
+    def __init__(
+        self,
+        server: Any,
+        declared: Any,
+        options: Mapping[str, Any],
+        state_directory: str | None,
+    ) -> None:
+        """`declared`: the object, or None.
+
+        `options`: of the handler.  `state_directory`: an absolute path; None: there is none.
+        """
         self._server = server
         self._declared = declared
+        # Behind those of the object: a handler that does not know graced may mean something else.
+        self._own = {"options": options, "state_directory": state_directory}
 
     @property
     def draining(self) -> Event:
@@ -38,4 +50,4 @@ class ServerView:
         try:
             return getattr(self._declared, name)
         except AttributeError:
-            return getattr(self._server, name)
+            return self._own[name] if name in self._own else getattr(self._server, name)

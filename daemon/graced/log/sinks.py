@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 
 IDENTIFIER = "graced"
-"""SYSLOG_IDENTIFIER of the journal, the tag of syslog."""
+"""SYSLOG_IDENTIFIER of the journal, the tag of syslog; unless `identify` names another."""
+_identifier = IDENTIFIER
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 SYSLOG_SOCKET = "/dev/log"
 
@@ -71,6 +72,17 @@ CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 """Escapes for `str.translate`: control characters, and line ends other than a newline."""
 CONTROL |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029)}
 del CONTROL[ord("\n")]
+
+
+def identify(identifier: str) -> None:
+    """Name the log of this process, as openlog(3) does.  Before a record is written."""
+    global _identifier  # noqa: PLW0603
+    _identifier = identifier
+
+
+def identifier() -> str:
+    """The name of the log of this process."""
+    return _identifier
 
 
 def message(record: Record) -> str:
@@ -206,7 +218,7 @@ class Syslog(_LogSocket):
 
     def write(self, record: Record) -> None:
         priority = _DAEMON_FACILITY | record.event.level.priority
-        head = f"<{priority}>{IDENTIFIER}[{os.getpid()}]: "
+        head = f"<{priority}>{_identifier}[{os.getpid()}]: "
         for line in message(record).splitlines():
             try:
                 self._send_line(head + _cut(line, _MAX_SYSLOG_LINE, " [...] "))
@@ -254,7 +266,7 @@ class Journal(_LogSocket):
         head = b"".join(
             [
                 _field("PRIORITY", str(event.level.priority)),
-                _field("SYSLOG_IDENTIFIER", IDENTIFIER),
+                _field("SYSLOG_IDENTIFIER", _identifier),
                 _field("MESSAGE_ID", event.message_id),
             ]
         )

@@ -14,6 +14,7 @@ import pytest
 import graced
 from graced.app import check, configuration, occupancy, unit
 from graced.app.check import Check, Subject
+from graced.app.instance import named
 from graced.app.settings import Settings
 from graced.app.unit import Unit
 from graced.errors import AlreadyRunningError, ConfigError, ListenError, PidFileError
@@ -310,8 +311,19 @@ def test_options_of_the_unit_are_a_note() -> None:
     assert notes(subject, settings()) == ["options that graced.service adds: --grace 60"]
 
 
+def test_instance_is_no_option_that_somebody_has_added() -> None:
+    instance = service(name="graced@gauge.service", options=["--daemon", "--instance", "gauge"])
+    assert notes(Subject(unit=instance, descriptors=MANY), settings()) == []
+
+
+def test_unit_of_an_instance_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit, "find", lambda name, _: service(name=name))
+    assert check.subject(named("gauge")).unit.name == "graced@gauge.service"  # type: ignore[union-attr]
+    assert check.subject().unit.name == "graced.service"  # type: ignore[union-attr]
+
+
 def test_without_a_unit_the_command_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit, "find", lambda **_: None)
+    monkeypatch.setattr(unit, "find", lambda *_: None)
     found = check.subject()
     assert found.unit is None
     assert found.descriptors == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -320,7 +332,7 @@ def test_without_a_unit_the_command_is_judged(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_unit_of_an_unknown_user_is_not_like_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit, "find", lambda **_: service(user="no-such-user", pid=os.getpid()))
+    monkeypatch.setattr(unit, "find", lambda *_: None)
     found = check.subject()
     assert not found.is_like_us
     assert found.ours == occupancy.sockets_of(os.getpid())

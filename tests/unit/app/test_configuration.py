@@ -52,6 +52,7 @@ def test_defaults_hold_without_files(etc: Path) -> None:
         connections=True,
         probes=True,
         pid_file="/run/graced/graced.pid",
+        options={},
     )
 
 
@@ -276,3 +277,62 @@ def test_source_cannot_break_out_of_its_comment() -> None:
     value = Value(written=1, checked=1, source="a\nb = 2")
     text = configuration.as_toml({"limits.max_clients": value})
     assert tomllib.loads(text) == {"limits": {"max_clients": 1}}
+
+
+# Options of the handler.
+
+OPTIONS = """
+[handler]
+word = "a"
+"two words" = [1, 2.5, true, ["x"]]
+when = 2026-11-26T12:00:00Z
+at = 07:30:00
+day = 2026-11-26
+huge = 1e300
+[handler.table]
+"a.b" = { c = "\\u0000", d = inf }
+"""
+
+
+def test_options_of_the_handler_merge_by_key(etc: Path) -> None:
+    (etc / "graced.toml").write_text("[handler]\na = 1\nb = {x = 1, y = 2}\nc = 1")
+    drop_in = etc / "conf.d" / "1.toml"
+    drop_in.write_text("[handler]\na = 2\nb = {x = 3}")
+    first, second = str(etc / "graced.toml"), str(drop_in)
+    assert configuration.load(None, {}).options == {
+        "a": (2, second),
+        "b": ({"x": 3}, second),
+        "c": (1, first),
+    }
+    lines = configuration.as_toml(configuration.read(None, {})).splitlines()
+    assert lines[lines.index("[handler]") :] == [
+        "[handler]",
+        f"a = 2  # {second}",
+        f"b = {{x = 3}}  # {second}",
+        f"c = 1  # {first}",
+    ]
+
+
+def test_printed_options_can_be_read_back(etc: Path, tmp_path: Path) -> None:
+    (etc / "graced.toml").write_text(OPTIONS)
+    first = configuration.read(None, {})
+    printed = tmp_path / "printed.toml"
+    printed.write_text(configuration.as_toml(first))
+    second = configuration.read(str(printed), {})
+    assert {key: value.written for key, value in first.items()} == {
+        key: value.written for key, value in second.items()
+    }
+    assert len(second) == len(settings.SETTINGS) + 7
+
+
+def test_section_of_the_handler_is_a_table(etc: Path) -> None:
+    (etc / "graced.toml").write_text('handler = "echo"')
+    with pytest.raises(ConfigError, match="handler must be a section, not 'echo'"):
+        configuration.load(None, {})
+
+
+def test_options_are_not_salvaged(etc: Path) -> None:
+    """They may be what is wrong, and the last words need none."""
+    (etc / "graced.toml").write_text("[handler]\na = 1\n[shutdown]\nfarewell = 'BYE'")
+    found = configuration.salvage(None, {})
+    assert (found.options, found.farewell) == ({}, b"BYE")

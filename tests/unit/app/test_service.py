@@ -228,7 +228,8 @@ def test_own_farewell_of_the_handler_is_told(
     client: socket.socket, log: Log, belongings: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = SimpleNamespace(name="mine:Mine", farewell=b"221 Bye\r\n", streams=False)
-    monkeypatch.setattr(handler_path, "find", lambda *_: handler)
+    for function in ("find", "prepare"):
+        monkeypatch.setattr(handler_path, function, lambda *_: handler)
     # `logging` is left as the other tests expect it.
     monkeypatch.setattr(bridge, "install", lambda _log: None)
     started = make(settings("unix:/nonexistent/socket", handler="some:Thing"), log, belongings)

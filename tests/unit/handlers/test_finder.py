@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from abc import ABCMeta
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -205,3 +206,30 @@ def test_name_of_entry_point(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert found.factory is plugin.Mine
     with pytest.raises(ConfigError, match="known are echo, echo-threaded, mine"):
         finder.find("other", FAREWELL)
+
+
+@pytest.mark.parametrize("meta", [type, ABCMeta])
+def test_attributes_of_the_class_are_the_same_by_both_names(plugin: Any, meta: Any) -> None:
+    """graced makes a subclass of a handler, and its class may count its clients."""
+
+    class Counting(TutorialHandler, metaclass=meta):  # type: ignore[metaclass]
+        total = 0
+        farewell = nothing
+        save = nothing
+        restore = nothing
+
+        @classmethod
+        def count(cls) -> None:
+            cls.total += 1
+
+    plugin.Mine = Counting
+    found = finder.find("a_plugin:Mine", FAREWELL)
+    assert found.factory is not Counting
+    found.factory.count()
+    Counting.count()
+    assert (found.factory.total, Counting.total) == (2, 2)
+    del found.factory.total
+    assert not hasattr(Counting, "total")
+    assert found.factory.__name__ == "Counting"
+    assert issubclass(found.factory, Counting)
+    assert not issubclass(Counting, found.factory)

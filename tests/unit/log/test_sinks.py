@@ -185,6 +185,18 @@ def test_journal_gets_fields_of_event(datagrams: socket.socket) -> None:
     sink.close()
 
 
+def test_log_of_an_instance_has_its_name(
+    datagrams: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sinks, "_identifier", sinks.IDENTIFIER)
+    sinks.identify("graced@gauge")
+    for sink in (Journal(datagrams.getsockname()), Syslog(datagrams.getsockname())):
+        sink.write(record("text"))
+        sink.close()
+    assert fields(datagrams.recv(65536))["SYSLOG_IDENTIFIER"] == "graced@gauge"
+    assert re.fullmatch(rb"<\d+>graced@gauge\[\d+\]: text", datagrams.recv(65536))
+
+
 def test_journal_gets_logger_and_multiline_message(datagrams: socket.socket) -> None:
     sink = Journal(datagrams.getsockname())
     sink.write(record("two\nlines=2", WARNING, "mine"))
