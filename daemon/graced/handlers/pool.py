@@ -357,7 +357,6 @@ class HandlerPool:
         request = session.request
         if isinstance(request, HandlerSocket):
             request.outlive_children()
-            session.client.echoed += request.written
             if request.detached:
                 self._strays.remember(request.gone)
         if self._closing:
@@ -378,6 +377,9 @@ class HandlerPool:
         try:
             session.request.close()
         finally:
+            if request := session.ours:
+                # Not before: to close means to ask the kernel for the number anyway.
+                session.client.echoed += request.written
             self._on_close(session.client, reason)
 
     def _free(self, session: Session) -> None:
