@@ -17,7 +17,17 @@ _signal.pthread_sigmask(
     ),
 )
 
+import gc  # noqa: E402
+
+# The imports make thousands of objects that stay, and nearly no garbage.  Without collections a
+# start takes 1.5 ms less.  After the fork it takes 1.5 ms less again: a collection there would look
+# at all these objects, and so copy the pages that they lie on.
+gc.disable()
+
 from graced.app.cli import main  # noqa: E402
+
+gc.freeze()
+gc.enable()
 
 __all__ = ["main"]
 

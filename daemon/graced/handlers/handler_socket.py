@@ -112,7 +112,7 @@ class HandlerSocket(GoodbyeSocket):
     def written(self) -> int:
         """Bytes that the handler has written, the farewell not included."""
         with self._write_lock:
-            info = tcp_info(self)
+            info = tcp_info(self) if self.fileno() >= 0 else None
             if info is None:
                 return self._counted
             farewell = len(self._farewell or b"") - len(self._unsent)

@@ -204,10 +204,8 @@ class HandlerPool:
         longest = 0.0
         for session in sessions:
             request = session.request
-            if isinstance(request, HandlerSocket):
-                if not session.thread:
-                    # The server has not given the client a thread yet.
-                    continue
+            # Without a thread it is the server that is silent.
+            if isinstance(request, HandlerSocket) and session.thread:
                 silence = request.silence
                 if silence >= timeout:
                     end_both_ways(request)
@@ -365,7 +363,6 @@ class HandlerPool:
         request = session.request
         if isinstance(request, HandlerSocket):
             request.outlive_children()
-            session.client.echoed += request.written
             if request.detached:
                 self._strays.remember(request.gone)
         if self._closing:
@@ -386,6 +383,9 @@ class HandlerPool:
         try:
             session.request.close()
         finally:
+            if request := session.ours:
+                # Not before: to close means to ask the kernel for the number anyway.
+                session.client.echoed += request.written
             self._on_close(session.client, reason)
 
     def _free(self, session: Session) -> None:

@@ -107,7 +107,9 @@ def _cut(text: str, limit: int, mark: str) -> str:
     half = limit // 2
     if len(text) > limit:
         text = text[:half] + mark + text[-half:]
-    text = text.translate(CONTROL)
+    if not text.isprintable():
+        # The look saves most texts a translation, which takes four times as long.
+        text = text.translate(CONTROL)
     data = text.encode("utf-8", "backslashreplace")
     if len(data) > limit + len(mark):
         text = data[:half].decode("utf-8", "ignore") + mark + data[-half:].decode("utf-8", "ignore")

@@ -332,7 +332,7 @@ def test_without_a_unit_the_command_is_judged(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_unit_of_an_unknown_user_is_not_like_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit, "find", lambda *_: None)
+    monkeypatch.setattr(unit, "find", lambda *_: service(user="no-such-user", pid=os.getpid()))
     found = check.subject()
     assert not found.is_like_us
     assert found.ours == occupancy.sockets_of(os.getpid())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import struct
@@ -13,67 +12,15 @@ from typing import Any
 
 import pytest
 
-from graced.handover import fd_bundle, inherited
-from graced.handover.fd_bundle import FdBundle
 from graced.handover.fdstore import CLIENTS, LISTENERS
 from graced.handover.inherited import Inherited
 from graced.handover.mirror_store import MIRRORED
 from graced.handover.snapshot import encode
 from graced.log import events
 from graced.loop.client import Client
-from graced.loop.phase import GONE
-from graced.sockets.accepted import KeepAlive, set_up_clients
+from handover.last_process import COUNTS, FROZEN, KINDS, LastProcess
 
-FROZEN = 12.5
-COUNTS = (70, 700, 7)
 UNKNOWN = "graced-of-another-version"
-KINDS = ["127.0.0.1", "::1", "unix"]
-
-
-class LastProcess:
-    """Puts listeners and clients into the store; has the clients' ends too."""
-
-    def __init__(self, stack: ExitStack, directory: Path) -> None:
-        self._stack = stack
-        self._path = str(directory / "socket")
-        self.passed: list[tuple[int, str]] = []
-
-    def listener(self, sock: socket.socket) -> None:
-        self.passed.append((os.dup(sock.fileno()), LISTENERS))
-
-    def client(self, kind: str = "127.0.0.1") -> tuple[Client, socket.socket]:
-        """A client of the process, and the client's own end."""
-        if kind == "unix":
-            server = socket.socket(socket.AF_UNIX)
-            server.bind(self._path)
-            server.listen()
-        else:
-            family = socket.AF_INET6 if ":" in kind else socket.AF_INET
-            server = socket.create_server((kind, 0), family=family)
-        with server:
-            theirs = self._stack.enter_context(socket.socket(server.family))
-            theirs.connect(server.getsockname())
-            ours = self._stack.enter_context(server.accept()[0])
-        host, port = ("unix:" + self._path, 0) if kind == "unix" else theirs.getsockname()[:2]
-        return Client(ours, host, port, GONE, 1.0), theirs
-
-    def bundle(self, name: str, *messages: list[int]) -> None:
-        bundle = FdBundle()
-        for descriptors in messages:
-            assert bundle.put(descriptors)
-        self.passed.append((os.dup(bundle.receiver.fileno()), name))
-        bundle.close()
-
-    def clients(self, clients: list[Client], state: bytes) -> None:
-        """Hand clients over, as `FdStore.hand_over` does."""
-        fd = os.memfd_create("state")
-        os.write(fd, state)
-        self.bundle(CLIENTS, [fd], [client.sock.fileno() for client in clients])
-        os.close(fd)
-
-    def mirrored(self, clients: list[Client]) -> None:
-        """Mirror clients, as `Mirror` does."""
-        self.bundle(MIRRORED, *([client.sock.fileno()] for client in clients))
 
 
 @pytest.fixture
@@ -369,62 +316,3 @@ def test_descriptor_that_is_not_there_is_ignored() -> None:
     os.close(missing)
     found = Inherited([(missing, LISTENERS), (missing, CLIENTS), (missing, UNKNOWN)])
     assert (found.clients, found.listeners.sockets) == ([], [])
-
-
-@pytest.mark.parametrize(
-    "before",
-    [
-        KeepAlive(idle=0, user_timeout=0),
-        KeepAlive(idle=7, interval=6, count=3, user_timeout=9),
-        KeepAlive(idle=7, interval=5, count=4, user_timeout=9),
-    ],
-    ids=["none", "interval", "count"],
-)
-@pytest.mark.parametrize("kind", KINDS)
-def test_client_gets_the_keepalive_of_this_configuration(
-    stack: ExitStack, last: LastProcess, kind: str, before: KeepAlive
-) -> None:
-    """The last process had another configuration, or was of a version without keepalive."""
-    client, _ = last.client(kind)
-    last.clients([client], encode([client], FROZEN, COUNTS))
-    if kind != "unix":
-        set_up_clients(client.sock, before)
-    found = Inherited(last.passed, KeepAlive(idle=7, interval=5, count=3, user_timeout=9))
-    found.close()
-    (ours,) = found.clients
-    stack.enter_context(ours.sock)
-    if kind != "unix":
-        sock = ours.sock
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9000
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
-
-
-def test_keepalive_that_cannot_be_set_is_one_warning(
-    stack: ExitStack,
-    last: LastProcess,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """The clients are served all the same."""
-    clients = [last.client("127.0.0.1")[0] for _ in range(3)]
-    last.clients(clients, encode(clients, FROZEN, COUNTS))
-
-    def refuse(*_arguments: Any) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(socket.socket, "setsockopt", refuse)
-    # SO_PEEK_OFF is such an option.
-    monkeypatch.setattr(inherited, "keeps_descriptors", lambda _bundle: True)
-    monkeypatch.setattr(fd_bundle, "keeps_descriptors", lambda _bundle: False)
-    start = Inherited(last.passed, KeepAlive(idle=7))
-    start.close()
-    found = start.clients
-    assert len(found) == 3
-    for each in found:
-        stack.enter_context(each.sock)
-    (record,) = caplog.records
-    assert record.getMessage().endswith("keep the old keepalive: Operation not permitted")

@@ -56,6 +56,11 @@ def test_text_of_a_client_cannot_pass_for_a_record() -> None:
         assert os.read(read, 1000) == (b"<6>one\n<6>    <3>two\\x1b[31m\\x0d\\x9b\\x7f\\x09three\n")
 
 
+def test_only_what_cannot_be_printed_is_escaped() -> None:
+    """A text that can be printed is not looked at again."""
+    assert not [code for code in sinks.CONTROL if chr(code).isprintable()]
+
+
 def test_surrogates_are_escaped() -> None:
     with stderr() as read:
         Stderr(for_people=False).write(record("\udcff"))
