@@ -59,7 +59,7 @@ def test_daemon_starts_where_pidfd_open_fails(error: str, tmp_path: Path) -> Non
     faults = ["-e", "trace=pidfd_open", "-e", f"inject=pidfd_open:error={error}"]
     # Each process lingers at its end: the leader is still there when the daemon looks at it.
     faults += ["-e", "trace=pidfd_open,exit_group"]
-    faults += ["-e", "inject=exit_group:delay_enter=100000"]
+    faults += ["-e", "inject=exit_group:delay_enter=500000"]
     _start(tmp_path, STRACE, "-D", "-f", "-o", str(trace), *faults)
     assert "pidfd_open" in trace.read_text()
 

@@ -6,12 +6,13 @@ import io
 import os
 import socketserver
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from graced import GracefulTCPServer
-from support import PATIENCE
+from support import PATIENCE, attempts
 from support.library import LOCALHOST, EchoHandler, LineHandler, connect, expect_line, serving
 
 
@@ -115,11 +116,12 @@ def test_threads_end_with_their_clients() -> None:
             with connect(server) as client:
                 client.send(b"hello\n")
                 client.recv_to_end()
-        for thread in threading.enumerate():
-            if thread.name.startswith("handler"):
-                thread.join(PATIENCE)
-        # Those of serve_forever and of I/O remain.
-        assert threading.active_count() <= before + 2
+        # Those of serve_forever and of I/O remain.  A thread whose client another has served may
+        # begin, and end, after the client has gone.
+        for _ in attempts("only two threads more than before"):
+            if threading.active_count() <= before + 2:
+                break
+            time.sleep(0.01)
         stop()
 
 
