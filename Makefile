@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+# Tests side by side: most of a test's time is a grace period, a countdown, a peer's answer.
+JOBS ?= 4
 
 .PHONY: help run test check coverage deb bench soak clean
 
@@ -16,7 +18,7 @@ run: $(VENV)/.runs ## serve on localhost:9999 until Ctrl-C; ARGS are options of 
 	@$(BIN)/graced $(ARGS)
 
 test: $(STAMP) check ## run every test that this machine can run; ARGS are options of pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 check: $(STAMP) ## ruff, mypy, and the words of docs/glossary.md
 	$(BIN)/ruff check --quiet

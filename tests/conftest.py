@@ -23,6 +23,7 @@ OF_A_SERVICE = (
     *("INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
     *("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "GRACED_PREFLIGHT"),
 )
+MISSING_KEY = "missing"
 ALL = bool(os.environ.get("GRACED_ALL_TESTS"))
 """Set where a missing tool is a failure."""
 MODULE = "module "
@@ -66,6 +67,19 @@ def _is_here(thing: str) -> bool:
     if thing.startswith(MODULE):
         return importlib.util.find_spec(thing.removeprefix(MODULE)) is not None
     return Path(thing).exists() if thing.startswith("/") else shutil.which(thing) is not None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that reports, where the tests run in several (`make test`)."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output[MISSING_KEY] = MISSING
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # Each process has collected, and left out, the same tests.
+    MISSING.update(getattr(node, "workeroutput", {}).get(MISSING_KEY, {}))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -45,6 +45,7 @@ DEV = (
     "python3-h11",
     "python3-hypothesis",
     "python3-pytest",
+    "python3-pytest-xdist",
     "python3-setuptools",
     "python3-venv",
     # Each release has one, named after its Python.

@@ -27,6 +27,9 @@ SOURCE = "/src"
 # those in other versions.
 TESTS = ("tests/unit", "tests/functional", "tests/strangers")
 
+# Most of a test's time is waiting.
+_SIDE_BY_SIDE = ("-n", "4")
+
 # What a device lacks for the unit tests, and where it lies there.
 _TEST_TOOLS = ("python3-pytest", "python3-hypothesis")
 _TOOLS = "/opt/test-tools"
@@ -96,10 +99,10 @@ class Workbench:
 
 def run_tests(name: str, pytest_arguments: Sequence[str] = ()) -> int:
     """Run the tests of the program, or what pytest is told; returns pytest's exit status."""
-    arguments = pytest_arguments or TESTS
     target = TARGETS[name]
     if target.virtual:
-        return _run_tests_on_virtual_machine(target, arguments)
+        return _run_tests_on_virtual_machine(target, pytest_arguments or TESTS)
+    arguments = pytest_arguments or (*_SIDE_BY_SIDE, *TESTS)
     with Workbench(target.release) as bench:
         return bench.stream(["python3", "-m", "pytest", *arguments], {"PYTHONPATH": "daemon"})
 

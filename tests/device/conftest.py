@@ -31,6 +31,7 @@ from rigging import (
     RigError,
     unavailable,
 )
+from rigging.cache import locked
 from robustness.scale import FULL
 
 LOCAL = os.environ.get("GRACED_DEVICE") == "local"
@@ -43,6 +44,9 @@ KERNELS = ("bookworm-vm", "trixie-vm", "bookworm-arm64", "trixie-armhf")
 # Fixtures that exist only where the rig has booted a machine, and only where that is a container.
 BOOTED = {"booted", "machine"}
 CONTAINED = {"build", "container"}
+
+# The same in all processes of one run (pytest-xdist).
+RUN = "PYTEST_XDIST_TESTRUNUID"
 
 # Whether anybody asked for them.
 _WANTED = pytest.StashKey[bool]()
@@ -64,6 +68,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "every_kernel: also run on Debian's own kernels")
+    config.addinivalue_line("markers", "xdist_group(name): run in one process, one by one")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -91,16 +96,23 @@ def _targets(metafunc: pytest.Metafunc) -> list[str]:
     return names
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a machine of the rig's where there is none."""
+    """Keep a machine's tests together, and leave out what needs one of the rig's if there is none.
+
+    Tests that run side by side (`make test`) would boot a machine per process.
+    """
+    here = Path(__file__).parent
+    ours = [item for item in items if here in item.path.parents]
+    for item in ours:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        item.add_marker(pytest.mark.xdist_group(parameters.get("target", "host")))
     if not LOCAL:
         return
-    here = Path(__file__).parent
     out = [
         item
-        for item in items
-        if here in item.path.parents
-        and (BOOTED | CONTAINED).intersection(getattr(item, "fixturenames", ()))
+        for item in ours
+        if (BOOTED | CONTAINED).intersection(getattr(item, "fixturenames", ()))
     ]
     if out:
         config.hook.pytest_deselected(items=out)
@@ -136,12 +148,16 @@ def _terminated_in_order() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def debs() -> Packages:
+def debs(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     """The packages under test."""
     named = os.environ.get("GRACED_DEBS")
     if named:
         return Packages(Path(named).resolve(strict=True))
-    subprocess.run(["make", "deb"], cwd=CHECKOUT, check=True)
+    built = tmp_path_factory.getbasetemp().parent / f"debs-{os.environ.get(RUN, os.getpid())}"
+    with locked(built.with_suffix(".lock")):
+        if not built.exists():
+            subprocess.run(["make", "deb"], cwd=CHECKOUT, check=True)
+            built.touch()
     return Packages(CHECKOUT / "dist")
 
 

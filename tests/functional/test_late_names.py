@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support import PASS, Client, FdStore, Graced, run_graced
+from support import PASS, Client, FdStore, Graced, reserved_port, run_graced
 from support.process import LEFT_TO_THE_KERNEL
 
 NAME = "late.graced.test"
@@ -63,59 +63,71 @@ class NamedGraced(Graced):
         self.command = resolver.command(self.command)
 
 
-PORT = 9417
-"""Nothing else of the tests listens there."""
-WAITING = f"; waiting for {NAME}:{PORT}"
-UNRESOLVED = f"^<4>{NAME}:{PORT} cannot be resolved at present"
-FOUND = rf"^<6>{NAME}:{PORT} can be resolved, serving on "
+class Place:
+    """Where the name is served, and what the service says of that."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.address = f"{NAME}:{port}"
+        self.waiting = f"; waiting for {self.address}"
+        self.unresolved = f"^<4>{self.address} cannot be resolved at present"
+        self.found = rf"^<6>{self.address} can be resolved, serving on "
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with reserved_port() as port:
+        yield Place(port)
 
 
 def test_late_name_is_served_once_resolved_and_other_addresses_at_once(
-    resolver: Resolver, store: FdStore
+    resolver: Resolver, store: FdStore, place: Place
 ) -> None:
-    listen = ["127.0.0.1:0", f"{NAME}:{PORT}"]
+    listen = ["127.0.0.1:0", place.address]
     with NamedGraced(resolver, listen=listen, env=store.environment) as graced:
         with graced.served() as client:
             client.echo(b"hello")
-        graced.log.wait_for(UNRESOLVED)
-        store.wait_for(WAITING)
+        graced.log.wait_for(place.unresolved)
+        store.wait_for(place.waiting)
         resolver.knows("127.0.0.2")
-        graced.log.wait_for(FOUND + f"127.0.0.2:{PORT} too")
-        with Client.connect(f"127.0.0.2:{PORT}") as client:
+        graced.log.wait_for(place.found + f"127.0.0.2:{place.port} too")
+        with Client.connect(f"127.0.0.2:{place.port}") as client:
             client.echo(b"here too")
             graced.signal(SIGTERM)
             client.expect_farewell_alone()
             client.close()
             assert graced.wait() == 0
-        assert graced.log.count(UNRESOLVED) == 1
+        assert graced.log.count(place.unresolved) == 1
 
 
-def test_service_without_any_address_waits(resolver: Resolver, store: FdStore) -> None:
-    with NamedGraced(resolver, listen=f"{NAME}:{PORT}", env=store.environment) as graced:
-        store.wait_for(WAITING)
+def test_service_without_any_address_waits(
+    resolver: Resolver, store: FdStore, place: Place
+) -> None:
+    with NamedGraced(resolver, listen=place.address, env=store.environment) as graced:
+        store.wait_for(place.waiting)
         graced.log.wait_for("^<6>serving on no address yet")
         resolver.knows("127.0.0.1")
-        graced.log.wait_for(FOUND)
-        with Client.connect(f"127.0.0.1:{PORT}") as client:
+        graced.log.wait_for(place.found)
+        with Client.connect(f"127.0.0.1:{place.port}") as client:
             client.echo(b"at last")
         graced.signal(SIGTERM)
         assert graced.wait() == 0
 
 
-def test_stop_does_not_wait_for_name(resolver: Resolver, store: FdStore) -> None:
-    with NamedGraced(resolver, listen=f"{NAME}:{PORT}", env=store.environment) as graced:
-        store.wait_for(WAITING)
+def test_stop_does_not_wait_for_name(resolver: Resolver, store: FdStore, place: Place) -> None:
+    with NamedGraced(resolver, listen=place.address, env=store.environment) as graced:
+        store.wait_for(place.waiting)
         graced.signal(SIGTERM)
         assert graced.wait() == 0
 
 
-@pytest.mark.parametrize(
-    "others", [[], [f"127.0.0.1:{PORT + 1}"]], ids=["alone", "beside its own host"]
-)
-def test_restart_needs_no_resolver(resolver: Resolver, store: FdStore, others: list[str]) -> None:
+@pytest.mark.parametrize("others", [[], ["127.0.0.1:0"]], ids=["alone", "beside its own host"])
+def test_restart_needs_no_resolver(
+    resolver: Resolver, store: FdStore, place: Place, others: list[str]
+) -> None:
     """Inherited listeners are used before anything is resolved."""
     resolver.knows("127.0.0.1")
-    listen = [f"{NAME}:{PORT}", *others]
+    listen = [place.address, *others]
     env = store.environment | LEFT_TO_THE_KERNEL
     with NamedGraced(resolver, listen=listen, env=env) as graced:
         client = graced.served()
@@ -135,37 +147,41 @@ def test_restart_needs_no_resolver(resolver: Resolver, store: FdStore, others: l
         ) as graced,
     ):
         client.echo(b"after")
-        store.wait_for(WAITING)
+        store.wait_for(place.waiting)
         # The name gets a second address, which is served too.
         resolver.knows("127.0.0.1", "127.0.0.3")
-        graced.log.wait_for(FOUND + f"127.0.0.3:{PORT} too")
+        graced.log.wait_for(place.found + f"127.0.0.3:{place.port} too")
         for host in ("127.0.0.1", "127.0.0.3"):
-            with Client.connect(f"{host}:{PORT}") as another:
+            with Client.connect(f"{host}:{place.port}") as another:
                 another.echo(b"new")
         client.close()
         graced.signal(SIGTERM)
         assert graced.wait() == 0
 
 
-def test_name_with_too_many_addresses_is_waited_for(resolver: Resolver, store: FdStore) -> None:
+def test_name_with_too_many_addresses_is_waited_for(
+    resolver: Resolver, store: FdStore, place: Place
+) -> None:
     resolver.knows(*(f"127.1.{n // 250}.{n % 250 + 1}" for n in range(3000)))
-    listen = [f"{NAME}:{PORT}", "127.0.0.1:0"]
+    listen = [place.address, "127.0.0.1:0"]
     with NamedGraced(resolver, listen=listen, env=store.environment) as graced:
-        store.wait_for(WAITING)
+        store.wait_for(place.waiting)
         assert len(graced.addresses) == 1
         resolver.hosts.write_text(f"127.0.0.1 localhost\n127.0.0.2 {NAME}\n")
-        graced.log.wait_for(FOUND)
+        graced.log.wait_for(place.found)
         graced.signal(SIGTERM)
         assert graced.wait() == 0
 
 
-def test_unknown_name_by_hand_is_69() -> None:
-    found = run_graced("--config", "/dev/null", "--listen", f"{NAME}:{PORT}")
+def test_unknown_name_by_hand_is_69(place: Place) -> None:
+    found = run_graced("--config", "/dev/null", "--listen", place.address)
     assert found.returncode == 69
 
 
-def test_impossible_name_is_69(store: FdStore) -> None:
+def test_impossible_name_is_69(store: FdStore, place: Place) -> None:
     name = "a" * 300 + "\u00e9"
-    found = run_graced("--config", "/dev/null", "--listen", f"{name}:{PORT}", env=store.environment)
+    found = run_graced(
+        "--config", "/dev/null", "--listen", f"{name}:{place.port}", env=store.environment
+    )
     assert found.returncode == 69
     assert "Traceback" not in found.stderr

@@ -17,7 +17,7 @@ from signal import SIGTERM, SIGUSR1, SIGUSR2
 
 import pytest
 
-from support import Client, Daemon, Graced, NotifySocket
+from support import Client, Daemon, Graced, NotifySocket, reserved_port
 
 HANDED_OVER = 79
 STOPPED = 0
@@ -140,18 +140,13 @@ def listen(graced: Graced, *addresses: str) -> None:
     graced.config_file.write_text(f"[server]\nlisten = [{listed}]\n")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def configured(notify_socket: NotifySocket, tmp_path: Path) -> Iterator[Graced]:
     """A server on configured addresses: 127.0.0.1 and a path."""
-    config = f'[server]\nlisten = ["127.0.0.1:{free_port()}", "unix:{tmp_path}/own"]\n'
-    with Graced(config=config, listen=(), env=notify_socket.environment) as graced:
-        yield graced
+    with reserved_port() as port:
+        config = f'[server]\nlisten = ["127.0.0.1:{port}", "unix:{tmp_path}/own"]\n'
+        with Graced(config=config, listen=(), env=notify_socket.environment) as graced:
+            yield graced
 
 
 def test_address_in_use_by_another_makes_restart_stop(configured: Graced) -> None:

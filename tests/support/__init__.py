@@ -10,6 +10,7 @@ from support.client import FAREWELL, Client
 from support.leaks import Leaks, own_orphans
 from support.log import PATIENCE, Log
 from support.notify import NotifySocket
+from support.ports import reserved_port
 from support.process import (
     CHECKOUT,
     COMMAND,
@@ -43,6 +44,7 @@ __all__ = [
     "environment",
     "launch",
     "own_orphans",
+    "reserved_port",
     "run_graced",
     "settled",
     "wait_for_end",
