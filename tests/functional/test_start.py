@@ -351,3 +351,12 @@ def test_module_can_be_called_as_function() -> None:
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
     assert found.stdout == f"graced {__version__}\n"
+
+
+def test_garbage_is_collected_again_after_imports() -> None:
+    """The objects of the imports are out of the reach of collections, which go on."""
+    code = "import gc, graced.__main__; print(gc.isenabled(), gc.get_freeze_count() > 10_000)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "True True\n"

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Handling(threading.local):
-    """What the current thread is handling."""
+    """The requests that the current thread handles."""
 
     requests = 0
-    """The number of requests, one in another."""
+    """Their number; the handler of a request may handle another request."""
 
     @contextmanager
     def of(self, request: Any) -> Iterator[None]:
