@@ -1,4 +1,4 @@
-"""Which thread handles a request."""
+"""The requests that each thread handles."""
 
 from __future__ import annotations
 

@@ -56,5 +56,5 @@ class ConnectionLog:
 
 
 def is_probe(client: Client) -> bool:
-    """Whether a client that has gone was one without a byte."""
+    """Whether a client has gone without a byte in either direction."""
     return client.unheard and not client.echoed and client.told == NOT_TOLD

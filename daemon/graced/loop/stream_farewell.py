@@ -70,7 +70,7 @@ class StreamFarewell:
         }
 
     def drain(self) -> None:
-        """Tell all clients that are at rest; the others are told when they are."""
+        """Tell the clients that are at rest now, and each other client as soon as it is at rest."""
         self._clients.draining = True
         self._remind(self._reminder)
 
