@@ -42,7 +42,7 @@ FREEZE_TIMEOUT = 20.0
 Milliseconds are usual.  An emulated 32-bit processor that others kept busy needed more than one
 second for 1,100 clients, and a client that waits loses less than a client that is told to go."""
 SETTLE_LOOK = 0.25
-"""Seconds of one look at which handlers are busy."""
+"""Seconds that `settle` looks at handlers, to find out which are busy."""
 HANDLER_FREEZE_TIMEOUT = 2.0
 """Seconds that handlers may take to reach a read, after `Server.settle` has found none busy."""
 

@@ -375,3 +375,12 @@ def test_runtime_directory_that_takes_no_file_is_one_line(kind: str, tmp_path: P
         73,
         f"graced: cannot write pidfile {tmp_path}/pid: {reason}\n",
     )
+
+
+def test_garbage_is_collected_again_after_imports() -> None:
+    """The objects of the imports are out of the reach of collections, which go on."""
+    code = "import gc, graced.__main__; print(gc.isenabled(), gc.get_freeze_count() > 10_000)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "True True\n"

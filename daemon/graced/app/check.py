@@ -69,7 +69,7 @@ class Subject(SimpleNamespace):
     knows_service: bool = False
     """Whether `ours` is complete, so that any other socket at an address is an obstacle."""
     managed: bool = False
-    """Whether a service manager starts it, and a name may be resolved later."""
+    """Whether a service manager starts the service, so that a name may be resolved later."""
     descriptors: int
     """The limit of descriptors."""
     goes_on: bool = False

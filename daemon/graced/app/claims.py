@@ -1,6 +1,6 @@
-"""What a start claims for itself alone, and another program may have: the addresses, the pidfile.
+"""The claims of a start: addresses and pidfile, which only one program can have at a time.
 
-A first start is refused if it cannot get all of them (69, 73, 75): the administrator who has typed
+A first start is refused if one of its claims fails (69, 73, 75): the administrator who has typed
 ``systemctl start`` sees why.  systemd then starts the service again, two seconds later.  That
 start, and every other start that inherits listeners or clients, *goes on*: it serves what it can,
 and tries again to get the rest (`graced.app.late_claims`).  So the service comes back by itself
@@ -49,13 +49,13 @@ class Claims:
         self._belongings = belongings
         self._managed = managed
         self._goes_on = False
-        """Whether the start goes on without what it cannot get now."""
+        """Whether the start goes on where a claim fails."""
         self._late: LateClaims | None = None
 
     def claim(self, inherited: Inherited) -> None:
-        """Claim all, with `inherited` listeners.
+        """Claim pidfile and addresses; `inherited` listeners are used again.
 
-        Raises `GracedError` where something cannot be had, unless the start goes on.
+        Raises `GracedError` where a claim fails, unless the start goes on.
         """
         found = inherited.clients or inherited.listeners.sockets or REFUSED in inherited.names
         self._goes_on = self._managed and bool(found)
@@ -151,7 +151,7 @@ class Claims:
 
     @property
     def missing(self) -> str:
-        """What is missing, for the status line; empty: nothing."""
+        """The failed claims, as words of the status line; empty: none has failed."""
         return self._late.missing if self._late else ""
 
     def prepare(self) -> None:
@@ -166,7 +166,7 @@ class Claims:
         supervisor: Supervisor,
         added: Callable[[Sequence[Listener]], None],
     ) -> None:
-        """Begin to try again to get what is missing.  `added` is called with new listeners."""
+        """Begin to try the failed claims again.  `added` is called with new listeners."""
         late = self._late
         if not late:
             return
@@ -210,6 +210,6 @@ def _lock(path: str) -> PidFile:
         return PidFile(path)
     except PidFileError as error:
         if path == PID_FILE and os.geteuid():
-            # It belongs to the service of the package.
+            # The path belongs to the service of the package.
             raise PidFileError(f"{error}; name another with --pid-file") from None
         raise

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class HandlerParts:
-    """What a server needs for a handler.  Main thread only."""
+    """The arguments of a server for one handler, and the calls of its hooks.  Main thread only."""
 
     def __init__(self, handler: Handler, max_threads: int) -> None:
         """`max_threads`: of blocking handlers that run at once."""
@@ -50,7 +50,7 @@ class HandlerParts:
 
 
 def view_of(server: Server, handler: Handler) -> ServerView:
-    """What the handler finds in ``self.server``, and its hooks get."""
+    """The object that a handler finds in ``self.server``, and that the hooks of its class get."""
     declared = getattr(handler.factory, "server", None)
     # systemd.exec(5): one path, unless somebody has added others to the unit.
     states = os.environ.get("STATE_DIRECTORY", "").split(":")

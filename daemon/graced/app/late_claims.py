@@ -1,4 +1,4 @@
-"""What a start of the service could not get: tried again until the service ends.
+"""Late claims: addresses and pidfile that a start could not get, tried again and again.
 
 A device may start before its network, without its name server, or while another program has the
 address or the pidfile.  The service serves the other addresses meanwhile.  A thread of its own

@@ -1,4 +1,4 @@
-"""What the command that starts a daemon prints."""
+"""The output of the command that has started a daemon."""
 
 from __future__ import annotations
 

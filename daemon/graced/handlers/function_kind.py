@@ -1,4 +1,7 @@
-"""What a function is, without `inspect`, which takes long to import."""
+"""Which functions a call does not run: coroutines and generators.
+
+The flags of their code say so; `inspect`, which reads the same flags, takes long to import.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def underlying(factory: Any) -> Any:
 
 
 def kind_of(function: Any) -> str | None:
-    """What a function is that a call does not run: "an async", "a generator"; None: a call does."""
+    """Return "an async" or "a generator" for a function that a call does not run, else None."""
     function = underlying(function)
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     flags = getattr(code, "co_flags", 0)

@@ -1,6 +1,6 @@
-"""What a handler class must not be, and a server class.
+"""Handler classes and server classes that are refused, because no client would be answered.
 
-`socketserver` accepts each of these, and then accepts clients that are never answered.
+`socketserver` takes each of these classes, and accepts clients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STEPS = ("setup", "handle", "finish")
 
 
 def reason_against(factory: Any) -> str | None:
-    """Why `factory` cannot handle the requests of a stream server; None if it seems that it can."""
+    """Why `factory` cannot serve clients of a stream server; None where no reason is known."""
     factory = underlying(factory)
     if not callable(factory):
         return "cannot be called"

@@ -1,4 +1,4 @@
-"""Which thread handles a request."""
+"""The requests that each thread handles."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Handling(threading.local):
-    """What the current thread is handling."""
+    """The requests that the current thread handles."""
 
     requests = 0
-    """The number of requests, one in another."""
+    """Their number; the handler of a request may handle another request."""
 
     @contextmanager
     def of(self, request: Any) -> Iterator[None]:

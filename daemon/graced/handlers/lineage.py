@@ -3,7 +3,8 @@
 ``socketserver.ForkingMixIn`` forks in the handler's thread and closes the request in the parent:
 the handler has ended there, and the child serves the client.  So a fork in a handler's thread gives
 the child one end of a pipe, to which nobody writes.  The other end hangs up when the child and all
-processes that it has forked have gone.
+processes that it has forked have gone.  One thread forks at a time, else the child of another
+thread could inherit that end too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from socket import socket
 
 _here = threading.local()
+_one_fork = threading.Lock()
 
 
 class Lineage:
@@ -83,6 +85,7 @@ def _lineage() -> Lineage | None:
 
 
 def _before() -> None:
+    _one_fork.acquire()
     if (lineage := _lineage()) is not None:
         lineage._before()
 
@@ -90,11 +93,13 @@ def _before() -> None:
 def _in_parent() -> None:
     if (lineage := _lineage()) is not None:
         lineage._in_parent()
+    _one_fork.release()
 
 
 def _in_child() -> None:
     if (lineage := _lineage()) is not None:
         lineage._in_child()
+    _one_fork.release()
 
 
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

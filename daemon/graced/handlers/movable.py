@@ -1,8 +1,9 @@
-"""Handlers that go on in another process: what is done around their `save` and `restore`.
+"""Handlers that go on in another process: the steps before and after `save` and `restore`.
 
 A handler that goes on is set up again, because a new object needs its files and attributes.  But
-its client must not be greeted again, and the other clients must not hear that it has come: so the
-requests are mute until the state of all handlers is restored, and only then does any handler go on.
+its client must not be greeted again, and a handler that writes to other clients, as in a chat, must
+not announce the client again.  So all requests are mute until the state of all handlers is
+restored, and only then does any handler go on.
 `finish` is called where the handler ends, and not at the handover.
 """
 

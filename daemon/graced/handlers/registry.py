@@ -51,17 +51,17 @@ class Handler(SimpleNamespace):
     """A handler, with the attributes of its class."""
 
     name: str
-    """Tells its saved state from that of another handler: module and class, as Python has them."""
+    """The names of module and class: a saved state is for the handler with the same identity."""
     factory: Any
     """The class, or a subclass."""
     streams: bool
-    """Whether it is a stream handler; otherwise it blocks."""
+    """Whether this is a stream handler, and not a blocking one."""
     holds_back: bool
     """Of a stream handler: whether it leaves `pause_writing` to graced."""
     words: Callable[[Any], bytes | None] | None
-    """Of a stream handler: its method `farewell`, if it has one."""
+    """The method `farewell` of a stream handler; None: the handler has no such method."""
     farewell: bytes | None
-    """None: no farewell is declared, or a method of the handler returns it."""
+    """The declared farewell; None: there is none, or the handler has a method for it."""
     greets: bool
     movable: bool
     """Whether the handler can save its state and go on in another process."""

@@ -1,7 +1,8 @@
-"""What a handler of the daemon finds in ``self.server``.
+"""The server as a handler of the daemon sees it: ``self.server``.
 
 A handler that was written for a server of its own asks that server for something: a table of
-routes, an application, a flag.  The class attribute ``server`` of the handler has it.
+routes, an application, a flag.  An object with these attributes is the class attribute ``server``
+of the handler.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class FdStore:
         self._notifier.store(LISTENERS, list(listeners), watch=True)
 
     def reserve(self) -> None:
-        """Take the place for clients, if the store has one; nothing where it is taken.
+        """Take a place of the store for clients, if one is free and none was taken before.
 
         To be called again before the preflight of a handover: a shortage at the start has passed.
         """

@@ -1,4 +1,4 @@
-"""What a process inherits from the last process of the service, by way of the service manager."""
+"""Listeners, clients and counts that this process inherits from the last process of the service."""
 
 from __future__ import annotations
 

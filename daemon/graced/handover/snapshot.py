@@ -48,7 +48,7 @@ class SnapshotError(Exception):
 
 
 class Snapshot:
-    """What was read from a snapshot."""
+    """The clients and counts that were read from a snapshot."""
 
     __slots__ = ("clients", "counts", "frozen", "handler")
 

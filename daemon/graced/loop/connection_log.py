@@ -1,8 +1,9 @@
-"""What is logged of a connection: its beginning and its end, unless it is a probe.
+"""The two log records of a connection: of its beginning and of its end.
 
 A probe is a connection that ends without a byte in either direction, as the health checks of load
-balancers make them, every two seconds.  With `log_probes` off a connection is logged at its first
-byte, and one that has none is only counted.
+balancers make them, every two seconds.  With `log_probes` on, probes are logged like other
+connections.  With `log_probes` off a connection is logged at its first byte, and a probe is only
+counted.
 """
 
 from __future__ import annotations
@@ -55,5 +56,5 @@ class ConnectionLog:
 
 
 def is_probe(client: Client) -> bool:
-    """Whether a client that has gone was one without a byte."""
+    """Whether a client has gone without a byte in either direction."""
     return client.unheard and not client.echoed and client.told == NOT_TOLD

@@ -118,7 +118,7 @@ class StreamClients(Protocol):
 
 
 class Totals(Protocol):
-    """What a write changes for all clients together (see `graced.loop.clients.Clients`)."""
+    """The counters that a write of any client changes (see `graced.loop.clients.Clients`)."""
 
     log: ConnectionLog
     echoed: int
@@ -129,7 +129,7 @@ class Totals(Protocol):
 
 
 class TransportOwner(Protocol):
-    """What a transport asks for (see `graced.loop.streams.Streams`)."""
+    """The calls of a transport to its owner (see `graced.loop.streams.Streams`)."""
 
     poller: Poller
 

@@ -228,7 +228,7 @@ class IOThread(Thread):
         self.post(lambda: self._acceptors.add(listeners))
 
     def start_waiting(self) -> None:
-        """Start the handlers of clients that wait for a thread: one may be free."""
+        """Start handlers of clients that wait for a thread: a thread may be free."""
         self.post(self._clients.waiting.start)
 
     def freeze(self, take: Callable[[list[Client]], None]) -> None:

@@ -1,8 +1,8 @@
 """The farewell to clients of stream handlers.
 
 `graced.loop.io_thread` says why the farewell stands alone, and shows the phases.  A stream handler
-differs from the echo in one point: an answer may come later than its question, so a client is read
-until it is *at rest*, and only then not for the gap.  Where no farewell is declared, the input of
+differs from the echo in one point: an answer may come later than its question.  So a client is read
+until it is *at rest*, and then not read for the gap.  Where no farewell is declared, the input of
 the handler ends instead, and the handler finishes in its own words.
 """
 
@@ -75,7 +75,7 @@ class StreamFarewell:
         }
 
     def drain(self) -> None:
-        """Tell all clients that are at rest; the others are told when they are."""
+        """Tell the clients that are at rest now, and each other client as soon as it is at rest."""
         self._clients.draining = True
         clients: Any = self._clients.present()
         for client in clients:

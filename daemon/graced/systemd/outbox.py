@@ -97,7 +97,7 @@ class Outbox:
         self.wake: Callable[[], None] | None = None
         """Called when `due` has become earlier."""
         self.broken = False
-        """Whether nobody listens."""
+        """Whether no service manager listens."""
         self._connect = connect
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._socket: socket.socket | None = None
