@@ -181,3 +181,47 @@ def test_record_that_is_file_is_read_by_journald(graced: Service) -> None:
     with graced.device.follow(after=after) as journal:
         record = journal.until(is_message(events.LIMITS.message_id))
     assert record["MESSAGE"] == "begin" + "x" * 40_000 + "end"
+
+
+JOURNAL_UNITS = (
+    "systemd-journald.socket",
+    "systemd-journald-dev-log.socket",
+    "systemd-journald-audit.socket",
+    "systemd-journald.service",
+)
+
+
+def test_log_goes_on_after_the_journal_was_restarted(graced: Service) -> None:
+    (before,) = graced.connect()
+    graced.device.systemctl("restart", "systemd-journald.service")
+    graced.mark()
+    (after,) = graced.connect()
+    before.close()
+    leave(graced, [after])
+    names = [r["GRACED_CLIENT"] for r in graced.journal(f"MESSAGE_ID={CONNECTED}")]
+    assert len(names) == 1
+
+
+def test_clients_are_served_while_the_journal_is_gone(graced: Service) -> None:
+    """Stopped with its sockets; a client comes and one goes, and the log has both later."""
+    (before,) = graced.connect()
+    graced.mark()
+    graced.device.systemctl("stop", *JOURNAL_UNITS)
+    try:
+        (during,) = graced.connect()
+        names = [address(before), address(during)]
+        before.close()
+        during.sendall(b"hello")
+        assert during.recv(64) == b"hello"
+    finally:
+        graced.device.systemctl("start", *JOURNAL_UNITS)
+    (after,) = graced.connect()
+    with graced.follow() as journal:
+        journal.until(lambda r: r.get("GRACED_CLIENT") == address(after))
+    after.close()
+    found = graced.journal()
+    assert [r for r in found if r.get("GRACED_CLIENT") == names[0] and "closing" in r["MESSAGE"]]
+    assert [r for r in found if r.get("GRACED_CLIENT") == names[1]]
+    during.close()
+    graced.restart()
+    assert graced.echoes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from signal import SIGTERM, SIGUSR2
 from typing import Any
 
@@ -80,3 +81,37 @@ def test_failing_handler_has_clients_in_one_notation(
             second.signal(SIGTERM)
         assert second.wait() == 0
         assert MAPPED not in str(second.log)
+
+
+def test_host_is_one_host_by_both_listeners(store: FdStore, listener: socket.socket) -> None:
+    """The limit counts an IPv4 client of either together, over a restart too."""
+    config = "[limits]\nmax_clients_per_host = 2\n"
+    with socket.create_server(("127.0.0.1", 0)) as plain, ExitStack() as stack:
+        names = [f"127.0.0.1:{each.getsockname()[1]}" for each in (listener, plain)]
+
+        def start() -> Graced:
+            more = manager(store, listener)
+            more["pass_fds"].append(plain.fileno())
+            env = more["env"]
+            env["LISTEN_FDS"] = str(len(more["pass_fds"]))
+            env["LISTEN_FDNAMES"] += ":plain"
+            env["PASSED"] += f" {plain.fileno()}"
+            return Graced(listen=[], config=config, **more)
+
+        with start() as first:
+            for name in names:
+                stack.enter_context(Client.connect(name)).echo(b"hello")
+            for count, name in enumerate(names, 1):
+                with Client.connect(name) as refused:
+                    refused.expect_farewell_alone()
+                    refused.expect_end()
+                first.log.wait_for("^<4>.*refused.*127.0.0.1:", count)
+            first.signal(SIGUSR2)
+            assert first.wait() == 79
+            assert MAPPED not in str(first.log)
+        with start() as second:
+            for name in names:
+                with Client.connect(name) as refused:
+                    refused.expect_farewell_alone()
+            second.log.wait_for("^<4>.*refused.*127.0.0.1:")
+            assert MAPPED not in str(second.log)

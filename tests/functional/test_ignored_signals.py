@@ -23,7 +23,16 @@ from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 
-from support import PATIENCE, Daemon, Graced, NotifySocket, environment, launch, wait_for_end
+from support import (
+    PATIENCE,
+    Daemon,
+    Graced,
+    NotifySocket,
+    environment,
+    launch,
+    run_graced,
+    wait_for_end,
+)
 
 KINDS = pytest.mark.parametrize("kind", [Graced, Daemon], ids=["foreground", "daemon"])
 Kind = type[Graced | Daemon]
@@ -98,6 +107,50 @@ def test_mask_of_the_caller_blocks_nothing(kind: Kind, handler: str) -> None:
         graced.signal(SIGINT)
         client.expect_end()
         assert graced.wait() == 0
+
+
+@KINDS
+def test_all_stop_signals_ignored_but_one(kind: Kind) -> None:
+    """nohup(1) in a background job of a script: what is left is `kill`."""
+    before = ignoring(SIGHUP, SIGINT, SIGQUIT)
+    with kind("--grace", "30", before=before) as graced, graced.served() as client:
+        for signum in (SIGHUP, SIGINT, SIGQUIT):
+            graced.signal(signum)
+        client.echo(b"hello")
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        for signum in (SIGHUP, SIGINT, SIGQUIT):
+            graced.signal(signum)
+        client.echo(b"still here")
+        client.close()
+        assert graced.wait() == 0
+
+
+@pytest.mark.parametrize("signum", [SIGHUP, SIGINT, SIGQUIT, SIGTERM], ids=lambda each: each.name)
+def test_signal_that_waits_blocked_at_the_start_is_a_stop(signum: Signals) -> None:
+    """It was sent to a program that had blocked it, and became graced."""
+    block = (
+        "import os, signal\nsignal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())\n"
+        f"os.kill(os.getpid(), {int(signum)})\n"
+    )
+    found = run_graced("--config", "/dev/null", "--listen", "127.0.0.1:0", before=block)
+    assert found.returncode == 0
+    assert f"{signum.name} received" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_child_of_a_handler_has_the_signals_of_the_caller() -> None:
+    """Ignored signals stay ignored for it, the others are as ever, and none is blocked."""
+    with (
+        Graced("--handler", "support.odd:Signals", before=ignoring(SIGHUP)) as graced,
+        graced.served() as client,
+    ):
+        client.send(b"which?")
+        ignored, blocked, caught = (int(word, 16) for word in client.recv_to_end().split())
+    assert ignored & 1 << SIGHUP - 1
+    assert not ignored & 1 << SIGTERM - 1
+    assert not blocked
+    assert not caught
 
 
 @KINDS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, SIGUSR1, SIGUSR2
 from typing import Any
@@ -177,3 +177,58 @@ def test_probes_are_logged_by_default(handler: str) -> None:
         graced.signal(SIGTERM)
         assert graced.wait() == 0
         assert graced.log.count("connection from ") == 2
+
+
+def half_close(client: Client) -> None:
+    """End of file first, the close later: as a check with shutdown(2) does."""
+    client.finish()
+    client.recv_to_end()
+    client.close()
+
+
+def reset(client: Client) -> None:
+    """A half-open probe: RST in the place of a goodbye."""
+    client.reset()
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize("end", [half_close, reset])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_probe_of_any_end_is_a_probe(
+    handler: str, end: Callable[[Client], None], kind: str, tmp_path: Path
+) -> None:
+    listen = "127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path}/socket"
+    with Graced("--handler", handler, "--grace", "30", listen=listen, config=QUIET) as graced:
+        end(graced.connect())
+        status_of(graced, "0 clients now, 1 so far (1 without a byte), ")
+        graced.signal(SIGTERM)
+        assert graced.wait() == 0
+        assert not graced.log.count("connection from ")
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_probes_in_the_queue_between_two_processes_are_probes(handler: str, store: FdStore) -> None:
+    """One has gone, one with RST, when the next process comes; the third goes then."""
+    options = ("--handler", handler)
+    with Graced(*options, config=QUIET, env=store.environment) as first:
+        (address,) = first.addresses
+        store.wait_for("FDNAME=graced-clients")
+        first.signal(SIGUSR2)
+        assert first.wait() == 79
+    gone, broken, waits = (Client.connect(address) for _ in range(3))
+    gone.close()
+    broken.reset()
+    more: dict[str, Any] = {"env": store.environment, "before": PASS}
+    with (
+        waits,
+        Graced(
+            *options, listen=address, config=QUIET, pass_fds=store.descriptors, **more
+        ) as second,
+    ):
+        status_of(second, "1 client now, 3 so far (2 without a byte), ")
+        waits.close()
+        status_of(second, "0 clients now, 3 so far (3 without a byte), ")
+        second.signal(SIGTERM)
+        assert second.wait() == 0
+        assert not second.log.count("connection from ")
+        assert not second.log.count("^<[0-4]>")

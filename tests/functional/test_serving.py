@@ -355,3 +355,49 @@ def test_passed_socket_that_cannot_be_served_is_refused(
         found = run_graced("--config", "/dev/null", before=PASS, env=env, pass_fds=fds)
     assert found.returncode == 69
     assert found.stderr == f"graced: passed descriptor 3 is {complaint}\n"
+
+
+@pytest.mark.parametrize("kind", ["connected", "datagram", "raw", "listening too"])
+def test_passed_socket_that_is_no_listener_is_refused(kind: str) -> None:
+    """A connected stream (``Accept=yes``), a datagram socket of Unix, a packet socket.
+
+    The last one: a connected stream beside a good listener.
+    """
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        sockets = [listener] * (kind == "listening too")
+        if kind == "datagram":
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        elif kind == "raw":
+            try:
+                sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+            except PermissionError as error:
+                pytest.skip(f"no raw sockets: {error}")
+        else:
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+            sock, _ = listener.accept()
+        sockets.append(stack.enter_context(sock))
+        env, fds = stack.enter_context(passed(*sockets))
+        found = run_graced("--config", "/dev/null", before=PASS, env=env, pass_fds=fds)
+    assert found.returncode == 69
+    number = 2 + len(sockets)
+    assert found.stderr == f"graced: passed descriptor {number} is no listening stream socket\n"
+
+
+def test_passed_multipath_listener_is_served() -> None:
+    """What the kernel has not for MPTCP is one warning."""
+    with ExitStack() as stack:
+        try:
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262))
+        except OSError as error:
+            pytest.skip(f"no MPTCP: {error}")
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        env, fds = stack.enter_context(passed(sock))
+        with Graced(env=env, pass_fds=fds, before=PASS) as graced, graced.served() as client:
+            client.echo(b"hello")
+            graced.signal(SIGTERM)
+            client.expect_farewell_alone()
+            client.close()
+            assert graced.wait() == 0
+            assert graced.log.count("^<[0-4]>") <= 1

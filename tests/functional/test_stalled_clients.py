@@ -6,13 +6,13 @@ import fcntl
 import socket
 import struct
 import termios
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGTERM, SIGUSR2
 
 import pytest
 
-from support import FAREWELL, PATIENCE, Graced
+from support import FAREWELL, PASS, PATIENCE, FdStore, Graced
 
 BLOCK = bytes(range(32, 127)) * 690
 """Of no bytes of which the farewell could be made by chance, but for its own letters in a row."""
@@ -105,3 +105,81 @@ def test_user_timeout_ends_a_client_that_stalls() -> None:
         with suppress(ConnectionError):
             stuff(client.sock)
         graced.log.wait_for("closing connection from .*: Connection timed out")
+
+
+HANDLERS = [
+    "echo-threaded",
+    "support.handlers:TellingHandler",
+    "support.streams:TellingEcho",
+    "support.streams:BufferedTellingEcho",
+]
+
+
+@pytest.mark.parametrize("path", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_handler_answers_all_that_had_arrived_before_the_farewell(
+    handler: str, path: bool, tmp_path: Path
+) -> None:
+    """The same for handlers that declare a farewell."""
+    listen = f"unix:{tmp_path}/socket" if path else "127.0.0.1:0"
+    options = ("--handler", handler, "--grace", "60")
+    with Graced(*options, listen=listen) as graced, graced.connect() as client:
+        acknowledged = stuff(client.sock)
+        graced.signal(SIGTERM)
+        graced.log.wait_for("closing in")
+        assert read_to_farewell(client.sock) >= acknowledged > 0
+
+
+@pytest.mark.parametrize("path", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize("handler", ["echo", "support.streams:MovableEcho"])
+def test_client_that_stalls_over_a_restart_gets_everything_before_the_farewell(
+    handler: str, path: bool, tmp_path: Path
+) -> None:
+    listen = f"unix:{tmp_path}/socket" if path else "127.0.0.1:0"
+    options = ("--handler", handler, "--grace", "60")
+    store = FdStore()
+    with store, ExitStack() as stack:
+        with Graced(*options, listen=listen, env=store.environment) as first:
+            (address,) = first.addresses
+            client = stack.enter_context(first.connect())
+            acknowledged = stuff(client.sock)
+            first.signal(SIGUSR2)
+            assert first.wait() == 79
+        env, fds = store.environment, store.descriptors
+        with Graced(*options, listen=address, env=env, before=PASS, pass_fds=fds) as second:
+            second.signal(SIGTERM)
+            second.log.wait_for("closing in .*, 1 client remaining")
+            assert read_to_farewell(client.sock) >= acknowledged > 0
+
+
+@pytest.mark.parametrize("path", [False, True], ids=["tcp", "unix"])
+def test_blocking_handler_that_waits_for_a_stalled_client_answers_all_before_a_restart(
+    path: bool, tmp_path: Path
+) -> None:
+    """It cannot be handed over: its client is told, after all that had arrived."""
+    listen = f"unix:{tmp_path}/socket" if path else "127.0.0.1:0"
+    store = FdStore()
+    options = ("--handler", "echo-threaded", "--grace", "60")
+    with store, Graced(*options, listen=listen, env=store.environment) as graced:
+        with graced.connect() as client:
+            acknowledged = stuff(client.sock)
+            graced.signal(SIGUSR2)
+            store.wait_for("STOPPING=1")
+            assert read_to_farewell(client.sock) >= acknowledged > 0
+        assert graced.wait() == 79
+
+
+@pytest.mark.parametrize("handler", ["echo", *HANDLERS])
+def test_client_that_stalls_to_the_deadline_holds_up_no_other(handler: str) -> None:
+    """It takes nothing at all; the other is told at once, and the process ends."""
+    with (
+        Graced("--handler", handler, "--grace", "3") as graced,
+        graced.connect() as deaf,
+        graced.served() as other,
+    ):
+        stuff(deaf.sock)
+        graced.signal(SIGTERM)
+        other.expect_farewell_alone()
+        other.close()
+        assert graced.wait() == 0
+        assert (graced.stopped.left, graced.stopped.closed) == (1, 1)

@@ -353,6 +353,30 @@ def test_module_can_be_called_as_function() -> None:
     assert found.stdout == f"graced {__version__}\n"
 
 
+@pytest.mark.parametrize("kind", ["read-only", "full"])
+def test_runtime_directory_that_takes_no_file_is_one_line(kind: str, tmp_path: Path) -> None:
+    """A file system that is mounted read-only after an error, and one without an inode left."""
+    options = "mode=755," + ("ro" if kind == "read-only" else "nr_inodes=1")
+    mount = f'mount -t tmpfs -o {options} none "$0" && exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(tmp_path)]
+    found = subprocess.run(
+        [
+            *(*command, *launch(), "--daemon", "--config", "/dev/null"),
+            *("--listen", "127.0.0.1:0", "--pid-file", f"{tmp_path}/pid"),
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    reason = "Read-only file system" if kind == "read-only" else "No space left on device"
+    assert (found.returncode, found.stderr) == (
+        73,
+        f"graced: cannot write pidfile {tmp_path}/pid: {reason}\n",
+    )
+
+
 def test_garbage_is_collected_again_after_imports() -> None:
     """The objects of the imports are out of the reach of collections, which go on."""
     code = "import gc, graced.__main__; print(gc.isenabled(), gc.get_freeze_count() > 10_000)"

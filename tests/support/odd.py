@@ -389,3 +389,16 @@ ALL = [
     for name, value in list(vars().items())
     if isinstance(value, type) and issubclass(value, socketserver.BaseRequestHandler)
 ]
+
+
+class Signals(socketserver.BaseRequestHandler):
+    """Asks a child process which signals it ignores, blocks and catches."""
+
+    def handle(self) -> None:
+        self.request.recv(1024)
+        words = ["SigIgn:", "SigBlk:", "SigCgt:"]
+        found = subprocess.run(
+            ["cat", "/proc/self/status"], capture_output=True, text=True, check=True
+        )
+        fields = dict(line.split("\t", 1) for line in found.stdout.splitlines() if "\t" in line)
+        self.request.sendall(" ".join(fields[word] for word in words).encode())

@@ -5,6 +5,7 @@ Each also runs under asyncio.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -102,6 +103,12 @@ class BufferedEcho(Echo):
         self.transport.write(self.buffer[:nbytes])
 
 
+class BufferedTellingEcho(BufferedEcho):
+    """The same, with the farewell of the built-in echo."""
+
+    farewell = b"SHUTDOWN"
+
+
 class Lines(Echo):
     """Answers whole lines, in capitals, and greets."""
 
@@ -196,3 +203,28 @@ class Pouring(Echo):
     def data_received(self, data: bytes) -> None:
         for _ in data:
             self.transport.write(bytes(1 << 20))
+
+
+class Quoting(Echo):
+    """Fails with what its client says, and has said it to `logging` before.
+
+    A client's text is one line of a Python literal.  A number: so many exceptions, each for the
+    reason of the one before, and a note of as many bytes.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        if data.isdigit():
+            self._fail(int(data))
+        text = data.decode("unicode_escape")
+        logging.getLogger(f"quoting {text[:20]}").error("heard %s", text)
+        raise ValueError(text)
+
+    @staticmethod
+    def _fail(number: int) -> None:
+        error: Exception = ValueError("the first")
+        for _ in range(number):
+            following = ValueError("another")
+            following.__cause__ = error
+            error = following
+        error.add_note("n" * number)
+        raise ExceptionGroup("many", [error, OSError(5, "\n<0>forged")])

@@ -6,11 +6,11 @@ import os
 import stat
 from contextlib import suppress
 from itertools import chain
-from socket import AF_UNIX, MSG_PEEK, socket
+from socket import AF_UNIX, MSG_PEEK, SO_ACCEPTCONN, SOL_SOCKET, socket
 from time import monotonic
 
 from graced.handover.fd_bundle import keeps_descriptors, unpack
-from graced.handover.fdstore import CLIENTS, LISTENERS, PREFIX
+from graced.handover.fdstore import CLIENTS, LISTENERS, PREFIX, REFUSED
 from graced.handover.mirror_store import is_mirrored
 from graced.handover.snapshot import SnapshotError, decode
 from graced.log import events
@@ -57,7 +57,7 @@ class Inherited:
         listeners: list[socket] = []
         mirrored: dict[int, socket] = {}
         for fd, name in passed:
-            if not name.startswith(PREFIX):
+            if not _has_stored(name, fd):
                 self.others.append(fd)
                 continue
             self.names.add(name)
@@ -201,6 +201,29 @@ class Inherited:
             )
             self.handler = snapshot.handler
             _close(set(connections) - {client.sock for client in self.clients})
+
+
+def _has_stored(name: str, fd: int) -> bool:
+    """Whether graced has put a descriptor into the store, of this version or of another.
+
+    A socket unit of the administrator may have a name like ours: graced-lan.socket.
+    """
+    if not name.startswith(PREFIX):
+        return False
+    if name in {LISTENERS, CLIENTS, REFUSED} or is_mirrored(name):
+        return True
+    return not name.endswith(".socket") and not _listens(fd)
+
+
+def _listens(fd: int) -> bool:
+    try:
+        sock = socket(fileno=fd)
+    except OSError:
+        return False
+    try:
+        return bool(sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN))
+    finally:
+        sock.detach()
 
 
 def _is_new(client: Client) -> bool:

@@ -25,6 +25,8 @@ import termios
 import time
 from collections import deque
 
+from graced.log.held import DISCONNECTED, MAX_HELD, Held
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +50,6 @@ _identifier = IDENTIFIER
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 SYSLOG_SOCKET = "/dev/log"
 
-MAX_HELD = 200
-"""Records that wait for a journal or syslog to appear."""
 FLUSH_POLL_INTERVAL = 0.001
 """Seconds between two looks at the output queue of the journal's socket."""
 _DAEMON_FACILITY = 3 << 3
@@ -66,7 +66,6 @@ _LAST_RESORT = 900
 """Bytes of a message where a longer one is not taken: RFC 3164 has 1024 for all of a packet."""
 _TOO_LONG = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
 """Errors for a datagram that does not fit into the buffer of its socket."""
-_DISCONNECTED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE})
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 """Escapes for `str.translate`: control characters, and line ends other than a newline."""
@@ -165,11 +164,22 @@ def _write_to_stderr(data: bytes) -> int:
 
 
 class _LogSocket:
-    """A connected datagram socket of a log daemon; connects again after a restart of the daemon."""
+    """A connected datagram socket of a log daemon; connects again after a restart of the daemon.
+
+    While the daemon is stopped the last records are held.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._held = Held()
         self._socket = self._connect()
+
+    def write(self, record: Record) -> None:
+        """Write a record, after those that are held.  Raises `OSError` where one is lost."""
+        self._held.write(record, self._write)
+
+    def _write(self, record: Record) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close the socket."""
@@ -188,7 +198,7 @@ class _LogSocket:
         try:
             self._transmit(datagram, descriptors)
         except OSError as error:
-            if error.errno not in _DISCONNECTED:
+            if error.errno not in DISCONNECTED:
                 raise
             reconnected = self._connect()
             self._socket.close()
@@ -218,7 +228,7 @@ class Syslog(_LogSocket):
             # As syslog(3): some daemons listen for connections.
             return super()._connect(socket.SOCK_STREAM)
 
-    def write(self, record: Record) -> None:
+    def _write(self, record: Record) -> None:
         priority = _DAEMON_FACILITY | record.event.level.priority
         head = f"<{priority}>{_identifier}[{os.getpid()}]: "
         for line in message(record).splitlines():
@@ -262,7 +272,7 @@ class Journal(_LogSocket):
         """Connect.  Raises `OSError`."""
         super().__init__(path)
 
-    def write(self, record: Record) -> None:
+    def _write(self, record: Record) -> None:
         event = record.event
         text = message(record)
         head = b"".join(

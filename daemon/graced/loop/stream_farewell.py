@@ -8,7 +8,10 @@ the handler ends instead, and the handler finishes in its own words.
 
 from __future__ import annotations
 
+from array import array
+from fcntl import ioctl
 from socket import MSG_PEEK
+from termios import FIONREAD
 
 from graced.loop.event_source import EventSource
 from graced.loop.farewell import MIN_REMIND_INTERVAL
@@ -46,6 +49,8 @@ class StreamFarewell:
         self._poller = streams.poller
         self._gap = streams.clients.policy.gap
         self._reminder = EventSource(REMINDING)
+        self._arrived: dict[Transport, int] = {}
+        """Bytes that had arrived when the drain began, and are to be read before the farewell."""
         streams.on_rest = self._consider
 
     def on_event(self) -> dict[int, Callable[[Any, int], None]]:
@@ -72,6 +77,12 @@ class StreamFarewell:
     def drain(self) -> None:
         """Tell the clients that are at rest now, and each other client as soon as it is at rest."""
         self._clients.draining = True
+        clients: Any = self._clients.present()
+        for client in clients:
+            waiting = array("i", [0])
+            ioctl(client.sock.fileno(), FIONREAD, waiting)
+            if waiting[0]:
+                self._arrived[client] = waiting[0]
         self._remind(self._reminder)
 
     def _remind(self, reminder: EventSource) -> None:
@@ -85,8 +96,18 @@ class StreamFarewell:
         if any(client.told == NOT_TOLD for client in clients):
             self._poller.schedule_after(reminder, max(self._gap, MIN_REMIND_INTERVAL))
 
-    def _consider(self, client: Transport) -> None:
+    def _consider(self, client: Transport, read: int = 0) -> None:
+        """Tell a client that is at rest, or note that it is; `read`: bytes that were read just now.
+
+        Where the handler does not want to read, what has arrived is not waited for.
+        """
+        if read and client in self._arrived:
+            rest = self._arrived.pop(client) - read
+            if rest > 0:
+                self._arrived[client] = rest
         if client.told != NOT_TOLD or client.phase != STREAMING:
+            return
+        if client in self._arrived and client.reading and not client.at_eof:
             return
         if self._streams.is_at_rest(client):
             if self._poller.now - client.last >= self._gap:

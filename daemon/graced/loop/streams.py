@@ -56,8 +56,8 @@ class Streams:
         self.clients = clients
         self.poller = clients.poller
         self.kind = kind
-        self.on_rest: Callable[[Transport], None] = lambda client: None
-        """Called in the drain after each callback: the client may be at rest."""
+        self.on_rest: Callable[..., None] = lambda client, read=0: None
+        """Called in the drain after each read or callback, with the bytes that were read."""
         clients.streams = self
         clients.resting = STREAMING
 
@@ -129,7 +129,7 @@ class Streams:
         except BaseException as error:
             self._fail(client, error)
         if self.clients.draining:
-            self.on_rest(client)
+            self.on_rest(client, len(data))
 
     def _fill_buffer(self, client: Transport) -> None:
         buffer = client.protocol.get_buffer(-1)
@@ -147,6 +147,8 @@ class Streams:
         client.unanswered = True
         if client.unheard:
             self.clients.log.hear(client)
+        if self.clients.draining:
+            self.on_rest(client, received)
         client.protocol.buffer_updated(received)
 
     def _may_read(self, client: Transport, event: int) -> bool:

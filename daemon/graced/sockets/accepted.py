@@ -1,4 +1,7 @@
-"""What an accepted TCP socket inherits from its listener: no system call is made per client."""
+"""What an accepted TCP socket inherits from its listener: no system call is made per client.
+
+Only clients that were in the queue before the listener was ours have what it was made with.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import socket
 from types import SimpleNamespace
 
 _MILLISECONDS = 1000
+_NO_DELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+_INLINE = (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+"""Urgent data would otherwise lose its last byte: RFC 6093 wants it in line."""
 
 
 class KeepAlive(SimpleNamespace):
@@ -31,21 +37,39 @@ def set_up_inherited(sock: socket.socket, keepalive: KeepAlive) -> str:
     Return the reason why that is impossible; empty: there is none.
     """
     try:
-        wanted = _options(keepalive)
-        if any(sock.getsockopt(level, option) != value for level, option, value in wanted):
-            set_up_clients(sock, keepalive)
+        set_up_again(sock, keepalive)
     except OSError as error:
         return error.strerror or str(error)
     return ""
 
 
+def set_up_again(sock: socket.socket, keepalive: KeepAlive) -> bool:
+    """Set the same where something of it differs; return whether it did.  Raises `OSError`."""
+    wanted = [_INLINE, *_options(keepalive)]
+    differs = any(sock.getsockopt(level, option) != value for level, option, value in wanted)
+    if differs:
+        set_up_clients(sock, keepalive)
+    return differs
+
+
 def set_up_clients(sock: socket.socket, keepalive: KeepAlive) -> None:
     """Set on a listening TCP socket what accepted sockets inherit.  Raises `OSError`."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Urgent data would otherwise lose its last byte: RFC 6093 wants it in line.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    for level, option, value in _options(keepalive):
+    for level, option, value in (_NO_DELAY, _INLINE, *_options(keepalive)):
         sock.setsockopt(level, option, value)
+
+
+def set_up_multipath(sock: socket.socket, keepalive: KeepAlive) -> str:
+    """The same for MPTCP, of which a kernel has some options only; return why the rest is not set.
+
+    Empty: all is set.
+    """
+    reason = ""
+    for level, option, value in (_NO_DELAY, _INLINE, *_options(keepalive)):
+        try:
+            sock.setsockopt(level, option, value)
+        except OSError as error:
+            reason = error.strerror or str(error)
+    return reason
 
 
 def _options(keepalive: KeepAlive) -> list[tuple[int, int, int]]:

@@ -159,7 +159,7 @@ def _bind_all(found: SockAddrs, port: int, how: Listening, *, later: bool) -> li
             if sock:
                 set_up_clients(sock, how.keepalive)
                 sock.listen(how.backlog)
-                bound.append(Listener(sock, inherited=True))
+                bound.append(Listener(sock, inherited=True, keepalive=how.keepalive))
             else:
                 try:
                     sock = _bind_beside(family, (host, port, *scope), how, later=later)

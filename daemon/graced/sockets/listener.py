@@ -23,6 +23,7 @@ import select
 import socket
 
 from graced.log import events
+from graced.sockets.accepted import set_up_again
 from graced.sockets.address import format_address
 from graced.sockets.tcp_info import queue_length
 
@@ -30,6 +31,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
+
+    from graced.sockets.accepted import KeepAlive
 
 HANDSHAKE_TIME = 0.005
 """Seconds for handshakes that have begun: on one machine 0.07 ms were seen, and a network of a
@@ -48,9 +51,17 @@ class Listener:
     fallible = False
 
     def __init__(
-        self, sock: socket.socket, *, passed: bool = False, inherited: bool = False
+        self,
+        sock: socket.socket,
+        *,
+        passed: bool = False,
+        inherited: bool = False,
+        keepalive: KeepAlive | None = None,
     ) -> None:
-        """The path of an `inherited` socket is not ours until `own_path`."""
+        """The path of an `inherited` socket is not ours until `own_path`.
+
+        `keepalive`: of clients that wait in the queue of a TCP socket that others have made.
+        """
         self.sock = sock
         self.passed = passed
         """Whether the service manager owns the socket, which stays open when we stop."""
@@ -58,6 +69,8 @@ class Listener:
         """Whether the last process has bound the socket."""
         self.name = format_address(sock.getsockname())
         self._accept = sock._accept  # type: ignore[attr-defined]
+        self._keepalive = keepalive
+        """None: the next client in the queue has the options of the listener."""
         # Plain numbers: the socket's own attributes are made into an enum at each look.
         self._family, self._type = int(sock.family), int(sock.type)
         self._path = ""
@@ -68,7 +81,24 @@ class Listener:
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a client like `socket.accept`, without the cost of its Python wrapper."""
         fd, peer = self._accept()
-        return socket.socket(self._family, self._type, 0, fd), peer
+        sock = socket.socket(self._family, self._type, 0, fd)
+        if self._keepalive:
+            self._set_up_early(sock, self._keepalive)
+        return sock, peer
+
+    def _set_up_early(self, sock: socket.socket, keepalive: KeepAlive) -> None:
+        """Set the options of a client that has connected before the listener had them.
+
+        The queue is in the order of coming: behind the first client that has them, all have.
+        """
+        try:
+            if not set_up_again(sock, keepalive):
+                self._keepalive = None
+        except OSError as error:
+            # Not of this client: a container forbids the call.
+            self._keepalive = None
+            reason = f"clients that came before the start may have no keepalive: {error.strerror}"
+            events.LIMITS(reason=reason)
 
     def refuse_connections(self) -> float:
         """Refuse new connections for good; the connections in the queue can still be accepted.

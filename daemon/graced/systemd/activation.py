@@ -6,7 +6,9 @@ import os
 import socket
 
 from graced.errors import ListenError
-from graced.sockets.accepted import KeepAlive, set_up_clients
+from graced.log import events
+from graced.sockets.accepted import KeepAlive, set_up_clients, set_up_multipath
+from graced.sockets.address import format_address
 from graced.sockets.listener import Listener
 
 TYPE_CHECKING = False
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 _FIRST_PASSED_FD = 3
 """SD_LISTEN_FDS_START."""
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
-_PROTOCOLS = {socket.IPPROTO_TCP, 262}
-"""Of AF_INET and AF_INET6: TCP and MPTCP (linux/in.h), which Python has no name for everywhere."""
+_MPTCP = 262
+"""linux/in.h; Python has no name for it everywhere."""
+_PROTOCOLS = {socket.IPPROTO_TCP, _MPTCP}
+"""Of AF_INET and AF_INET6."""
 
 
 def passed(environ: MutableMapping[str, str], pid: int) -> list[tuple[int, str]]:
@@ -84,8 +88,14 @@ def _adopt(fd: int, keepalive: KeepAlive) -> Listener:
     try:
         os.set_inheritable(fd, False)
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            set_up_clients(sock, keepalive)
-        return Listener(sock, passed=True)
+        if sock.family == socket.AF_UNIX:
+            return Listener(sock, passed=True)
+        if sock.proto == _MPTCP:
+            if reason := set_up_multipath(sock, keepalive):
+                name = format_address(sock.getsockname())
+                events.LIMITS(reason=f"{name}: MPTCP without some options of TCP: {reason}")
+            return Listener(sock, passed=True)
+        set_up_clients(sock, keepalive)
+        return Listener(sock, passed=True, keepalive=keepalive)
     except OSError as error:
         raise ListenError(f"passed descriptor {fd}: {error.strerror}") from None

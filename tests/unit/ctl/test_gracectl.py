@@ -211,6 +211,20 @@ def test_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"56 bytes from {address}: seq=1" in capsys.readouterr().out
 
 
+@pytest.mark.needs("/proc/net/if_inet6")
+def test_ipv4_address_in_the_clothes_of_ipv6_has_one_notation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As the server's log has it."""
+    with serving(echo, tcp()) as address:
+        port = address.rpartition(":")[2]
+        wanted = f"[::ffff:127.0.0.1]:{port}"
+        assert gracectl.main(["ping", "-c1", wanted]) == gracectl.ALL_BACK
+    out = capsys.readouterr().out
+    assert out.startswith(f"PING {address} ({address}): ")
+    assert f"56 bytes from {address}: seq=1" in out
+
+
 def test_port_without_a_listener(capsys: pytest.CaptureFixture[str]) -> None:
     with tcp() as listener:
         address = str(Address(*listener.getsockname()))

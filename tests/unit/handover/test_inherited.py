@@ -82,6 +82,27 @@ def test_unknown_descriptor_is_closed(inherit: Inherit, last: LastProcess) -> No
         os.fstat(write)
 
 
+@pytest.mark.parametrize("name", ["graced-lan.socket", "graced-lan"])
+def test_listener_of_a_socket_unit_with_a_name_like_ours_is_passed(
+    inherit: Inherit, last: LastProcess, name: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        last.passed.append((sock.fileno(), name))
+        found = inherit()
+        assert found.others == [sock.fileno()]
+        assert not found.names
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+def test_datagram_socket_of_a_socket_unit_with_a_name_like_ours_is_passed(
+    inherit: Inherit, last: LastProcess
+) -> None:
+    """So that the start is refused with the reason."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        last.passed.append((sock.fileno(), "graced-lan.socket"))
+        assert inherit().others == [sock.fileno()]
+
+
 def test_listeners_are_inherited(inherit: Inherit, last: LastProcess) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
         last.listener(one)

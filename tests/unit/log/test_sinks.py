@@ -18,6 +18,7 @@ import pytest
 
 from graced.log import events, sinks
 from graced.log.event import ERROR, LEVELS, OTHER_MESSAGE_ID, WARNING, Record
+from graced.log.held import MAX_HELD
 from graced.log.sinks import Journal, Stderr, Syslog
 from log.records import record, stderr
 from support import PATIENCE
@@ -327,4 +328,42 @@ def test_syslog_that_listens_for_connections(tmp_path: Path) -> None:
         connection, _ = daemon.accept()
         with connection:
             assert connection.recv(1000).endswith(b": second\0")
+    sink.close()
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["dead socket", "no socket"])
+@pytest.mark.parametrize("kind", [Journal, Syslog])
+def test_records_are_held_while_the_log_daemon_is_stopped(
+    kind: type[Journal | Syslog], removed: bool, tmp_path: Path
+) -> None:
+    """The last of them, in their order; the older ones are lost, and the writer counts them."""
+    path = tmp_path / "log"
+
+    def listen() -> socket.socket:
+        path.unlink(missing_ok=True)
+        daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        daemon.setblocking(False)
+        daemon.bind(str(path))
+        return daemon
+
+    def write(number: int) -> None:
+        sink.write(Record(events.STATUS, {"status": f"number {number}."}))
+
+    with listen() as daemon:
+        sink = kind(str(path))
+        write(0)
+        assert b"number 0." in daemon.recv(1000)
+    if removed:
+        path.unlink()
+    for number in range(1, MAX_HELD + 1):
+        write(number)
+    with pytest.raises(OSError, match=r"refused|No such file"):
+        write(MAX_HELD + 1)
+    with listen() as daemon:
+        reader = threading.Thread(target=write, args=[MAX_HELD + 2])
+        reader.start()
+        daemon.settimeout(PATIENCE)
+        for number in range(2, MAX_HELD + 3):
+            assert b"number %d." % number in daemon.recv(1000)
+        reader.join()
     sink.close()
