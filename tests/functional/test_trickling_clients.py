@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from signal import SIGTERM
 
 import pytest
@@ -58,3 +59,70 @@ def test_deadline_does_not_wait_for_a_client_that_never_pauses(handler: str, siz
             reader.join()
         seconds = float(graced.log.wait_for(r"stopped after ([0-9.]+) s")[1])
         assert seconds < 0.5 + LATE
+
+
+def connect_and_leave(address: str, ended: threading.Event, *, half: bool) -> None:
+    """Connect as fast as possible, with a byte; `half`: with an end of file and the connection."""
+    with ExitStack() as stack:
+        try:
+            while not ended.is_set():
+                client = Client.connect(address)
+                client.send(b"x")
+                if half:
+                    stack.enter_context(client)
+                    client.finish()
+                else:
+                    client.close()
+        except OSError:
+            # The listener is gone, or we have no descriptor left.
+            return
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["closing", "half-closing"])
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_flood_of_connections_keeps_nobody_from_the_farewell(
+    tmp_path: Path, family: str, half: bool
+) -> None:
+    """Eight programs, and clients that were there before them."""
+    listen = f"unix:{tmp_path}/socket" if family == "unix" else "127.0.0.1:0"
+    with Graced("--grace", "5", listen=listen) as graced, ExitStack() as stack:
+        (address,) = graced.addresses
+        idle = [stack.enter_context(graced.served()) for _ in range(3)]
+        ended = threading.Event()
+        flooders = [
+            threading.Thread(target=connect_and_leave, args=(address, ended), kwargs={"half": half})
+            for _ in range(8)
+        ]
+        for each in flooders:
+            each.start()
+        stack.callback(ended.set)
+        graced.log.wait_for("<6>connection from", 20)
+        graced.signal(SIGTERM)
+        for client in idle:
+            client.expect_farewell_alone()
+            client.close()
+        assert graced.wait() == 0
+        ended.set()
+        for each in flooders:
+            each.join()
+
+
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_clients_that_flood_keep_no_idle_client_from_the_farewell(
+    tmp_path: Path, family: str
+) -> None:
+    """They were served before it."""
+    listen = f"unix:{tmp_path}/socket" if family == "unix" else "127.0.0.1:0"
+    with Graced("--grace", "2", listen=listen) as graced, ExitStack() as stack:
+        floods = [stack.enter_context(graced.served()) for _ in range(4)]
+        readers = [threading.Thread(target=drain, args=(client,)) for client in floods]
+        for client in floods:
+            stack.enter_context(trickling(client, b"x" * 60000))
+        for reader in readers:
+            reader.start()
+        with graced.served() as idle:
+            graced.signal(SIGTERM)
+            idle.expect_farewell_alone()
+        assert graced.wait() == 0
+        for reader in readers:
+            reader.join()

@@ -316,6 +316,10 @@ FAILING = [
     Forbidden("clone", "EAGAIN"),
     Forbidden("setsid", "EPERM"),
     Forbidden("socketpair", "EMFILE", 1, SOCK_SEQPACKET, 0xF),
+    Forbidden("epoll_create1", "EMFILE"),
+    Forbidden("epoll_ctl", "ENOSPC"),
+    Forbidden("pipe2", "ENFILE"),
+    Forbidden("clone3", "EAGAIN"),
 ]
 
 

@@ -136,11 +136,23 @@ def _files(config: str | None, instance: Instance) -> list[str]:
     try:
         names = sorted(os.listdir(drop_ins))
     except FileNotFoundError:
+        if link := _dangling(drop_ins):
+            # What it leads to may be on a disk that is missing: defaults would be a surprise.
+            raise ConfigError(f"{link}: it is a link to what does not exist") from None
         names = []
     except OSError as error:
         raise ConfigError(f"{drop_ins}: {error.strerror}") from None
     found = [name for name in names if name.endswith(".toml") and not name.startswith(".")]
     return present + [os.path.join(drop_ins, name) for name in found]
+
+
+def _dangling(path: str) -> str:
+    """The part of a missing path that is a link; empty: the path is missing and no more."""
+    while path != os.path.dirname(path):
+        if os.path.lexists(path):
+            return path if os.path.islink(path) and not os.path.exists(path) else ""
+        path = os.path.dirname(path)
+    return ""
 
 
 def _document(path: str) -> dict[str, Any]:

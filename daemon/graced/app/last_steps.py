@@ -15,6 +15,7 @@ from threading import Thread
 from time import monotonic
 
 from graced.app.handler_parts import view_of
+from graced.errors import shown
 from graced.handlers.hooks import run_hook
 from graced.log import events
 
@@ -41,6 +42,8 @@ def run(server: Server, handler: Handler) -> None:
         events.LIMITS(reason=f"the hook shutdown and exit functions are not called: {error}")
         return
     thread.join(timeout)
+    if thread.is_alive():
+        events.LIMITS(reason="the hook shutdown or exit functions have not ended in time")
 
 
 def _run(server: Server, handler: Handler) -> None:
@@ -59,6 +62,10 @@ def _flush(file: io.IOBase) -> None:
     try:
         if not file.closed and not isinstance(getattr(file, "raw", None), socket.SocketIO):
             file.flush()
-    except (OSError, ValueError):
-        # A full disk; a file that another thread closes.
+    except ValueError:
+        # Another thread has closed it: nothing is left to be written.
         return
+    except Exception as error:
+        # A full disk, or a class of the handler's own.  The other files are flushed all the same.
+        name = shown(getattr(file, "name", "without a name"))
+        events.LIMITS(reason=f"the last bytes of the file {name} are lost: {error or repr(error)}")

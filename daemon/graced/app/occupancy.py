@@ -73,12 +73,22 @@ def listening_at_path(path: str) -> set[int]:
     found = set()
     place = real_path(path)
     for fields in _table("unix", 7):
-        if len(fields) < 8 or not int(fields[3], 16) & _ACCEPTS:
+        # Abstract names and relative paths are none of ours.  Directories of others are not looked
+        # at without need: one may be on a network that does not answer.
+        if len(fields) < 8 or not _may_be(fields[7], place):
             continue
-        # Abstract names and relative paths are none of ours.
-        if fields[7].startswith("/") and real_path(fields[7]) == place:
-            found.add(int(fields[6]))
+        try:
+            flags, inode = int(fields[3], 16), int(fields[6])
+        except ValueError:
+            # A path may have a line break, and what follows is whatever its owner likes.
+            continue
+        if flags & _ACCEPTS and real_path(fields[7]) == place:
+            found.add(inode)
     return found
+
+
+def _may_be(path: str, place: str) -> bool:
+    return path.startswith("/") and os.path.basename(path) == os.path.basename(place)
 
 
 def refuse_overlaps(addresses: Sequence[Address], *, resolve: bool = True) -> None:

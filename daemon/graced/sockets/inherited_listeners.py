@@ -163,10 +163,16 @@ def _difference(sock: socket.socket, interface: object) -> str:
     os.umask(umask := os.umask(0))
     if not stat.S_ISSOCK(status.st_mode) or not _is_alive(path):
         return "its path leads to something else"
-    if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+    if (status.st_uid, status.st_gid) != (os.geteuid(), _group_at(path)):
         return f"its path belongs to user {status.st_uid}, group {status.st_gid}"
     mode, ours = stat.S_IMODE(status.st_mode), 0o777 & ~umask
     return "" if mode == ours else f"its path has mode {mode:04o}, and would have {ours:04o} now"
+
+
+def _group_at(path: str) -> int:
+    """The group that a new socket would have: that of a set-group-id directory, or our own."""
+    directory = os.stat(os.path.dirname(path) or ".")
+    return directory.st_gid if directory.st_mode & stat.S_ISGID else os.getegid()
 
 
 def _difference_of_options(sock: socket.socket, interface: object) -> str:

@@ -38,10 +38,10 @@ def socket_addresses(address: Address) -> SockAddrs:
         # As RFC 6761 asks for; a device may have no /etc/hosts, and the resolver takes a while.
         return [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_INET6, ("::1", 0, 0, 0))]
     try:
-        # As bytes: a str would load the IDNA codec, which costs a tenth of the start.
-        host = address.host.encode("ascii" if address.host.isascii() else "idna")
+        host = _encoded(address.host)
         answers = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
+    except OSError as error:
+        # gaierror, or what EAI_SYSTEM stands for: no descriptor is free (EMFILE) for a moment.
         raise UnresolvedError(f"cannot listen on {address}: {error.strerror}") from None
     except UnicodeError as error:
         raise ListenError(f"cannot listen on {address}: {error}") from None
@@ -53,6 +53,29 @@ def socket_addresses(address: Address) -> SockAddrs:
         reason = f"the name has {len(found)} addresses, more than {MAX_ADDRESSES}"
         raise UnresolvedError(f"cannot listen on {address}: {reason}")
     return found
+
+
+def _encoded(host: str) -> bytes:
+    # As bytes: a str would load the IDNA codec, which costs a tenth of the start.
+    return host.encode("ascii" if host.isascii() else "idna")
+
+
+def is_answer_of_one_family(address: Address, found: SockAddrs) -> bool:
+    """Whether a name has more addresses, perhaps: no name server says so for one family now.
+
+    getaddrinfo(3) answers with the other family then, and without an error.
+    """
+    for family in {socket.AF_INET, socket.AF_INET6} - {each for each, _ in found}:
+        try:
+            socket.getaddrinfo(
+                _encoded(address.host), address.port, family, type=socket.SOCK_STREAM
+            )
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN:
+                return True
+        except OSError:
+            return True
+    return False
 
 
 def may_come_later(address: Address) -> bool:
@@ -85,7 +108,7 @@ def resolve(
             if not found[n]:
                 try:
                     found[n] = socket_addresses(address)
-                    complete = True
+                    complete = not is_answer_of_one_family(address, found[n])
                 except UnresolvedError:
                     # The answer may be another one later.
                     complete = False

@@ -336,3 +336,53 @@ def test_options_are_not_salvaged(etc: Path) -> None:
     (etc / "graced.toml").write_text("[handler]\na = 1\n[shutdown]\nfarewell = 'BYE'")
     found = configuration.salvage(None, {})
     assert (found.options, found.farewell) == ({}, b"BYE")
+
+
+# Names and links that lead elsewhere.
+
+
+@pytest.mark.parametrize("part", ["conf.d", ""], ids=["drop-ins", "all of it"])
+def test_link_to_a_directory_that_is_missing_is_an_error(part: str, etc: Path) -> None:
+    """It leads to a disk that is not mounted: the defaults would be served."""
+    (etc / "conf.d").rmdir()
+    if part:
+        (etc / part).symlink_to("/nonexistent/conf.d")
+    else:
+        etc.rmdir()
+        etc.symlink_to("/nonexistent")
+    reason = f"^{etc / part}: it is a link to what does not exist$"
+    with pytest.raises(ConfigError, match=reason):
+        configuration.load(None, {})
+    assert configuration.salvage(None, {}).max_clients == 4096
+
+
+def test_links_that_lead_to_files_are_followed(etc: Path) -> None:
+    (etc / "conf.d").rename(etc / "elsewhere")
+    (etc / "conf.d").symlink_to("elsewhere")
+    (etc / "real").write_text("[limits]\nmax_clients = 3\n")
+    (etc / "conf.d" / "1.toml").symlink_to("../real")
+    assert configuration.load(None, {}).max_clients == 3
+
+
+def test_loop_of_directories_of_drop_ins_is_an_error(etc: Path) -> None:
+    (etc / "conf.d").rmdir()
+    (etc / "conf.d").symlink_to("conf.d")
+    with pytest.raises(ConfigError, match=r"conf\.d: Too many levels of symbolic links$"):
+        configuration.load(None, {})
+
+
+def test_lines_may_end_as_in_windows(etc: Path) -> None:
+    text = "# a comment\r\n[server]\r\n\r\n[limits]\r\nmax_clients = 3\r\n"
+    (etc / "conf.d" / "1.toml").write_bytes(text.encode())
+    (etc / "graced.toml").write_bytes(b"[server]\r\n# nothing\r\n")
+    assert configuration.load(None, {}).max_clients == 3
+
+
+@pytest.mark.parametrize("name", [b"a\nb.toml", b"\xff.toml", b"\x1b[2J.toml"])
+def test_error_in_a_file_with_an_odd_name_names_it(name: bytes, etc: Path) -> None:
+    path = os.fsencode(etc / "conf.d") + b"/" + name
+    with open(path, "wb") as file:
+        file.write(b"[server]\nx = 1\n")
+    with pytest.raises(ConfigError, match="unknown key") as caught:
+        configuration.load(None, {})
+    assert str(caught.value).startswith(os.fsdecode(path))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import io
 import threading
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,3 +29,70 @@ def test_no_thread_for_the_last_steps_is_said(
     (record,) = caplog.records
     assert record.msg is events.LIMITS
     assert "hook shutdown and exit functions are not called" in record.getMessage()
+
+
+class Odd(io.TextIOWrapper):
+    """A file whose class is the handler's own."""
+
+    fails = True
+
+    def flush(self) -> None:
+        if self.fails:
+            raise KeyError("odd")
+
+
+HANDLER: Any = SimpleNamespace(factory=None)
+
+
+def server() -> Any:
+    return type("Server", (), {"deadline": None})()
+
+
+@pytest.fixture
+def without_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither hooks nor the exit functions of the tests are called."""
+    monkeypatch.setattr(last_steps, "run_hook", lambda *_: None)
+    monkeypatch.setattr(last_steps, "view_of", lambda *_: None)
+    monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: None)
+
+
+@pytest.mark.usefixtures("without_hooks")
+def test_file_that_cannot_be_flushed_is_said_and_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = open("/dev/full", "w")  # noqa: SIM115
+    good = (tmp_path / "good").open("w")
+    odd = Odd(io.BytesIO())
+    closed = (tmp_path / "closed").open("w")
+    closed.close()
+    monkeypatch.setattr(gc, "get_objects", lambda: [full, odd, closed, good])
+    for file in (full, good):
+        file.write("last words")
+    last_steps.run(server(), HANDLER)
+    assert (tmp_path / "good").read_text() == "last words"
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0].endswith("'/dev/full' are lost: [Errno 28] No space left on device")
+    assert "are lost: 'odd'" in said[1]
+    assert {record.msg for record in caplog.records} == {events.LIMITS}
+    odd.fails = False
+    good.close()
+    with suppress(OSError):
+        full.close()
+
+
+@pytest.mark.usefixtures("without_hooks")
+def test_last_steps_that_do_not_end_are_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(last_steps, "run_hook", lambda *_: over.wait())
+    monkeypatch.setattr(last_steps, "TIMEOUT", 0)
+    last_steps.run(server(), HANDLER)
+    over.set()
+    for thread in threading.enumerate():
+        if thread.name == "exit":
+            thread.join()
+    (record,) = caplog.records
+    assert record.msg is events.LIMITS
+    assert "have not ended in time" in record.getMessage()

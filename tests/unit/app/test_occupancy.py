@@ -147,3 +147,42 @@ def test_bind_is_tried_and_nothing_is_left_behind() -> None:
     occupancy.try_to_bind(address, V4, ("127.0.0.1", 0))
     with socket.create_server(("127.0.0.1", address.port)):
         pass
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x\na b c zz e f g h", "x\n0: 2 0 10000 1 1 nine {path}", "x\n\n", "x\n0: 2 0 10000"],
+    ids=["no numbers", "no inode", "no columns", "few columns"],
+)
+def test_line_breaks_in_the_path_of_another_program_are_no_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel prints paths as they are, and every user may listen at such a path."""
+    monkeypatch.chdir(tmp_path)
+    ours, theirs = f"{tmp_path}/h", name.format(path=f"{tmp_path}/h")
+    Path(theirs).parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as sock:
+        other.bind(theirs)
+        other.listen()
+        assert occupancy.listening_at_path(ours) == set()
+        sock.bind(ours)
+        sock.listen()
+        assert occupancy.listening_at_path(ours) == {inode(sock)}
+
+
+def test_directories_of_other_sockets_are_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One may be on a network file system that does not answer."""
+    looked: list[str] = []
+
+    def real_path(path: str) -> str:
+        looked.append(path)
+        return path
+
+    monkeypatch.setattr(occupancy, "real_path", real_path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "other"))
+        other.listen()
+        occupancy.listening_at_path("/d/ours")
+    assert looked == ["/d/ours"]

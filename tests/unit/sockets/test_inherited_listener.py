@@ -263,3 +263,53 @@ def test_path_that_is_a_link_to_the_socket_is_ours(
     with ExitStack() as stack:
         assert listen(stack, path, InheritedListeners([old])).sock is old
     assert said == []
+
+
+def test_second_name_of_the_socket_changes_nothing(
+    path: Path, old: socket.socket, said: list[str]
+) -> None:
+    """A backup has made a hard link, and the path is restored from it."""
+    os.link(path, path.with_name("backup"))
+    path.unlink()
+    os.link(path.with_name("backup"), path)
+    with ExitStack() as stack:
+        assert listen(stack, path, InheritedListeners([old])).sock is old
+    assert said == []
+
+
+def test_directory_that_was_put_over_the_path_is_looked_into(
+    tmp_path: Path, umask: None, said: list[str]
+) -> None:
+    """As a bind mount over the directory does: nobody reaches the old socket."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    with socket.socket(socket.AF_UNIX) as old, ExitStack() as stack:
+        old.bind(str(directory / "socket"))
+        old.listen()
+        directory.rename(tmp_path / "below")
+        directory.mkdir()
+        assert listen(stack, directory / "socket", InheritedListeners([old])).sock is not old
+        with Client.connect(f"unix:{directory}/socket"):
+            pass
+    assert said == ["its path: No such file or directory"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another group")
+@pytest.mark.parametrize("changed", [False, True], ids=["same group", "another group"])
+def test_group_of_the_directory_is_that_of_the_socket(
+    tmp_path: Path, umask: None, said: list[str], changed: bool
+) -> None:
+    """The directory has the set-group-id bit, so that a group may reach what is in it."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    os.chown(directory, -1, 12345)
+    directory.chmod(0o2750)
+    with socket.socket(socket.AF_UNIX) as old, ExitStack() as stack:
+        old.bind(str(directory / "socket"))
+        old.listen()
+        if changed:
+            os.chown(directory, -1, 12346)
+            directory.chmod(0o2750)
+        found = listen(stack, directory / "socket", InheritedListeners([old]))
+        assert (found.sock is old) is not changed
+    assert len(said) == changed

@@ -369,3 +369,39 @@ def test_threads_lose_nothing(manager: Manager, queue: Outbox) -> None:
     for name in "abcd":
         mine = [data for data in received if data.startswith(name.encode())]
         assert mine == [f"{name}={number}".encode() for number in range(200)]
+
+
+def test_bursts_of_failures_keep_each_name_and_its_order(manager: Manager, queue: Outbox) -> None:
+    """Every other message fails, of several names, some with descriptors."""
+    passing = ["ENOBUFS", "ENOMEM", "EAGAIN", "ETOOMANYREFS"]
+    manager.line.failures = [passing[n % 4] for n in range(20)]
+    for n in range(4):
+        for name in "ab":
+            subject = f"FDNAME={name}{n}"
+            queue.put(Message(subject, subject=subject, lane=name, files=[manager.socket]))
+        queue.put(word(f"STATUS={n}"))
+    assert queue.flush(PATIENCE)
+    found = manager.read()
+    for name in "ab":
+        theirs = [item for item in found if item[0].startswith(f"FDNAME={name}")]
+        assert theirs == [(f"FDNAME={name}{n}", 1) for n in range(4)]
+    assert [text for text, _ in found if text.startswith("STATUS")][-1] == "STATUS=3"
+
+
+def test_queue_that_is_full_for_long_is_short_and_tried_seldom(
+    manager: Manager, queue: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour in which the service manager does not read, by the queue's own clock."""
+    now = [1000.0]
+    monkeypatch.setattr("graced.systemd.outbox.time.monotonic", lambda: now[0])
+    manager.line.failures = ["EAGAIN"] * 10000
+    queue.put(word("READY=1"))
+    tries = 0
+    while now[0] < 4600:
+        now[0] = queue.due
+        tries += 1
+        queue.put(word(f"WATCHDOG={tries}"), word(f"STATUS={tries}"))
+    assert 3600 / 5 <= tries < 3600 / 5 + 10
+    manager.line.failures = []
+    assert queue.flush()
+    assert manager.texts() == ["READY=1", f"WATCHDOG={tries}", f"STATUS={tries}"]
