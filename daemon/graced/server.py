@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock
 
 from graced.errors import StartError, StuckError
+from graced.frames import current_frames
 from graced.loop.admission import Admission
 from graced.loop.client import Client
 from graced.loop.connection_log import DEADLINE, ConnectionLog, is_probe
@@ -269,9 +270,8 @@ class Server:
 
     def blocked_at(self) -> str:
         """Where a stream handler holds up an I/O thread; empty: nowhere."""
-        frames = sys._current_frames()
         for thread in self.io_threads:
-            frame = frames.get(thread.ident or 0)
+            frame = current_frames().get(thread.ident or 0)
             if self.streaming and frame and thread.answered != self._probe:
                 return f"{frame.f_code.co_qualname}, {frame.f_code.co_filename}:{frame.f_lineno}"
         return ""

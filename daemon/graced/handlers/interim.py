@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 
+from graced.frames import current_frames
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +28,7 @@ def awaits_body(threads: Iterable[int]) -> bool:
     if http is None:
         return False
     code = http.BaseHTTPRequestHandler.handle_one_request.__code__
-    frames = sys._current_frames()
+    frames = current_frames()
     return any(_awaits_body(frames.get(thread), code) for thread in threads)
 
 

@@ -32,6 +32,7 @@ from functools import partial
 from threading import get_ident
 from time import monotonic
 
+from graced.frames import current_frames
 from graced.handlers.interim import awaits_body
 from graced.sockets.blocked_read import waits_for_input
 from graced.sockets.tcp_info import TcpInfo, spoke_last, tcp_info
@@ -129,7 +130,7 @@ class NotedSocket(socket.socket):
     def _has_interim_answer(self) -> bool:
         """Whether the server spoke in the middle of a request, as far as can be seen."""
         if self.thread is ANY_THREAD:
-            return awaits_body(sys._current_frames())
+            return awaits_body(current_frames())
         return self.thread is not None and awaits_body([self.thread.ident or 0])
 
     def _spoke_last(self, info: TcpInfo | None) -> bool:
@@ -279,7 +280,7 @@ class NotedSocket(socket.socket):
         return not any(
             frame.f_code is socket.SocketIO.readinto.__code__
             and getattr(frame.f_locals.get("self"), "_sock", None) is self
-            for frame in sys._current_frames().values()
+            for frame in current_frames().values()
         )
 
 
