@@ -103,7 +103,7 @@ def test_deadline_reaches_derived_sockets_of_handler(
             with suppress(ssl.SSLError):
                 assert client.recv_to_end() == b""
             assert graced.wait() == 0
-        assert 1.0 <= graced.stopped.seconds < 2.0
+        assert 1.0 <= graced.stopped.seconds < 5
 
 
 LIBRARY = """if True:

@@ -137,7 +137,7 @@ def test_handlers_that_never_return_do_not_hold_up_end() -> None:
             client.expect_end()
         assert graced.wait() == 0
         graced.log.wait_for("^<4>exiting without waiting longer for 10 handlers$")
-        assert 1 <= graced.stopped.seconds < 1.5
+        assert 1 <= graced.stopped.seconds < 5
         assert graced.stopped[1:] == (0, 10)
 
 
@@ -174,7 +174,7 @@ def test_handler_of_client_that_reads_nothing_ends_at_the_end() -> None:
         graced.signal(SIGTERM)
         assert graced.wait() == 0
         assert graced.stopped[1:] == (0, 5)
-        assert graced.stopped.seconds < 1.5
+        assert graced.stopped.seconds < 5
 
 
 def test_many_clients_each_have_thread() -> None:

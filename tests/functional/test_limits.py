@@ -209,7 +209,7 @@ def test_drain_without_descriptors_is_drain_all_same() -> None:
         client.expect_farewell_alone()
         client.echo(b"hello")
         assert graced.wait() == 0
-        assert 1 <= graced.stopped.seconds < 1.5
+        assert 1 <= graced.stopped.seconds < 5
 
 
 def process_time(pid: int) -> float:

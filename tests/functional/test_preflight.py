@@ -307,8 +307,8 @@ def test_check_has_time_limit(
 def test_check_on_busy_processor_is_waited_for(
     notify_socket: NotifySocket, modules: dict[str, str], tmp_path: Path
 ) -> None:
-    action = COMPUTES.format(seconds=2)
-    limits = "TIMEOUT = 0.5"
+    action = COMPUTES.format(seconds=3)
+    limits = "TIMEOUT = 2"
     graced = impatient(limits, action, tmp_path, {**modules, **notify_socket.environment})
     with graced, graced.served() as client:
         client.echo(b"hello")

@@ -162,7 +162,7 @@ def test_deadline_ends_a_client_in_the_middle_of_an_answer() -> None:
         client.recv_exactly(1)
         assert graced.stop() == 0
         assert graced.stopped[1:] == (0, 1)
-        assert graced.stopped.seconds < 1.5
+        assert graced.stopped.seconds < 5
 
 
 @pytest.mark.parametrize("number", [b"7", b"8", b"9"])
