@@ -11,6 +11,8 @@ import pytest
 from support import Graced, NotifySocket, run_graced
 from support.options import HERE
 
+HANDED_OVER = 79
+"""The exit status, graced(8)."""
 KINDS = pytest.mark.parametrize("kind", ["Stream", "Blocking"])
 CONFIG = '[server]\nhandler = "{handler}"\n[handler]\n{options}\n'
 
@@ -101,8 +103,9 @@ def test_options_are_described_without_being_checked(tmp_path: Path) -> None:
 
 
 @KINDS
-def test_option_that_next_start_refuses_makes_restart_stop(
-    kind: str, notify_socket: NotifySocket
+@pytest.mark.parametrize(("number", "status"), [(7, 0), (10, HANDED_OVER)])
+def test_option_of_next_start_decides_between_stop_and_handover(
+    kind: str, number: int, status: int, notify_socket: NotifySocket
 ) -> None:
     with (
         Graced(config=config(kind, "number = 8"), env=notify_socket.environment) as graced,
@@ -110,29 +113,13 @@ def test_option_that_next_start_refuses_makes_restart_stop(
     ):
         client.send(b"?")
         assert client.recv_exactly(10) == b"default 8\n"
-        graced.config_file.write_text(config(kind, "number = 7"))
+        graced.config_file.write_text(config(kind, f"number = {number}"))
         graced.signal(SIGUSR2)
         assert client.recv_to_end() == b""
         client.close()
-        assert graced.wait() == 0
-        graced.log.wait_for(
-            "^<4>stopping instead of handing over, because the next start would fail: "
-            f".*{graced.config_file}: handler.number must be even, not 7"
-        )
-
-
-@KINDS
-def test_option_that_next_start_takes_is_handed_over(
-    kind: str, notify_socket: NotifySocket
-) -> None:
-    with (
-        Graced(config=config(kind, "number = 8"), env=notify_socket.environment) as graced,
-        graced.connect() as client,
-    ):
-        client.send(b"?")
-        assert client.recv_exactly(10) == b"default 8\n"
-        graced.config_file.write_text(config(kind, "number = 10"))
-        graced.signal(SIGUSR2)
-        assert client.recv_to_end() == b""
-        client.close()
-        assert graced.wait() == 79
+        assert graced.wait() == status
+        if number % 2:
+            graced.log.wait_for(
+                "^<4>stopping instead of handing over, because the next start would fail: "
+                f".*{graced.config_file}: handler.number must be even, not {number}"
+            )

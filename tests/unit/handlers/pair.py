@@ -31,7 +31,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def wait_for_the_gap(pair: Pair) -> None:
-    """Wait as long as the I/O thread does before it looks again."""
+    """Wait as long as the I/O thread does before it looks again: silence is time that passes."""
     time.sleep(max(0.0, GAP - pair.handler.silence) + TICK)
 
 
@@ -81,7 +81,10 @@ class Running:
             assert time.monotonic() < deadline
 
     def goodbye(self) -> None:
-        """Look at the client until there is nothing more to do, as the I/O thread does."""
+        """Look at the client until there is nothing more to do, as the I/O thread does.
+
+        The times between two looks are those that `say_goodbye` asks for.
+        """
         self._pair.handler.begin_drain()
         deadline = time.monotonic() + PATIENCE
         while wait := self._pair.handler.say_goodbye():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -136,7 +137,7 @@ def test_farewell_is_not_inside_sendfile(make: Make, tmp_path: Path) -> None:
         pair.handler.begin_drain()
         for _ in range(3):
             assert pair.handler.say_goodbye() > 0
-            time.sleep(GAP + TICK)
+            wait_for_the_gap(pair)
         assert head + pair.client.recv_exactly(len(big) - 1000) == big
         handler.goodbye()
         pair.client.expect_farewell_alone()
@@ -202,8 +203,8 @@ def fill(request: HandlerSocket) -> bytes:
     request.setblocking(False)
     while len(written) > before:
         before = len(written)
-        # The kernel moves bytes for a moment after it was full.
-        time.sleep(TICK)
+        # The kernel moves bytes for a moment after it was full, and says when there is room.
+        select.select([], [request], [], TICK)
         for size in (65536, 1):
             with suppress(BlockingIOError):
                 while True:

@@ -6,7 +6,6 @@ import io
 import os
 import socketserver
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -121,7 +120,9 @@ def test_threads_end_with_their_clients() -> None:
         for _ in attempts("only two threads more than before"):
             if threading.active_count() <= before + 2:
                 break
-            time.sleep(0.01)
+            for thread in threading.enumerate():
+                if thread.name.startswith("handler") and thread.is_alive():
+                    thread.join(PATIENCE)
         stop()
 
 
