@@ -11,6 +11,7 @@ import pytest
 
 from functional.foreign import QUICK
 from strangers.conversation import await_next_tick
+from strangers.gate import VARIABLE, Gate
 from support import Client, Graced, odd
 
 HANDLERS = pytest.mark.parametrize("name", odd.ALL)
@@ -27,7 +28,7 @@ SEEN += [(name, "unix:") for name in odd.ALL if name not in UNSEEN]
 
 
 def serve(name: str, directory: Path, address: str, grace: str, **more: Any) -> Graced:
-    env = {"GATE": str(directory / "gate")}
+    env = {VARIABLE: str(directory / "gate")}
     options = ("--handler", f"support.odd:{name}", "--grace", grace)
     return Graced(*options, listen=address, env=env, **more)
 
@@ -39,7 +40,11 @@ def tell(client: Client, line: bytes) -> None:
 
 @pytest.mark.parametrize(("name", "address"), SEEN, indirect=["address"])
 def test_everybody_is_told(name: str, address: str, tmp_path: Path) -> None:
-    with serve(name, tmp_path, address, "30") as graced, ExitStack() as stack:
+    with (
+        Gate(tmp_path / "gate") as gate,
+        serve(name, tmp_path, address, "30") as graced,
+        ExitStack() as stack,
+    ):
         graced.tracebacks = name in {"Exiting", "FailingFinish"}
         silent, resting, half, slow = (stack.enter_context(graced.connect()) for _ in range(4))
         for client in (resting, half):
@@ -55,7 +60,7 @@ def test_everybody_is_told(name: str, address: str, tmp_path: Path) -> None:
             client.close()
         half.send(b"lo\n")
         assert half.recv_exactly(6) == b"HELLO\n"
-        (tmp_path / "gate").touch()
+        gate.open()
         assert slow.recv_exactly(4) == b"two\n"
         for client in (half, slow):
             assert client.recv_to_end() in {b"bye\n", b""}
@@ -67,14 +72,14 @@ def test_everybody_is_told(name: str, address: str, tmp_path: Path) -> None:
 
 @HANDLERS
 def test_answer_under_way_is_whole(name: str, address: str, tmp_path: Path) -> None:
-    with serve(name, tmp_path, address, "3") as graced:
+    with Gate(tmp_path / "gate") as gate, serve(name, tmp_path, address, "3") as graced:
         graced.tracebacks = name in {"Exiting", "FailingFinish"}
         with graced.connect() as client, graced.connect() as silent:
             client.send(b"slow\n")
             assert client.recv_exactly(5) == b"one, "
             graced.signal(SIGTERM)
             silent.expect_end()
-            (tmp_path / "gate").touch()
+            gate.open()
             assert client.recv_exactly(4) == b"two\n"
             assert client.recv_to_end() in {b"bye\n", b""}
         assert graced.wait() == 0
@@ -82,14 +87,18 @@ def test_answer_under_way_is_whole(name: str, address: str, tmp_path: Path) -> N
 
 @HANDLERS
 def test_deadline_ends_all(name: str, address: str, tmp_path: Path) -> None:
-    with serve(name, tmp_path, address, "1") as graced, graced.connect() as client:
+    with (
+        Gate(tmp_path / "gate") as gate,
+        serve(name, tmp_path, address, "1") as graced,
+        graced.connect() as client,
+    ):
         graced.tracebacks = True
         tell(client, b"hello\n")
         client.send(b"stay\n")
         graced.signal(SIGTERM)
         assert client.recv_to_end() in {b"bye\n", b""}
         # A child that does not look at its connection would live on.
-        (tmp_path / "gate").touch()
+        gate.open()
         assert graced.wait() == 0
         assert 1.0 <= graced.stopped.seconds < 1.0 + QUICK
 

@@ -1,8 +1,8 @@
 """One protocol, spoken over the socket of a handler by every way that programs have.
 
-Each line is answered in capitals; ``slow`` is answered in two parts, the second when the file GATE
-exists; ``stay`` is never answered, and ends when the file exists; the end of the input gets a last
-word.
+Each line is answered in capitals; ``slow`` is answered in two parts, the second when the gate of
+`strangers.gate` is open; ``stay`` is never answered, and ends when it is open; the end of the input
+gets a last word.
 """
 
 from __future__ import annotations
@@ -18,20 +18,14 @@ import socketserver
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, ClassVar
+
+from strangers import gate
 
 Write = Callable[[bytes], Any]
 Receive = Callable[[int], bytes]
-
-
-def wait_for_gate() -> None:
-    gate = Path(os.environ["GATE"])
-    while not gate.exists():
-        time.sleep(0.01)
 
 
 def split(receive: Receive) -> Iterator[bytes]:
@@ -47,10 +41,10 @@ def talk(receive: Receive, write: Write) -> None:
     for line in split(receive):
         if line == b"slow\n":
             write(b"one, ")
-            wait_for_gate()
+            gate.wait()
             write(b"two\n")
         elif line == b"stay\n":
-            wait_for_gate()
+            gate.wait()
         else:
             write(line.upper())
     with suppress(OSError):

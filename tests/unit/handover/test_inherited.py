@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,17 +20,6 @@ from graced.loop.client import Client
 from handover.last_process import COUNTS, FROZEN, KINDS, LastProcess
 
 UNKNOWN = "graced-of-another-version"
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def last(stack: ExitStack, tmp_path: Path) -> LastProcess:
-    return LastProcess(stack, tmp_path)
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,17 +15,6 @@ from graced.handover.inherited import Inherited
 from graced.handover.snapshot import encode
 from graced.sockets.accepted import KeepAlive, set_up_clients
 from handover.last_process import COUNTS, FROZEN, KINDS, LastProcess
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def last(stack: ExitStack, tmp_path: Path) -> LastProcess:
-    return LastProcess(stack, tmp_path)
 
 
 @pytest.mark.parametrize(

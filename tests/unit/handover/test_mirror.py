@@ -81,12 +81,6 @@ class Crowd:
 
 
 @pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
 def manager() -> Iterator[Manager]:
     manager = Manager()
     yield manager
