@@ -12,8 +12,9 @@ import socket
 from threading import Thread
 from time import sleep
 
-from graced.handlers.rest import NotedSocket, unread
+from graced.handlers.rest import NotedSocket
 from graced.sockets.closing import end_input, is_at_its_end
+from graced.sockets.unread import unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

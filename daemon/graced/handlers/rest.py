@@ -24,10 +24,8 @@ from __future__ import annotations
 import errno
 import io
 import socket
-import sys
 import threading
 import weakref
-from fcntl import ioctl
 from functools import partial
 from threading import get_ident
 from time import monotonic
@@ -36,6 +34,7 @@ from graced.frames import current_frames
 from graced.handlers.interim import awaits_body
 from graced.sockets.blocked_read import waits_for_input
 from graced.sockets.tcp_info import TcpInfo, spoke_last, tcp_info
+from graced.sockets.unread import unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -282,19 +281,6 @@ class NotedSocket(socket.socket):
             and getattr(frame.f_locals.get("self"), "_sock", None) is self
             for frame in current_frames().values()
         )
-
-
-def unread(sock: socket.socket) -> int:
-    """The bytes of input that have arrived and were not read; 0 of a socket that is closed."""
-    # Imported in a drain only: a start does not need the module.
-    from termios import FIONREAD  # noqa: PLC0415
-
-    count = bytearray(4)
-    try:
-        ioctl(sock, FIONREAD, count)
-    except (OSError, ValueError):
-        return 0
-    return int.from_bytes(count, sys.byteorder)
 
 
 def _length(received: Any) -> int:

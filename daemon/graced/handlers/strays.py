@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from threading import Lock
 
-from graced.handlers.rest import unread
 from graced.sockets import elsewhere
 from graced.sockets.closing import end_both_ways, end_input
 from graced.sockets.tcp_info import spoke_last, tcp_info
+from graced.sockets.unread import unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,11 +13,8 @@ A client that cannot be served (`Acceptors.turn_away`), that remains at the dead
 
 from __future__ import annotations
 
-from array import array
-from fcntl import ioctl
 from select import EPOLLERR, EPOLLHUP, EPOLLIN
 from socket import MSG_PEEK
-from termios import FIONREAD
 
 from graced.loop.clients import RESTING
 from graced.loop.event_source import EventSource
@@ -33,6 +30,7 @@ from graced.loop.phase import (
     TOLD,
     WRITE_BLOCKED,
 )
+from graced.sockets.unread import unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,10 +90,8 @@ class Farewell:
         """
         if self._handlers or client.told or client in self._arrived:
             return
-        waiting = array("i", [0])
-        ioctl(client.sock.fileno(), FIONREAD, waiting)
-        if waiting[0]:
-            self._arrived[client] = waiting[0]
+        if waiting := unread(client.sock):
+            self._arrived[client] = waiting
 
     def _echo_arrived(self, client: Client) -> None:
         """Echo what had arrived, as the client takes it; the farewell comes a gap after the end."""

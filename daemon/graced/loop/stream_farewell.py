@@ -8,10 +8,7 @@ the handler ends instead, and the handler finishes in its own words.
 
 from __future__ import annotations
 
-from array import array
-from fcntl import ioctl
 from socket import MSG_PEEK
-from termios import FIONREAD
 
 from graced.loop.event_source import EventSource
 from graced.loop.farewell import MIN_REMIND_INTERVAL
@@ -30,6 +27,7 @@ from graced.loop.phase import (
     WRITE_BLOCKED,
 )
 from graced.loop.transport import Call
+from graced.sockets.unread import unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,10 +77,8 @@ class StreamFarewell:
         self._clients.draining = True
         clients: Any = self._clients.present()
         for client in clients:
-            waiting = array("i", [0])
-            ioctl(client.sock.fileno(), FIONREAD, waiting)
-            if waiting[0]:
-                self._arrived[client] = waiting[0]
+            if waiting := unread(client.sock):
+                self._arrived[client] = waiting
         self._remind(self._reminder)
 
     def _remind(self, reminder: EventSource) -> None:
