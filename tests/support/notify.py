@@ -17,6 +17,8 @@ from support.log import PATIENCE
 
 _MOST_DESCRIPTORS = 253
 """In one message (SCM_MAX_FD)."""
+_MARK = b"X_MARK=1"
+"""Sent by the test itself: what was sent before has come when this has."""
 
 
 class Message(NamedTuple):
@@ -50,6 +52,7 @@ class NotifySocket:
             self._socket.bind(self.name)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._messages: list[Message] = []
+        self._marks = 0
         self._held: list[int] = []
         self._news = threading.Condition()
         self._stopped, self._stop = os.pipe()
@@ -103,6 +106,10 @@ class NotifySocket:
                 fds.frombytes(content)
         text = data.decode()
         with self._news:
+            if data == _MARK:
+                self._marks += 1
+                self._news.notify_all()
+                return
             self._messages.append(Message(text, sender))
             if "FDSTORE" in text:
                 self._store(text, list(fds))
@@ -129,9 +136,20 @@ class NotifySocket:
 
     @property
     def messages(self) -> list[Message]:
-        """Those that have come so far."""
+        """Those that were sent so far, by a process that has ended perhaps."""
+        self._await_sent()
         with self._news:
             return list(self._messages)
+
+    def _await_sent(self) -> None:
+        if not self._thread.is_alive():
+            return
+        with self._news:
+            wanted = self._marks + 1
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(_MARK, self._socket.getsockname())
+        with self._news:
+            assert self._news.wait_for(lambda: self._marks >= wanted, timeout=PATIENCE)
 
     @property
     def texts(self) -> list[str]:
