@@ -60,24 +60,6 @@ def _encoded(host: str) -> bytes:
     return host.encode("ascii" if host.isascii() else "idna")
 
 
-def is_answer_of_one_family(address: Address, found: SockAddrs) -> bool:
-    """Whether a name has more addresses, perhaps: no name server says so for one family now.
-
-    getaddrinfo(3) answers with the other family then, and without an error.
-    """
-    for family in {socket.AF_INET, socket.AF_INET6} - {each for each, _ in found}:
-        try:
-            socket.getaddrinfo(
-                _encoded(address.host), address.port, family, type=socket.SOCK_STREAM
-            )
-        except socket.gaierror as error:
-            if error.errno == socket.EAI_AGAIN:
-                return True
-        except OSError:
-            return True
-    return False
-
-
 def may_come_later(address: Address) -> bool:
     """Whether this machine may be given the address while we serve."""
     return not address.path and address.host not in {"*", "localhost"}
@@ -108,7 +90,7 @@ def resolve(
             if not found[n]:
                 try:
                     found[n] = socket_addresses(address)
-                    complete = not is_answer_of_one_family(address, found[n])
+                    complete = True
                 except UnresolvedError:
                     # The answer may be another one later.
                     complete = False
