@@ -134,13 +134,7 @@ class Walk(RuleBasedStateMachine):
     @rule()
     def start(self) -> None:
         self._step("start")
-        world = self.world
-        running = self.serving
-        before = world.served, world.name_known, world.started
-        world.order("start")
-        if running:
-            # It is the same process.
-            world.served, world.name_known, world.started = before
+        self.world.order("start")
 
     @rule()
     def reexecute_manager(self) -> None:

@@ -148,9 +148,11 @@ class World:
 
     def order(self, verb: str) -> None:
         """Start, stop or restart the service; a start that fails is looked at afterwards."""
+        runs = self.wanted and self.valid
         self.wanted = verb != "stop"
         self.machine.systemctl(verb, UNIT, check=False)
-        self._started()
+        if verb != "start" or not runs:
+            self._started()
 
     def _started(self) -> None:
         """Another process serves, or none: what it serves is what the configuration says."""
