@@ -83,8 +83,10 @@ class NotedSocket(socket.socket):
         """The file from which the handler reads, if any."""
         self._peeking = False
         """Whether reads return nothing, because we look at what `_reader` has read ahead."""
-        self._to_read = 0
-        """Bytes that had arrived when the drain began, and that the handler has not read yet."""
+        self._to_read: int | None = None
+        """Bytes that had arrived when the drain began, and that the handler has not read yet.
+
+        None before."""
         self._counted = 0
         """Bytes that the handler has written, where the kernel does not count them."""
         self._write_lock = threading.RLock()
@@ -164,6 +166,7 @@ class NotedSocket(socket.socket):
         if self._peeking:
             raise BlockingIOError(errno.EAGAIN, "not a read of the handler")
         self._before_reading()
+        to_read_before = self._to_read
         self._reading = get_ident()
         try:
             result = call(*args, **kwargs)
@@ -173,7 +176,11 @@ class NotedSocket(socket.socket):
         length = _length(result)
         if length:
             self._note_read()
-            self._to_read = max(0, self._to_read - length)
+            if to_read_before is not None:
+                self._to_read = max(0, to_read_before - length)
+            elif self._to_read is not None:
+                # The drain has begun since, when these bytes were read or were not.
+                self._to_read = unread(self)
         return result
 
     def _write(self, call: Callable[..., Any], *args: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from graced.handlers import rest
 from graced.handlers.handler_socket import HandlerSocket
 from handlers.pair import (
     GAP,
@@ -54,6 +55,32 @@ def test_read_waits_for_gap_and_sends_farewell_first(make: Make) -> None:
     assert pair.client.recv() == b"hello"
     pair.client.send(b"more")
     assert pair.handler.recv(100) == b"more"
+    pair.client.expect_farewell_alone()
+
+
+def test_drain_that_begins_in_a_read_counts_its_bytes_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that had arrived is answered first, and what this read has taken has been read."""
+    pair = make()
+    # It was frozen, and its calls are noted.
+    pair.handler.thaw()
+    pair.client.send(b"one, two")
+    measure = rest._length
+
+    def measure_later(received: bytes) -> int:
+        monkeypatch.undo()
+        pair.handler.begin_drain()
+        return measure(received)
+
+    monkeypatch.setattr(rest, "_length", measure_later)
+    for message in (b"one,", b" two"):
+        assert pair.handler.recv(4) == message
+        assert nothing_to_read(pair.client)
+        pair.handler.sendall(message)
+        assert pair.client.recv() == message
+    pair.client.send(b"more")
+    assert pair.handler.recv(4) == b"more"
     pair.client.expect_farewell_alone()
 
 
