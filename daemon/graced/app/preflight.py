@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from graced.app.check import Subject
 
 TIMEOUT = 60.0
-"""Seconds after which a child that hardly runs counts as refused.  A child that does run gets as
-many again: clients are served meanwhile, and may leave it little of a slow processor."""
+"""Seconds after which a child that waits counts as refused.  A child that runs, or would if there
+were a processor for it, gets as many again: clients are served meanwhile, and may leave it little
+of a slow one."""
 PROCESSOR_TIMEOUT = 60.0
 """Seconds that a child may use of the processor."""
 _LEAST_SHARE = 1 / 60
-"""Of the processor.  A child that waits for something in a loop uses less."""
+"""Of the time.  A child that waits for something in a loop runs, and wants to run, for less."""
 VARIABLE = "GRACED_PREFLIGHT"
 OPTION = "--check-config"
 
@@ -114,7 +115,7 @@ class Preflight:
         }
         environment[VARIABLE] = " ".join(f"{name}={value}" for name, value in about.items())
         self._status: int | None = None
-        self._used = 0.0
+        self._wanted = 0.0
         self._ended = -1
         self._output = os.memfd_create("graced-preflight", os.MFD_CLOEXEC)
         # Where SIGCHLD is ignored, by our caller or by a handler, the kernel reaps the child and
@@ -182,8 +183,18 @@ class Preflight:
         """Whether to wait for the child for another `TIMEOUT`; to be called after each."""
         # clock_getcpuclockid(3), which Python does not have for processes.
         used = time.clock_gettime(~self._pid << 3 | 2)
-        used_before, self._used = self._used, used
-        return used < PROCESSOR_TIMEOUT and used - used_before >= _LEAST_SHARE * TIMEOUT
+        wanted = used + self._waited_for_processor()
+        wanted_before, self._wanted = self._wanted, wanted
+        return used < PROCESSOR_TIMEOUT and wanted - wanted_before >= _LEAST_SHARE * TIMEOUT
+
+    def _waited_for_processor(self) -> float:
+        """Seconds in which the main thread of the child could have run, and others did."""
+        try:
+            with open(f"/proc/{self._pid}/schedstat", encoding="ascii") as file:
+                return int(file.read().split()[1]) / 1e9
+        except (OSError, IndexError):
+            # A kernel without CONFIG_SCHED_INFO; Debian's have it.
+            return 0.0
 
     @property
     def reason(self) -> str:

@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,41 @@ def test_child_is_watched_where_pidfd_is_forbidden(monkeypatch: pytest.MonkeyPat
         os.waitid(os.P_PID, attempt._pid, os.WEXITED | os.WNOWAIT)
         assert not attempt.running
         assert attempt.reason == ""
+
+
+STARVES = """
+import os
+os.sched_setaffinity(0, {processor})
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+while True:
+    pass
+"""
+
+
+def test_child_without_a_processor_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others use the processor all the time; what waits for it does not hang."""
+    monkeypatch.setattr(preflight, "TIMEOUT", 1.0)
+    processor = {min(os.sched_getaffinity(0))}
+    with Preflight(launch(STARVES.format(processor=processor)), gets_listeners=False) as attempt:
+        while os.sched_getscheduler(attempt._pid) != os.SCHED_IDLE:
+            assert attempt.running
+        other = os.posix_spawn(sys.executable, [sys.executable, "-c", "while True: pass"], {})
+        try:
+            os.sched_setaffinity(other, processor)
+            deadline = time.monotonic() + PATIENCE
+            attempt.advances()
+            # The kernel counts a wait when it is over.
+            while not attempt.advances():
+                assert time.monotonic() < deadline
+            with monkeypatch.context() as kernel:
+                # Without CONFIG_SCHED_INFO.
+                kernel.setattr(attempt, "_waited_for_processor", lambda: 0.0)
+                attempt.advances()
+                select.poll().poll(1000 * preflight.TIMEOUT)
+                assert not attempt.advances()
+        finally:
+            os.kill(other, signal.SIGKILL)
+            os.waitpid(other, 0)
 
 
 # How this process was started.
