@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 from pathlib import Path
@@ -168,6 +169,25 @@ def test_line_breaks_in_the_path_of_another_program_are_no_error(
         sock.bind(ours)
         sock.listen()
         assert occupancy.listening_at_path(ours) == {inode(sock)}
+
+
+def test_line_that_the_kernel_leaves_out_once_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives a page at a time, and sockets come and go in between."""
+    readings = 0
+
+    def without_our_line(path: str, **options: str) -> io.StringIO:
+        nonlocal readings
+        readings += 1
+        lines = Path(path).read_text(**options).splitlines(keepends=True)
+        return io.StringIO("".join(line for line in lines if readings > 1 or "/h" not in line))
+
+    monkeypatch.setattr(occupancy, "open", without_our_line, raising=False)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "h"))
+        sock.listen()
+        assert occupancy.listening_at_path(f"{tmp_path}/h") == {inode(sock)}
 
 
 def test_directories_of_other_sockets_are_not_looked_at(
