@@ -13,7 +13,16 @@ from time import monotonic
 
 import pytest
 
-from support import PATIENCE, Daemon, Graced, NotifySocket, environment, launch, wait_for_end
+from support import (
+    PATIENCE,
+    Daemon,
+    Graced,
+    NotifySocket,
+    environment,
+    fill_queue,
+    launch,
+    wait_for_end,
+)
 
 KINDS = pytest.mark.parametrize("kind", [Graced, Daemon], ids=["foreground", "daemon"])
 Kind = type[Graced | Daemon]
@@ -291,15 +300,8 @@ def test_service_manager_that_does_not_read_holds_nothing_up(tmp_path: Path) -> 
         deaf.bind(str(tmp_path / "notify"))
         env = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
         with Graced("--grace", "1", env=env) as graced, graced.connect() as client:
-            filler = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            with filler:
-                filler.connect(str(tmp_path / "notify"))
-                filler.setblocking(False)
-                try:
-                    while True:
-                        filler.send(b"x")
-                except BlockingIOError:
-                    client.echo(b"hello")
+            fill_queue(env["NOTIFY_SOCKET"])
+            client.echo(b"hello")
             graced.signal(SIGTERM)
             client.expect_farewell_alone()
             assert graced.wait() == 0

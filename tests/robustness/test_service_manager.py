@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGTERM, SIGUSR2
 from time import monotonic
@@ -14,7 +14,7 @@ import pytest
 
 from graced.handover import fdstore
 from robustness.strace import Fault, Injection, Traced
-from support import PASS, PATIENCE, FdStore, Graced
+from support import PASS, PATIENCE, FdStore, Graced, fill_queue
 from support.process import LEFT_TO_THE_KERNEL
 
 PERIOD = 1.2
@@ -77,12 +77,7 @@ class Deaf:
         self.socket.close()
 
     def fill(self) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-            other.connect(self.environment["NOTIFY_SOCKET"])
-            other.setblocking(False)
-            with suppress(BlockingIOError):
-                while True:
-                    other.send(b"x")
+        fill_queue(self.environment["NOTIFY_SOCKET"])
 
     def read_until(self, text: str) -> int:
         """Read messages to the first that has the text; return the number of descriptors in it."""

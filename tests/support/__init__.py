@@ -9,7 +9,7 @@ from support.attempts import attempts
 from support.client import FAREWELL, Client
 from support.leaks import Leaks, own_orphans
 from support.log import PATIENCE, Log
-from support.notify import NotifySocket
+from support.notify import NotifySocket, fill_queue
 from support.ports import reserved_port
 from support.process import (
     CHECKOUT,
@@ -42,6 +42,7 @@ __all__ = [
     "Stopped",
     "attempts",
     "environment",
+    "fill_queue",
     "launch",
     "own_orphans",
     "reserved_port",

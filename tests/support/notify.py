@@ -21,6 +21,32 @@ _MARK = b"X_MARK=1"
 """Sent by the test itself: what was sent before has come when this has."""
 
 
+def fill_queue(path: str, message: bytes = b"x") -> int:
+    """Fill the queue of a datagram socket like other programs; return the number of messages.
+
+    One program has room for some 280 messages in its own buffer, and systemd sets the length of
+    the queue to 512 (net.unix.max_dgram_qlen).
+    """
+    total = 0
+    while sent := _send_all(path, message):
+        total += sent
+    return total
+
+
+def _send_all(path: str, message: bytes) -> int:
+    """Send as many messages as one program can, and return their number."""
+    number = 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.connect(path)
+        other.setblocking(False)
+        while True:
+            try:
+                other.send(message)
+            except BlockingIOError:
+                return number
+            number += 1
+
+
 class Message(NamedTuple):
     """One datagram and its sender."""
 

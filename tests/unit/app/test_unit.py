@@ -31,9 +31,10 @@ ExecStart={ path=/usr/sbin/graced ; argv[]=/usr/sbin/graced --daemon -g 60 ; ign
 def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of files named like units, with the output of systemctl."""
     script = tmp_path / "systemctl"
-    script.write_text(f'#!/bin/sh\nfor unit; do :; done\ncat "{tmp_path}/$unit"\n')
+    script.write_text(f'#!/bin/sh\nfor unit; do :; done\n/bin/cat "{tmp_path}/$unit"\n')
     script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    # Nothing else: the machine's own systemctl is tried where this file cannot be run.
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(unit, "_BOOTED", str(tmp_path))
     (tmp_path / "graced.socket").write_text("LoadState=loaded\nActiveState=inactive\n")
     return tmp_path
@@ -110,6 +111,6 @@ def test_machine_without_systemd_has_no_unit(
 
 
 def test_systemctl_that_hangs_is_no_unit(systemctl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (systemctl / "systemctl").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (systemctl / "systemctl").write_text("#!/bin/sh\nexec /bin/sleep 1000\n")
     monkeypatch.setattr(unit, "QUERY_TIMEOUT", 0.2)
     assert unit.find() is None

@@ -11,6 +11,7 @@ import pytest
 
 from graced.handover.mirror_store import MirrorStore
 from graced.systemd.notify import Notifier
+from support import fill_queue
 
 
 @pytest.fixture
@@ -82,14 +83,9 @@ def test_bundle_stays_while_the_next_one_waits(
     store = MirrorStore(notifier, [])
     store.replace(bundle)
     assert said(manager) == ["FDSTORE graced-kept"]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-        other.connect(str(tmp_path / "notify"))
-        other.setblocking(False)
-        with suppress(BlockingIOError):
-            while True:
-                other.send(b"x\ny")
-        for _ in range(5):
-            store.replace(bundle)
+    fill_queue(str(tmp_path / "notify"), b"x\ny")
+    for _ in range(5):
+        store.replace(bundle)
     said(manager)
     assert notifier.flush(0.0)
     assert said(manager) == ["FDSTORE graced-kept-6", "FDSTOREREMOVE graced-kept"]

@@ -17,7 +17,7 @@ import pytest
 from graced.log import events
 from graced.systemd import outbox
 from graced.systemd.outbox import Message, Outbox
-from support import PATIENCE
+from support import PATIENCE, fill_queue
 
 PASSING = ["ENOBUFS", "ENOMEM", "EAGAIN", "ETOOMANYREFS", "EPERM", "EACCES", "EIO", "EINTR"]
 
@@ -72,30 +72,6 @@ class Manager:
             self.line.failures = []
         self.line.connect(self.path)
         return self.line
-
-    def fill(self) -> int:
-        """Fill the queue like other programs; return the number of messages.
-
-        One program has room for some 280 messages in its own buffer, and systemd sets the length of
-        the queue to 512 (net.unix.max_dgram_qlen).
-        """
-        total = 0
-        while sent := self._send_all():
-            total += sent
-        return total
-
-    def _send_all(self) -> int:
-        """Send as many messages as one program can, and return their number."""
-        number = 0
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-            other.connect(self.path)
-            other.setblocking(False)
-            while True:
-                try:
-                    other.send(b"x")
-                except BlockingIOError:
-                    return number
-                number += 1
 
     def read(self) -> list[tuple[str, int]]:
         """Text and number of descriptors of each message in the queue."""
@@ -153,7 +129,7 @@ def test_message_that_fails_is_sent_again(
 
 
 def test_queue_full_of_others_messages_is_waited_out(manager: Manager, queue: Outbox) -> None:
-    manager.fill()
+    fill_queue(manager.path)
     queue.put(word("READY=1"))
     assert queue.waits("READY")
     assert not queue.flush(0.05)
@@ -181,7 +157,7 @@ def test_flush_does_not_wait_for_what_will_not_pass(manager: Manager, queue: Out
 
 
 def test_queue_stays_short_and_ends_with_the_last_state(manager: Manager, queue: Outbox) -> None:
-    others = manager.fill()
+    others = fill_queue(manager.path)
     for number in range(1000):
         queue.put(word(f"STATUS={number}"))
         queue.put(word("WATCHDOG=1"))
