@@ -8,13 +8,19 @@ import os
 import socket
 from types import SimpleNamespace
 
-from graced.errors import ListenError
+from graced.errors import ListenError, UnresolvedError
 from graced.log import events
 from graced.sockets.accepted import KeepAlive, set_up_clients
 from graced.sockets.address import format_address
 from graced.sockets.inherited_listeners import InheritedListeners, remove_stale
 from graced.sockets.listener import Listener
-from graced.sockets.resolver import may_come_later, resolve, socket_addresses
+from graced.sockets.resolver import (
+    is_answer_of_one_family,
+    is_name,
+    may_come_later,
+    resolve,
+    socket_addresses,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,15 +103,21 @@ def bind_late(
 ) -> list[Listener]:
     """Resolve a name and listen on each of its addresses, but for those whose names are `present`.
 
-    Raises `ListenError`.  May take as long as the resolver.
+    Raises `ListenError`; `UnresolvedError` where only addresses are known that are present, and
+    the name may have others.  May take as long as the resolver.
     """
     how = Listening(backlog=backlog, keepalive=keepalive, inherited=InheritedListeners())
+    answers = socket_addresses(address)
     found = [
         (family, name)
-        for family, name in socket_addresses(address)
+        for family, name in answers
         if format_address((name[0], address.port)) not in present
     ]
-    return _bind(address, found, how) if found else []
+    if found:
+        return _bind(address, found, how)
+    if is_name(address) and is_answer_of_one_family(address, answers):
+        raise UnresolvedError(f"cannot listen on {address}: one family of it is not resolved yet")
+    return []
 
 
 def refusal(address: Address, error: OSError) -> ListenError:

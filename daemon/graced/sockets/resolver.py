@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     """Address families with socket addresses."""
 
 
+_HOSTS = "/etc/hosts"
 MAX_ADDRESSES = 64
 """Of a name: a name server must not use up our descriptors, nor the places in the store."""
 
@@ -60,6 +61,39 @@ def _encoded(host: str) -> bytes:
     return host.encode("ascii" if host.isascii() else "idna")
 
 
+def is_answer_of_one_family(address: Address, found: SockAddrs) -> bool:
+    """Whether a name has more addresses, perhaps: no name server answers for one family now.
+
+    getaddrinfo(3) answers with the other family then, and without an error.
+    """
+    missing = {socket.AF_INET, socket.AF_INET6} - {each for each, _ in found}
+    if missing and _is_in_hosts(_encoded(address.host)):
+        # Name servers are not asked.  On a device without one the question for the other family
+        # alone would have no answer for ever.
+        return False
+    for family in missing:
+        try:
+            socket.getaddrinfo(
+                _encoded(address.host), address.port, family, type=socket.SOCK_STREAM
+            )
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN:
+                return True
+        except OSError:
+            return True
+    return False
+
+
+def _is_in_hosts(name: bytes) -> bool:
+    """Whether hosts(5) has the name, with whatever addresses."""
+    with suppress(OSError), open(_HOSTS, "rb") as file:
+        for line in file:
+            _, *names = line.partition(b"#")[0].lower().split() or [b""]
+            if name.lower() in names:
+                return True
+    return False
+
+
 def may_come_later(address: Address) -> bool:
     """Whether this machine may be given the address while we serve."""
     return not address.path and address.host not in {"*", "localhost"}
@@ -90,7 +124,7 @@ def resolve(
             if not found[n]:
                 try:
                     found[n] = socket_addresses(address)
-                    complete = True
+                    complete = not is_answer_of_one_family(address, found[n])
                 except UnresolvedError:
                     # The answer may be another one later.
                     complete = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import struct
@@ -14,12 +13,12 @@ import pytest
 
 from graced.app import occupancy
 from graced.errors import ListenError, UnresolvedError
-from graced.sockets import binding
+from graced.sockets import binding, resolver
 from graced.sockets.accepted import KeepAlive
 from graced.sockets.address import Address
 from graced.sockets.inherited_listeners import InheritedListeners
 from graced.sockets.listener import Listener, refuses_connections
-from support import Client
+from support import Client, reserved_port
 
 Bind = Callable[..., list[Listener]]
 
@@ -399,15 +398,94 @@ def test_listener_of_another_interface_is_not_taken() -> None:
         assert inherited.take(socket.AF_INET6, "fe80::1", 7, 1) is first
 
 
+class Names:
+    """A resolver: what it says of each family, or an error."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **answers: str | OSError) -> None:
+        self.answers = answers
+        monkeypatch.setattr(socket, "getaddrinfo", self)
+
+    def __call__(self, _host: bytes, port: int, family: int = 0, **_: object) -> list[object]:
+        found: list[object] = []
+        for name, each in (("four", socket.AF_INET), ("six", socket.AF_INET6)):
+            answer = self.answers[name]
+            if family and family != each:
+                continue
+            if isinstance(answer, str):
+                rest = (0, 0) if each == socket.AF_INET6 else ()
+                found.append((each, socket.SOCK_STREAM, 6, "", (answer, port, *rest)))
+            elif family or name == "four":
+                raise answer
+        return found
+
+
+LATER = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+NEVER = socket.gaierror(socket.EAI_NODATA, "No address associated with hostname")
+NO_ROOM = OSError(24, "Too many open files")
+"""getaddrinfo(3) says EAI_SYSTEM, and Python raises what errno says."""
+
+
+@pytest.mark.parametrize(
+    ("missing", "waits"), [(LATER, True), (NO_ROOM, True), (NEVER, False)], ids=str
+)
+def test_name_of_which_one_family_is_known_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, missing: OSError, waits: bool
+) -> None:
+    """A name server has answered for IPv4, and is silent about IPv6."""
+    names = Names(monkeypatch, four="127.0.0.1", six=missing)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        number = sock.getsockname()[1]
+    address = Address.parse(f"name.test:{number}")
+    unresolved: list[Address] = []
+    with ExitStack() as stack:
+        bound = binding.bind([address], 10, unresolved=unresolved)
+        for each in bound:
+            stack.callback(each.close)
+        assert [each.name for each in bound] == [f"127.0.0.1:{number}"]
+        assert unresolved == [address] * waits
+        present = {each.name for each in bound}
+        if waits:
+            with pytest.raises(UnresolvedError, match="one family of it is not resolved yet"):
+                binding.bind_late(address, 10, KeepAlive(), present)
+        else:
+            assert binding.bind_late(address, 10, KeepAlive(), present) == []
+        names.answers["six"] = "::1"
+        (late,) = binding.bind_late(address, 10, KeepAlive(), present)
+        stack.callback(late.close)
+        assert late.name == f"[::1]:{number}"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "waits"),
+    [
+        ("127.0.0.1 other.test name.test # of the device", False),
+        ("# comment\n\n127.0.0.1\tNAME.test", False),
+        ("127.0.0.1 other.test # name.test", True),
+        ("127.0.0.1 name.test.other", True),
+        ("\xe4 \x00", True),
+        (None, True),
+    ],
+)
+def test_name_of_hosts_file_has_no_more_addresses(
+    hosts: str | None, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device without a name server, which is asked for one family alone and not for both."""
+    Names(monkeypatch, four="127.0.0.1", six=LATER)
+    monkeypatch.setattr(resolver, "_HOSTS", str(tmp_path / "hosts"))
+    if hosts is not None:
+        (tmp_path / "hosts").write_text(hosts, encoding="latin-1")
+    unresolved: list[Address] = []
+    with ExitStack() as stack:
+        address = Address.parse(f"name.test:{stack.enter_context(reserved_port())}")
+        for each in binding.bind([address], 10, unresolved=unresolved):
+            stack.callback(each.close)
+    assert unresolved == [address] * waits
+
+
 def test_resolver_without_descriptors_is_one_that_answers_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """getaddrinfo(3) says EAI_SYSTEM then, and Python raises what errno says."""
-
-    def resolve(*_arguments: object, **_more: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    Names(monkeypatch, four=NO_ROOM, six=NO_ROOM)
     address = Address.parse("name.test:9")
     unresolved: list[Address] = []
     assert binding.bind([address], 10, unresolved=unresolved) == []
