@@ -52,9 +52,14 @@ def unread_by_server(sock: socket.socket) -> int:
     """Bytes that have arrived and that the server has not read."""
     if sock.family == socket.AF_UNIX:
         return unacknowledged(sock)
+    try:
+        ends = sock.getpeername(), sock.getsockname()
+    except OSError:
+        # It is not connected any more, and the next send(2) says so.
+        return 0
     server, client = (
         f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
-        for host, port in (sock.getpeername(), sock.getsockname())
+        for host, port in ends
     )
     for line in Path("/proc/net/tcp").read_text().splitlines():
         _, local, remote, _, queues, *_ = line.split()
