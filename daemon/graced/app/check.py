@@ -45,6 +45,7 @@ from graced.handlers import registry
 from graced.loop.acceptor import MAX_LINGERING
 from graced.process import limits
 from graced.sockets import binding
+from graced.sockets.inherited_listeners import is_alive
 from graced.sockets.resolver import may_come_later, socket_addresses
 
 TYPE_CHECKING = False
@@ -252,10 +253,12 @@ class Check:
             is_socket = stat.S_ISSOCK(os.lstat(address.path).st_mode)
         except OSError:
             return
+        ours = self._subject.ours or frozenset()
         holders = occupancy.listening_at_path(address.path)
         if not is_socket:
             raise binding.refusal(address, _error(errno.EADDRINUSE))
-        if holders:
+        # Programs elsewhere, as in a container, may listen at a path of the same name.
+        if holders and not holders & ours and is_alive(address.path):
             self._judge_use(address, holders)
 
     # Files.

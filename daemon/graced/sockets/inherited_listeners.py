@@ -161,7 +161,7 @@ def _difference(sock: socket.socket, interface: object) -> str:
     except OSError as error:
         return f"its path: {error.strerror}"
     os.umask(umask := os.umask(0))
-    if not stat.S_ISSOCK(status.st_mode) or not _is_alive(path):
+    if not stat.S_ISSOCK(status.st_mode) or not is_alive(path):
         return "its path leads to something else"
     if (status.st_uid, status.st_gid) != (os.geteuid(), _group_at(path)):
         return f"its path belongs to user {status.st_uid}, group {status.st_gid}"
@@ -191,7 +191,7 @@ def _difference_of_options(sock: socket.socket, interface: object) -> str:
     return ""
 
 
-def _is_alive(path: str) -> bool:
+def is_alive(path: str) -> bool:
     """Whether a process has the socket of a path: connect(2) finds one, of another type."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:

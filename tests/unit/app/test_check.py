@@ -219,6 +219,24 @@ def test_path_in_use_by_another_is_refused(tmp_path: Path) -> None:
         assert notes(subject, settings(address)) == []
 
 
+def test_path_of_the_same_name_elsewhere_is_not_in_use(tmp_path: Path) -> None:
+    """The kernel lists a socket in a container, or whose path has been removed, by that name."""
+    path = str(tmp_path / "socket")
+    subject = Subject(descriptors=MANY, knows_service=True)
+    with socket.socket(socket.AF_UNIX) as elsewhere, socket.socket(socket.AF_UNIX) as ours:
+        elsewhere.bind(path)
+        elsewhere.listen()
+        os.unlink(path)
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(path)
+        assert notes(subject, settings(f"unix:{path}")) == []
+        os.unlink(path)
+        ours.bind(path)
+        ours.listen()
+        subject.ours = frozenset({os.fstat(ours.fileno()).st_ino})
+        assert notes(subject, settings(f"unix:{path}")) == []
+
+
 def test_plain_file_at_a_path_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(ListenError, match=r"Address already in use$"):
