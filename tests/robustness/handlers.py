@@ -13,6 +13,8 @@ import socketserver
 import threading
 from typing import Any
 
+from graced.sockets.blocked_read import waits_for_input
+
 HERE = "robustness.handlers"
 
 _kept: list[object] = []
@@ -110,7 +112,25 @@ class Misbehaving(socketserver.BaseRequestHandler):
         self.request.shutdown(socket.SHUT_RDWR)
 
     def do_close_from_another_thread(self) -> None:
-        threading.Thread(target=self.request.close).start()
+        """Before the read, or while it waits."""
+        native_id, fd = threading.get_native_id(), self.request.fileno()
+        closed = threading.Event()
+
+        def close() -> None:
+            while not waits_for_input(native_id, fd):
+                assert not closed.is_set()
+            self.request.close()
+
+        threading.Thread(target=close).start()
+        try:
+            assert self.request.recv(10) == b""
+        finally:
+            closed.set()
+
+    def do_close_in_another_thread(self) -> None:
+        thread = threading.Thread(target=self.request.close)
+        thread.start()
+        thread.join()
         self.request.recv(10)
 
     # Blocking

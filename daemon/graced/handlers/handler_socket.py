@@ -35,8 +35,9 @@ from weakref import ref
 from graced.handlers.goodbye import GoodbyeSocket, Stage
 from graced.handlers.lineage import Lineage
 from graced.handlers.reader import Reader
+from graced.handlers.rest import ANY_THREAD
 from graced.sockets.blocked_read import is_known
-from graced.sockets.closing import end_both_ways
+from graced.sockets.closing import end_both_ways, end_input
 from graced.sockets.elsewhere import cookie
 from graced.sockets.tcp_info import tcp_info
 from graced.sockets.timeout import set_timeout
@@ -218,6 +219,10 @@ class HandlerSocket(GoodbyeSocket):
         self.gone, self.detached = cookie(self), True
         return self.release()
 
+    @property
+    def _handler_reads(self) -> bool:
+        return self.thread is not ANY_THREAD and self.handler_waits
+
     def release(self) -> int:
         """Give the descriptor to the server, when the handler has ended."""
         self._counted = self.written
@@ -229,6 +234,9 @@ class HandlerSocket(GoodbyeSocket):
             return
         self._counted = self.written
         self.gone = cookie(self)
+        if not self._is_called_by_handler and self._handler_reads:
+            # The connection lasts as long as a read that waits: close(2) does not end it.
+            end_input(self)
         super()._real_close()  # type: ignore[misc]
 
 
