@@ -21,7 +21,17 @@ from graced.log.sinks import Journal, Syslog
 from robustness.handlers import HERE, LINES
 from robustness.measure import median, percentile, ping_pong
 from robustness.scale import scaled
-from support import FAREWELL, PATIENCE, Client, Graced, Log, NotifySocket, environment, launch
+from support import (
+    FAREWELL,
+    MACHINE,
+    PATIENCE,
+    Client,
+    Graced,
+    Log,
+    NotifySocket,
+    environment,
+    launch,
+)
 
 GRACE = 1.0
 MOMENT = 0.5
@@ -126,7 +136,7 @@ def test_echo_does_not_wait_for_the_log(
         # The clients stay: the whole grace period, and no more.
         took = full.stop()
         print(f"stopped in {took:.3f} s")
-        assert GRACE <= took <= GRACE + MOMENT
+        assert GRACE <= took <= GRACE + MOMENT + MACHINE
         for client in unread:
             assert client.recv_to_end() == FAREWELL
         stack.close()
@@ -141,7 +151,7 @@ def test_impatient_stop_is_fast(full: FullPipe) -> None:
         began = time.monotonic()
         full.process.send_signal(SIGINT)
         assert full.process.wait(PATIENCE) == 0
-        assert time.monotonic() - began <= MOMENT
+        assert time.monotonic() - began < GRACE
 
 
 def test_lost_records_are_counted(tmp_path: Path, notify_socket: NotifySocket) -> None:

@@ -15,8 +15,6 @@ GRACE, SHORT_GRACE = 20.0, 0.5
 """Seconds: more than any test takes, and a time in which nothing finishes that is held up."""
 MOMENT = 0.5
 """Seconds after the deadline in which the server is gone."""
-MACHINE = 1.0
-"""Seconds that a busy machine may take longer, with a dozen clients in the middle of something."""
 
 
 class Program(Graced):

@@ -19,13 +19,12 @@ from strangers.conversation import AT_ONCE, record
 from strangers.service import (
     GRACE,
     KINDS,
-    MACHINE,
     MOMENT,
     SHORT_GRACE,
     server,
     start,
 )
-from support import Client, FdStore, Graced
+from support import MACHINE, Client, FdStore, Graced
 
 
 def host_and_port(graced: Graced) -> tuple[str, int]:

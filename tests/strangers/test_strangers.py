@@ -13,9 +13,9 @@ import pytest
 
 from strangers.conversation import AT_ONCE, PATIENCE, Player
 from strangers.crowd import Crowd
-from strangers.service import GRACE, KINDS, MACHINE, MOMENT, SHORT_GRACE, server, start
+from strangers.service import GRACE, KINDS, MOMENT, SHORT_GRACE, server, start
 from strangers.table import STRANGERS
-from support import FdStore
+from support import MACHINE, FdStore
 
 
 def _runs() -> Iterator[Any]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 PATIENCE = 60.0
 """Seconds that nothing takes, however busy the machine is."""
+MACHINE = 1.0
+"""Seconds that a busy machine may take longer for what the server does in a moment."""
 
 SOME = 30
 """Lines at the beginning and at the end of a log that are shown."""
