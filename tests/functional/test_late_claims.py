@@ -188,6 +188,19 @@ def test_restart_with_busy_address_costs_no_client(store: FdStore, squatter: soc
             end(third)
 
 
+def test_restart_whose_pidfile_is_lost_costs_no_client(store: FdStore) -> None:
+    """Something else is at its path by now: the next start goes on, and so does the check."""
+    with Daemon(**manager(store)) as first, first.served() as client:
+        first.pid_file.unlink()
+        first.pid_file.mkdir()
+        first.signal(SIGUSR2)
+        assert first.wait() == 79
+        with Graced(listen=first.addresses[0], **manager(store)) as second:
+            client.echo(b"still here")
+            client.close()
+            end(second)
+
+
 @pytest.mark.parametrize("daemon", [False, True], ids=["foreground", "daemon"])
 def test_restart_without_thread_for_busy_address_costs_no_client(
     store: FdStore, squatter: socket.socket, tmp_path: Path, daemon: bool

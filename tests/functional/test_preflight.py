@@ -167,6 +167,18 @@ def test_path_in_use_by_another_makes_restart_stop(configured: Graced, tmp_path:
         configured.log.wait_for(f"{TOLD}cannot listen on unix:{path}: Address already in use$")
 
 
+def test_path_that_another_program_has_taken_costs_no_client(
+    configured: Graced, tmp_path: Path
+) -> None:
+    """The next start serves the other address, and waits for the path."""
+    path = tmp_path / "own"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other, configured.served() as client:
+        other.bind(str(path))
+        other.listen()
+        assert end(configured, client) == HANDED_OVER
+
+
 def test_overlapping_addresses_make_restart_stop(configured: Graced) -> None:
     with configured.served() as client:
         port = configured.addresses[0].rpartition(":")[2]

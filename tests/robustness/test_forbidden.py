@@ -26,7 +26,10 @@ SOL_TCP = 6
 TCP_INFO = 11
 SO_REUSEPORT = 15
 IPV6_V6ONLY = 26
+SO_DETACH_FILTER = 27
+SO_MARK = 36
 SO_PEEK_OFF = 42
+SO_LOCK_FILTER = 44
 SO_COOKIE = 57
 SO_BINDTOIFINDEX = 62
 SO_NETNS_COOKIE = 71
@@ -54,9 +57,13 @@ UNNOTICED = [
     Forbidden("getsockopt", "ENOPROTOOPT", OPTION, TCP_INFO),
     *(
         Forbidden("getsockopt", error, OPTION, option)
-        for option in (SO_REUSEPORT, IPV6_V6ONLY, SO_BINDTOIFINDEX, SO_NETNS_COOKIE)
+        for option in (
+            *(SO_REUSEPORT, IPV6_V6ONLY, SO_BINDTOIFINDEX, SO_NETNS_COOKIE),
+            *(SO_MARK, SO_LOCK_FILTER, SO_PEEK_OFF),
+        )
         for error in ("EPERM", "ENOPROTOOPT")
     ),
+    Forbidden("setsockopt", "EPERM", OPTION, SO_DETACH_FILTER),
 ]
 
 

@@ -154,6 +154,17 @@ class Claims:
         """The failed claims, as words of the status line; empty: none has failed."""
         return self._late.missing if self._late else ""
 
+    def next_start_goes_on(self) -> bool:
+        """Whether the next start, which inherits listeners, finds the same claims missing.
+
+        Or claims that were lost meanwhile: another program has taken the path of a Unix socket, or
+        the directory of the pidfile has become read-only.
+        """
+        lost = (self.lock and self.lock.is_lost()) or any(
+            each.has_lost_path() for each in self.listeners
+        )
+        return bool(self.listeners and (self.missing or lost))
+
     def prepare(self) -> None:
         """Make sure that `try_again` cannot fail.  Raises `StartError`."""
         if self._late:

@@ -45,8 +45,7 @@ def _preflight(
 ) -> tuple[Signals | None, str]:
     """The signal to stop for good, if one came; and the reason to refuse the next start."""
     passed = any(each.passed for each in claims.listeners)
-    # The next start inherits listeners, and then goes on without what is missing here, too.
-    goes_on = bool(claims.listeners and claims.missing)
+    goes_on = claims.next_start_goes_on()
     _ask_for_time(notifier)
     try:
         with Preflight(launch, gets_listeners=passed, goes_on=goes_on) as attempt:

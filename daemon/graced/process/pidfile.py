@@ -103,6 +103,15 @@ class PidFile:
         """The pid in the file; empty: there is none."""
         return _owner(self._fd)
 
+    def is_lost(self) -> bool:
+        """Whether the file is at its path no more, or could not be made there again."""
+        try:
+            self._check_directory()
+            present = self._is_at_path(self._fd) and os.fstat(self._fd).st_nlink == 1
+        except (OSError, PidFileError):
+            return True
+        return not (present and os.access(os.path.dirname(self.path), os.W_OK | os.X_OK))
+
     def write(self) -> None:
         """Write the pid of this process.  Raises `PidFileError`."""
         try:

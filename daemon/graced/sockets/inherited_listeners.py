@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from graced.log import events
 from graced.sockets.address import format_address, real_path
-from graced.sockets.listener import Listener, bound_interface, refuses_connections
+from graced.sockets.listener import Listener, bound_interface, leads_to, refuses_connections
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,27 @@ if TYPE_CHECKING:
 
 _SO_NETNS_COOKIE = 71
 """asm-generic/socket.h, Linux 5.14 and newer; Python has no name for it."""
+_SO_DETACH_FILTER = 27
+_OPTIONS = {
+    "SO_DONTROUTE": (socket.SOL_SOCKET, socket.SO_DONTROUTE),
+    "SO_LINGER": (socket.SOL_SOCKET, socket.SO_LINGER),
+    "SO_LOCK_FILTER": (socket.SOL_SOCKET, 44),
+    "SO_MARK": (socket.SOL_SOCKET, socket.SO_MARK),
+    "SO_RCVLOWAT": (socket.SOL_SOCKET, socket.SO_RCVLOWAT),
+    "TCP_CORK": (socket.IPPROTO_TCP, socket.TCP_CORK),
+    "TCP_DEFER_ACCEPT": (socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT),
+    "TCP_MAXSEG": (socket.IPPROTO_TCP, socket.TCP_MAXSEG),
+    "IP_MINTTL": (socket.IPPROTO_IP, 21),
+    "IP_TRANSPARENT": (socket.IPPROTO_IP, 19),
+    "IP_TTL": (socket.IPPROTO_IP, socket.IP_TTL),
+    "IPV6_MINHOPCOUNT": (socket.IPPROTO_IPV6, 73),
+    "IPV6_TRANSPARENT": (socket.IPPROTO_IPV6, 75),
+    "IPV6_UNICAST_HOPS": (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS),
+}
+"""Options that graced does not set, and that decide which clients reach a socket, or what becomes
+of them.  Some have no name in Python."""
+_LONGEST_OPTION = 8
+"""Bytes: of SO_LINGER."""
 
 
 class InheritedListeners:
@@ -161,7 +182,7 @@ def _difference(sock: socket.socket, interface: object) -> str:
     except OSError as error:
         return f"its path: {error.strerror}"
     os.umask(umask := os.umask(0))
-    if not stat.S_ISSOCK(status.st_mode) or not is_alive(path):
+    if not (stat.S_ISSOCK(status.st_mode) and is_alive(path) and leads_to(status, sock)):
         return "its path leads to something else"
     if (status.st_uid, status.st_gid) != (os.geteuid(), _group_at(path)):
         return f"its path belongs to user {status.st_uid}, group {status.st_gid}"
@@ -184,10 +205,28 @@ def _difference_of_options(sock: socket.socket, interface: object) -> str:
             return "another process may share its address (SO_REUSEPORT)"
         if sock.family == socket.AF_INET6:
             only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-            return "" if only else "it takes IPv4 clients as well"
+            if not only:
+                return "it takes IPv4 clients as well"
     except OSError:
         # A container forbids to ask, and graced makes no such socket.
         return ""
+    return _difference_from_new(sock)
+
+
+def _difference_from_new(sock: socket.socket) -> str:
+    """The same for options that graced does not set: another program, or a handler, has."""
+    with suppress(OSError):
+        # ENOENT: it has none, or one that is locked, which SO_LOCK_FILTER tells.
+        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        return "it has a filter"
+    with suppress(OSError), socket.socket(sock.family, socket.SOCK_STREAM) as new:
+        for name, option in _OPTIONS.items():
+            with suppress(OSError):
+                # A kernel or an address family without the option.
+                if sock.getsockopt(*option, _LONGEST_OPTION) != new.getsockopt(
+                    *option, _LONGEST_OPTION
+                ):
+                    return f"its option {name} is another"
     return ""
 
 

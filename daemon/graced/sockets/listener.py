@@ -43,6 +43,10 @@ _NO_INTERFACE = 0x7FFFFFFF
 """Interfaces are numbered from 1 on."""
 _MAX_QUEUE = 65535
 """Connections: the largest backlog."""
+_SO_PEEK_OFF = 42
+"""asm-generic/socket.h; Python has no name for it."""
+_INODES = 0x7FFFFFFF
+"""The part of an inode's number that fits into an option of a socket."""
 
 
 class Listener:
@@ -148,9 +152,17 @@ class Listener:
                 path = self.sock.getsockname()
                 self._inode = os.stat(path).st_ino
                 self._path = path
+                _note_inode(self.sock, self._inode)
             except OSError:
                 # Somebody has removed it: there is nothing to be responsible for.
                 self._path = ""
+
+    def has_lost_path(self) -> bool:
+        """Whether the path of a Unix socket leads to something else by now, or nowhere."""
+        try:
+            return bool(self._path) and os.stat(self._path).st_ino != self._inode
+        except OSError:
+            return True
 
     def disown_path(self) -> None:
         """Let `close` keep the path of a Unix socket: the next process listens there."""
@@ -179,6 +191,31 @@ def refuses_connections(sock: socket.socket) -> bool:
         poll.register(sock, select.POLLRDHUP)
         return bool(poll.poll(0))
     return bound_interface(sock) == _NO_INTERFACE
+
+
+def _note_inode(sock: socket.socket, inode: int) -> None:
+    """Let the next process know which inode a Unix socket is bound to: `leads_to`.
+
+    The kernel tells only root.  The option is for reads, and nobody reads a listening socket.
+    """
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, inode & _INODES)
+    except OSError:
+        # A container forbids it: then `leads_to` knows no better than a socket without a note.
+        return
+
+
+def leads_to(status: os.stat_result, sock: socket.socket) -> bool:
+    """Whether a path, of that status, may be the one that a listening Unix socket is bound to.
+
+    The number of the inode is taken as long as a process has the socket.
+    """
+    try:
+        noted = sock.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
+    except OSError:
+        return True
+    # -1: an older version has bound it.
+    return noted in {-1, status.st_ino & _INODES}
 
 
 def bound_interface(sock: socket.socket) -> int:

@@ -173,3 +173,34 @@ def test_unusable_path_is_refused(kind: str, tmp_path: Path) -> None:
         path = tmp_path / "missing" / "pid"
     with pytest.raises(PidFileError, match=f"^cannot write pidfile {path}: "):
         PidFile(str(path))
+
+
+def remove_directory(path: Path) -> None:
+    path.unlink()
+    path.parent.rmdir()
+
+
+def replace(path: Path) -> None:
+    path.unlink()
+    path.touch()
+
+
+def open_directory(path: Path) -> None:
+    path.parent.chmod(0o777)
+
+
+def add_name(path: Path) -> None:
+    os.link(path, path.with_name("other"))
+
+
+@pytest.mark.parametrize("change", [remove_directory, replace, open_directory, add_name])
+def test_pidfile_is_lost_where_a_start_could_not_have_it(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "run" / "graced.pid"
+    path.parent.mkdir()
+    lock = PidFile(str(path))
+    assert not lock.is_lost()
+    change(path)
+    assert lock.is_lost()
+    lock.remove()

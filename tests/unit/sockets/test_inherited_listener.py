@@ -43,6 +43,8 @@ def old(path: Path, umask: None) -> Iterator[socket.socket]:
         sock.setblocking(False)
         sock.bind(str(path))
         sock.listen()
+        # As after a bind(2) of graced, which notes the inode.
+        Listener(sock)
         yield sock
 
 
@@ -118,6 +120,56 @@ def test_different_listener_is_bound_afresh(
             assert len(retired) == (queued is not None)
 
 
+def bind_beside(path: Path, stack: ExitStack) -> str:
+    """Another program listens beside the path; return where."""
+    other = stack.enter_context(socket.socket(socket.AF_UNIX))
+    other.bind(found := f"{path}.other")
+    other.listen()
+    return found
+
+
+def replace(path: Path, stack: ExitStack) -> None:
+    """As programs do that never leave their path without a socket."""
+    os.rename(bind_beside(path, stack), path)
+
+
+def take(path: Path, stack: ExitStack) -> None:
+    path.unlink()
+    other = stack.enter_context(socket.socket(socket.AF_UNIX))
+    other.bind(str(path))
+    other.listen()
+
+
+def link(path: Path, stack: ExitStack) -> None:
+    path.unlink()
+    path.symlink_to(bind_beside(path, stack))
+
+
+@pytest.mark.parametrize("change", [replace, take, link])
+def test_path_that_leads_to_another_program_is_not_ours(
+    old: socket.socket, path: Path, said: list[str], change: Callable[[Path, ExitStack], None]
+) -> None:
+    """A socket of the same user, with the same mode, that somebody listens at."""
+    with ExitStack() as stack:
+        change(path, stack)
+        with pytest.raises(ListenError, match="Address already in use"):
+            listen(stack, path, InheritedListeners([old]))
+        # It is not in its way, either.
+        with Client.connect(f"unix:{path}"):
+            pass
+    assert said == ["its path leads to something else"]
+
+
+def test_path_of_a_listener_of_an_older_version_is_taken_for_ours(
+    path: Path, umask: None, said: list[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as old, ExitStack() as stack:
+        old.bind(str(path))
+        old.listen()
+        assert listen(stack, path, InheritedListeners([old])).sock is old
+    assert said == []
+
+
 def test_path_of_another_user_is_not_ours(
     old: socket.socket, path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,38 +205,6 @@ def test_listener_of_another_network_namespace_is_not_ours(said: list[str]) -> N
         with Client.connect(found.name), found.accept()[0]:
             pass
     assert said == ["it is in another network namespace"]
-
-
-@pytest.mark.parametrize(
-    ("level", "option", "value", "reason"),
-    [
-        (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0, "it takes IPv4 clients as well"),
-        (
-            *(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1),
-            "another process may share its address (SO_REUSEPORT)",
-        ),
-        (socket.SOL_SOCKET, 62, 1, "it is bound to an interface"),
-    ],
-    ids=["IPV6_V6ONLY", "SO_REUSEPORT", "SO_BINDTOIFINDEX"],
-)
-def test_listener_with_other_options_is_bound_afresh(
-    said: list[str], level: int, option: int, value: int, reason: str
-) -> None:
-    """It was made by another version, or by a handler that has found its descriptor."""
-    with ExitStack() as stack:
-        old = stack.enter_context(socket.socket(socket.AF_INET6))
-        old.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        old.setsockopt(level, option, value)
-        old.bind(("::", 0))
-        old.listen()
-        old.setblocking(False)
-        address = Address("::", old.getsockname()[1])
-        (found,) = binding.bind([address], 10, InheritedListeners([old]))
-        stack.callback(found.close)
-        assert found.sock is not old
-        with Client.connect(f"[::1]:{address.port}"), found.accept()[0]:
-            pass
-    assert said == [reason]
 
 
 def _listener_in_new_namespace() -> socket.socket:
