@@ -159,6 +159,30 @@ def test_restart_needs_no_resolver(
         assert graced.wait() == 0
 
 
+def test_restart_with_two_names_at_one_port_says_nothing(
+    resolver: Resolver, store: FdStore, place: Place
+) -> None:
+    """Whose an inherited listener is, nobody knows; all of them are used, and then asked about."""
+    resolver.knows("127.0.0.2")
+    with resolver.hosts.open("a") as file:
+        file.write("127.0.0.3 other.graced.test\n")
+    listen = [place.address, f"other.graced.test:{place.port}"]
+    more: dict[str, Any] = {"env": store.environment | LEFT_TO_THE_KERNEL, "before": PASS}
+    with NamedGraced(resolver, listen=listen, **more) as graced:
+        client = graced.served()
+        client.echo(b"before")
+        graced.signal(SIGUSR2)
+        assert graced.wait() == 79
+    more["env"] = store.environment
+    with client, NamedGraced(resolver, listen=listen, **more, pass_fds=store.descriptors) as graced:
+        assert graced.addresses == [f"127.0.0.2:{place.port}", f"127.0.0.3:{place.port}"]
+        client.echo(b"after")
+        client.close()
+        graced.signal(SIGTERM)
+        assert graced.wait() == 0
+        assert not graced.log.count("^<[0-4]>"), str(graced.log)
+
+
 def test_name_with_too_many_addresses_is_waited_for(
     resolver: Resolver, store: FdStore, place: Place
 ) -> None:

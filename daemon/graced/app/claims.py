@@ -94,8 +94,10 @@ class Claims:
             refused=refused if self._goes_on else None,
         )
         present = {each.name for each in bound}
+        served = {each.name.rpartition(":")[2] for each in bound if each.inherited}
         for address in unresolved:
-            self._claim_late(address, None, self._bind_again(address, present))
+            attempt = self._bind_again(address, present)
+            self._claim_late(address, None, attempt, asked=str(address.port) not in served)
         for address, refusal in refused:
             self._claim_late(address, refusal, self._bind_again(address, present))
         return bound
@@ -115,11 +117,13 @@ class Claims:
         address: Address | None = None,
         error: GracedError | None = None,
         attempt: Callable[[], list[Listener] | PidFile] | None = None,
+        *,
+        asked: bool = True,
     ) -> None:
         from graced.app.late_claims import Claim, LateClaims  # noqa: PLC0415
 
         self._late = self._late or LateClaims()
-        self._late.add(Claim(address, error, attempt))
+        self._late.add(Claim(address, error, attempt, asked=asked))
 
     @property
     def keepalive(self) -> KeepAlive:

@@ -41,14 +41,18 @@ class Claim:
         address: Address | None = None,
         error: GracedError | None = None,
         attempt: Callable[[], Got] | None = None,
+        *,
+        asked: bool = True,
     ) -> None:
         """`error`: the reason; without it `address` is a host name that is not resolved yet.
 
         `attempt` tries again and raises `GracedError`; None: another try makes no difference.
+        `asked`: whether the start has tried; inherited listeners are used without a question.
         """
         self.address = address
         self.error = error
         self.attempt = attempt
+        self.asked = asked
 
 
 class LateClaims:
@@ -80,7 +84,7 @@ class LateClaims:
         """
         self._wake = wake
         for claim in self._missing:
-            if not claim.error:
+            if claim.asked and not claim.error:
                 events.ADDRESS_UNRESOLVED(address=claim.address)
         self._begun.set()
 
@@ -133,8 +137,13 @@ class LateClaims:
             for claim in list(self._missing):
                 try:
                     got = claim.attempt() if claim.attempt else None
+                except UnresolvedError:
+                    if not claim.asked:
+                        claim.asked = True
+                        events.ADDRESS_UNRESOLVED(address=claim.address)
+                    continue
                 except GracedError as error:
-                    if not isinstance(error, UnresolvedError) and str(error) != str(claim.error):
+                    if str(error) != str(claim.error):
                         claim.error = error
                         self._wake()
                     continue

@@ -114,14 +114,19 @@ def resolve(
         late = {n for n, address in enumerate(addresses) if is_name(address)}
     found = {n: socket_addresses(each) for n, each in enumerate(addresses) if n not in late}
     others = {(family, name[0], addresses[n].port) for n in found for family, name in found[n]}
+    used: set[int] = set()
+    """Ports whose inherited listeners a name has taken.  Nobody knows which were another name's."""
     with _impatience():
-        for n in late:
+        for n in sorted(late):
             address = addresses[n]
             # A resolver that is dead must not hold up a restart.
             old = inherited.at(port := address.port)
             found[n] = [(fam, name) for fam, name in old if (fam, name[0], port) not in others]
+            others |= {(fam, name[0], port) for fam, name in found[n]}
             complete = False
-            if not found[n]:
+            if found[n]:
+                used.add(port)
+            elif port not in used:
                 try:
                     found[n] = socket_addresses(address)
                     complete = not is_answer_of_one_family(address, found[n])

@@ -107,6 +107,24 @@ def test_name_that_is_resolved_and_taken_is_said(
     end(claims)
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_name_that_the_start_has_not_asked_for_is_asked_before_a_word(
+    tries: Tries, caplog: pytest.LogCaptureFixture, answers: bool
+) -> None:
+    """A restart uses the listeners that it inherits, whatever the name server says."""
+    claims = LateClaims()
+    claims.add(Claim(ADDRESS, None, tries, asked=False))
+    start(claims)
+    tries.wait()
+    assert caplog.records == []
+    if not answers:
+        for _ in range(2):
+            tries.end(UnresolvedError("unknown"))
+    tries.end([])
+    end(claims)
+    assert len(caplog.records) == (not answers)
+
+
 def test_claim_that_needs_no_try_needs_no_thread(caplog: pytest.LogCaptureFixture) -> None:
     claims = LateClaims()
     claims.add(Claim(error=DENIED))
