@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 from graced.app.instance import MAIN
-from graced.app.settings import BY_KEY, SETTINGS, Settings
+from graced.app.settings import BY_KEY, LONGEST_USER_TIMEOUT, SETTINGS, Settings
 from graced.errors import ConfigError, UsageError, shown
 
 TYPE_CHECKING = False
@@ -67,7 +67,22 @@ def read(config: str | None, options: Options, instance: Instance = MAIN) -> dic
         except ValueError as error:
             raise UsageError(f"{option} {error}, not {shown(written)}") from None
         values[key] = Value(written=written, checked=checked, source=option)
+    _follow(values)
     return values
+
+
+def _follow(values: Mapping[str, Value]) -> None:
+    """Let the default of `user_timeout` be the time that a silent client has.
+
+    Where TCP_USER_TIMEOUT is set, the kernel ends a silent client after that time and looks at no
+    count of questions: a shorter time would make one lost packet fatal, a longer one keep ghosts.
+    """
+    timeout = values["server.user_timeout"]
+    names = ("keepalive_idle", "keepalive_interval", "keepalive_count")
+    idle, interval, count = (values[f"server.{name}"].checked for name in names)
+    if timeout.source == DEFAULT and idle:
+        timeout.written = min(idle + interval * count, LONGEST_USER_TIMEOUT)
+        timeout.checked = timeout.written
 
 
 def load(config: str | None, options: Options, instance: Instance = MAIN) -> Settings:

@@ -24,6 +24,8 @@ DROP_INS = "/etc/graced/conf.d"
 PID_FILE = "/run/graced/graced.pid"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 KEEP = ("restart", "always", "never")
+LONGEST_USER_TIMEOUT = 86400.0
+"""Seconds."""
 MAX_FAREWELL = 1024
 """Bytes."""
 
@@ -152,9 +154,9 @@ SETTINGS = (
     Setting(
         key="server.user_timeout",
         default=180.0,
-        check=_seconds(0, 86400),
+        check=_seconds(0, LONGEST_USER_TIMEOUT),
         unit="s, 0 = the kernel decides, a quarter of an hour",
-        reason="as long as a silent client has: idle + count * interval",
+        reason="as long as a silent client has: idle + count * interval, and follows these",
     ),
     Setting(
         key="server.io_threads",

@@ -5,6 +5,7 @@ Only clients that were in the queue before the listener was ours have what it wa
 
 from __future__ import annotations
 
+import math
 import socket
 from types import SimpleNamespace
 
@@ -26,9 +27,12 @@ class KeepAlive(SimpleNamespace):
     interval: float = 15.0
     """Time between two probes that have no answer."""
     count: int = 4
-    """Probes without an answer after which the connection has failed."""
+    """Probes without an answer after which the connection has failed, if `user_timeout` is 0."""
     user_timeout: float = 180.0
-    """Time that sent bytes may stay without an acknowledgement; 0: the kernel decides."""
+    """Time that sent bytes may stay without an acknowledgement; 0: the kernel decides.
+
+    Of a silent client, too, once a probe has no answer.
+    """
 
 
 def set_up_inherited(sock: socket.socket, keepalive: KeepAlive) -> str:
@@ -74,7 +78,7 @@ def set_up_multipath(sock: socket.socket, keepalive: KeepAlive) -> str:
 
 def _options(keepalive: KeepAlive) -> list[tuple[int, int, int]]:
     """Level, option and value of each option that the configuration decides."""
-    timeout = round(keepalive.user_timeout * _MILLISECONDS)
+    timeout = math.ceil(keepalive.user_timeout * _MILLISECONDS)
     options = [
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(bool(keepalive.idle))),
         (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from graced.app import settings
+from graced.app import configuration, settings
 from graced.app.settings import SETTINGS, Setting
 from graced.sockets.address import Address
 from support import CHECKOUT
@@ -114,3 +115,24 @@ def test_wrong_value_is_refused(name: str, value: Any) -> None:
     (setting,) = [setting for setting in SETTINGS if setting.key == name]
     with pytest.raises(ValueError, match=r"^must "):
         setting.check(value)
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [
+        ("", 180),
+        ("keepalive_idle = 600", 660),
+        ("keepalive_idle = 10\nkeepalive_interval = 5\nkeepalive_count = 3", 25),
+        ("keepalive_idle = 10\nuser_timeout = 180", 180),
+        ("keepalive_idle = 10\nuser_timeout = 0", 0),
+        ("keepalive_idle = 0\nkeepalive_count = 1", 180),
+        ("keepalive_interval = 32767\nkeepalive_count = 127", 86400),
+    ],
+)
+def test_silent_client_has_the_time_that_keepalive_gives(
+    tmp_path: Path, written: str, wanted: float
+) -> None:
+    """The kernel goes by TCP_USER_TIMEOUT where there is one, and not by the count, tcp(7)."""
+    file = tmp_path / "graced.toml"
+    file.write_text(f"[server]\n{written}\n")
+    assert configuration.load(str(file), {}).user_timeout == wanted

@@ -59,6 +59,10 @@ def test_no_idle_time_means_no_probes(stack: ExitStack) -> None:
     assert found[-1] == 0
 
 
+def test_shortest_timeout_is_none_of_the_kernels_choice(stack: ExitStack) -> None:
+    assert accepted_options(stack, KeepAlive(user_timeout=0.0001))[-1] == 1
+
+
 def test_probes_turned_off_are_turned_off_for_an_inherited_listener(stack: ExitStack) -> None:
     old = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     old.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
