@@ -121,6 +121,19 @@ def test_path_is_served_as_soon_as_that_is_possible(
         assert not path.exists()
 
 
+def test_path_that_is_bound_late_has_the_mode_of_the_start(store: FdStore, tmp_path: Path) -> None:
+    """`UMask=0007` lets a group in; a daemon that has forked has a umask of its own."""
+    path = tmp_path / "directory" / "socket"
+    refuse(store, "--listen", f"unix:{path}", status=69)
+    more = manager(store)
+    more["before"] += "os.umask(0o007)\n"
+    with Daemon(listen=f"unix:{path}", **more) as daemon:
+        path.parent.mkdir()
+        daemon.log.wait_for(f"^<6>serving on unix:{path} now")
+        assert path.stat().st_mode & 0o777 == 0o770
+        end(daemon)
+
+
 def test_pidfile_is_written_as_soon_as_that_is_possible(store: FdStore, tmp_path: Path) -> None:
     path = tmp_path / "directory" / "pid"
     reason = refuse(store, "--listen", "127.0.0.1:0", "--pid-file", str(path), status=73)

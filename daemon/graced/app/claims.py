@@ -104,9 +104,11 @@ class Claims:
 
     def _bind_again(self, address: Address, present: set[str]) -> Callable[[], list[Listener]]:
         """For the thread of the late claims.  `present`: the names of all listeners."""
+        os.umask(umask := os.umask(0))
 
         def attempt() -> list[Listener]:
-            found = binding.bind_late(address, self._settings.backlog, self.keepalive, present)
+            backlog = self._settings.backlog
+            found = binding.bind_late(address, backlog, self.keepalive, present, umask)
             present.update(each.name for each in found)
             return found
 

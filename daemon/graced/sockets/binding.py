@@ -50,6 +50,8 @@ class Listening(SimpleNamespace):
     keepalive: KeepAlive
     inherited: InheritedListeners
     """Sockets to use where an address asks for them."""
+    umask: int | None = None
+    """Of the path of a Unix socket; None: that of this process."""
 
 
 def bind(
@@ -99,14 +101,22 @@ def _bind(address: Address, found: SockAddrs, how: Listening) -> list[Listener]:
 
 
 def bind_late(
-    address: Address, backlog: int, keepalive: KeepAlive, present: set[str]
+    address: Address,
+    backlog: int,
+    keepalive: KeepAlive,
+    present: set[str],
+    umask: int | None = None,
 ) -> list[Listener]:
     """Resolve a name and listen on each of its addresses, but for those whose names are `present`.
+
+    `umask`: of the start.  A daemon has one of its own by now, which denies more.
 
     Raises `ListenError`; `UnresolvedError` where only addresses are known that are present, and
     the name may have others.  May take as long as the resolver.
     """
-    how = Listening(backlog=backlog, keepalive=keepalive, inherited=InheritedListeners())
+    how = Listening(
+        backlog=backlog, keepalive=keepalive, inherited=InheritedListeners(), umask=umask
+    )
     answers = socket_addresses(address)
     found = [
         (family, name)
@@ -140,6 +150,8 @@ def _bind_path(path: str, how: Listening) -> Listener:
         remove_stale(path)
         sock.bind(path)
         try:
+            if how.umask is not None:
+                os.chmod(path, 0o777 & ~how.umask)
             sock.listen(how.backlog)
             return Listener(sock)
         except OSError:
