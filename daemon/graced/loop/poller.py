@@ -14,7 +14,7 @@ from graced.loop.timers import Timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MAX_POLL_TIMEOUT = 86400.0
 """Seconds; poll(2) and epoll_wait(2) count milliseconds in an int."""
@@ -95,17 +95,14 @@ class Poller:
             (fd, source.interest) for fd, source in enumerate(self.sources) if source is not _gone
         ]
         try:
-            fresh = epoll()
+            fresh = _set_of(others)
         except OSError:
-            # No descriptor is left.
+            # No descriptor is left, or no room for more watches (epoll(7), max_user_watches).
             for fd in descriptors:
                 with suppress(FileNotFoundError):
                     # Its connection is broken, and nothing was waited for.
                     self.epoll.unregister(fd)
             return
-        for fd, interest in others:
-            if interest >= 0:
-                fresh.register(fd, interest)
         self.epoll, old = fresh, self.epoll
         old.close()
 
@@ -126,3 +123,16 @@ class Poller:
     def expired(self) -> Iterator[EventSource]:
         """Yield the sources whose time has come by `now`."""
         return self.timers.expired(self.now)
+
+
+def _set_of(watched: Iterable[tuple[int, int]]) -> epoll:
+    """A new epoll set for descriptors with their interest; negative: none.  Raises `OSError`."""
+    found = epoll()
+    try:
+        for fd, interest in watched:
+            if interest >= 0:
+                found.register(fd, interest)
+    except BaseException:
+        found.close()
+        raise
+    return found

@@ -94,9 +94,29 @@ def test_source_expires_after_its_time(poller: Poller) -> None:
     assert list(poller.expired()) == [source]
 
 
-@pytest.mark.parametrize("capacity", [True, False])
-def test_unregister_many(poller: Poller, monkeypatch: pytest.MonkeyPatch, capacity: bool) -> None:
-    """The others are waited for; without a descriptor for a new set, in the old one."""
+class Refused:
+    """A set that has room for two descriptors: fs.epoll.max_user_watches."""
+
+    def __init__(self) -> None:
+        self.registered = 0
+        self.closed = False
+        refused.append(self)
+
+    def register(self, *_arguments: int) -> None:
+        self.registered += 1
+        if self.registered > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+refused: list[Refused] = []
+
+
+@pytest.mark.parametrize("lack", ["", "descriptors", "watches"])
+def test_unregister_many(poller: Poller, monkeypatch: pytest.MonkeyPatch, lack: str) -> None:
+    """The others are waited for; without what a new set takes, in the old one."""
     pairs = [socket.socketpair() for _ in range(4)]
     streams: Any = Mock()
     transport = Transport(streams, pairs[3][0], "host", 1, STREAMING, 0.0)
@@ -109,13 +129,16 @@ def test_unregister_many(poller: Poller, monkeypatch: pytest.MonkeyPatch, capaci
     poller.modify(pairs[3][0].fileno(), EPOLLOUT)
     # The connection is broken, and nothing is waited for.
     poller.epoll.unregister(pairs[0][0].fileno())
-    if not capacity:
+    if lack == "descriptors":
 
         def fail() -> None:
             raise OSError(errno.EMFILE, "Too many open files")
 
         monkeypatch.setattr(poller_module, "epoll", fail)
+    elif lack == "watches":
+        monkeypatch.setattr(poller_module, "epoll", Refused)
     poller.unregister_all([pairs[0][0].fileno(), pairs[2][0].fileno()])
+    assert all(each.closed for each in refused)
     found = {poller.sources[fd]: event for fd, event in poller.epoll.poll(0)}
     assert found == {sources[1]: EPOLLIN, transport: EPOLLOUT}
     ran: list[int] = []
