@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 
 from graced.loop.client import Client
+from graced.sockets.address import plain_host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
     counts = (number, 0, 0)
     for _ in range(number):
         key, since, last, echoed, port, host_size, unsent_size, saved_size = reader.unpack(_CLIENT)
-        host = reader.take(host_size).decode("utf-8", "surrogateescape")
+        # A release 0.1 has written an IPv4 client of a dual-stack socket in the notation of IPv6.
+        host = plain_host(reader.take(host_size).decode("utf-8", "surrogateescape"))
         unsent = reader.take(unsent_size)
         saved = None if saved_size < 0 else reader.take(saved_size)
         counts = (number, counts[1] + echoed, 0)

@@ -40,6 +40,8 @@ _OPTIONS = {
 of them.  Some have no name in Python."""
 _LONGEST_OPTION = 8
 """Bytes: of SO_LINGER."""
+_OFF = bytes(4)
+"""A number, as the kernel writes it."""
 
 
 class InheritedListeners:
@@ -197,37 +199,34 @@ def _group_at(path: str) -> int:
 
 
 def _difference_of_options(sock: socket.socket, interface: object) -> str:
-    """The same for the options of a TCP socket that say which clients reach the socket."""
-    if bound_interface(sock) not in {0, interface}:
-        return "it is bound to an interface"
-    try:
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
-            return "another process may share its address (SO_REUSEPORT)"
-        if sock.family == socket.AF_INET6:
-            only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-            if not only:
-                return "it takes IPv4 clients as well"
-    except OSError:
-        # A container forbids to ask, and graced makes no such socket.
-        return ""
-    return _difference_from_new(sock)
+    """The same for the options of a TCP socket that say which clients reach the socket.
 
-
-def _difference_from_new(sock: socket.socket) -> str:
-    """The same for options that graced does not set: another program, or a handler, has."""
+    Compared with a new socket, which a control group may have bound to an interface or marked.
+    """
     with suppress(OSError):
         # ENOENT: it has none, or one that is locked, which SO_LOCK_FILTER tells.
         sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
         return "it has a filter"
     with suppress(OSError), socket.socket(sock.family, socket.SOCK_STREAM) as new:
+        if bound_interface(sock) not in {bound_interface(new), interface}:
+            return "it is bound to an interface"
+        shares = (socket.SOL_SOCKET, socket.SO_REUSEPORT)
+        if _option(sock, *shares) != _option(new, *shares):
+            return "another process may share its address (SO_REUSEPORT)"
+        if _option(sock, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == _OFF:
+            return "it takes IPv4 clients as well"
         for name, option in _OPTIONS.items():
-            with suppress(OSError):
-                # A kernel or an address family without the option.
-                if sock.getsockopt(*option, _LONGEST_OPTION) != new.getsockopt(
-                    *option, _LONGEST_OPTION
-                ):
-                    return f"its option {name} is another"
+            if _option(sock, *option) != _option(new, *option):
+                return f"its option {name} is another"
     return ""
+
+
+def _option(sock: socket.socket, level: int, option: int) -> bytes:
+    """The value of an option; empty where the kernel has none, or a container forbids to ask."""
+    try:
+        return sock.getsockopt(level, option, _LONGEST_OPTION)
+    except OSError:
+        return b""
 
 
 def is_alive(path: str) -> bool:

@@ -216,6 +216,12 @@ def test_snapshot_of_release_0_1_has_the_counts_of_its_clients(crowd: Crowd) -> 
     assert known(found.clients) == known(crowd.clients)
 
 
+def test_client_of_release_0_1_has_the_one_notation(crowd: Crowd) -> None:
+    crowd.clients[0].host = "::ffff:192.0.2.7"
+    found = decode(encode(crowd.clients[:1], 0.0, (1, 0, 0)), crowd.sockets, GONE)
+    assert [client.host for client in found.clients] == ["192.0.2.7"]
+
+
 def test_bytes_of_a_later_release_are_ignored(crowd: Crowd) -> None:
     data = encode(crowd.clients, 1.0, COUNTS, "shout:Shout") + b"of a later release"
     found = decode(data, crowd.sockets, GONE)

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from graced.log import events
-from graced.sockets import binding
+from graced.sockets import binding, inherited_listeners
 from graced.sockets.address import Address
 from graced.sockets.inherited_listeners import InheritedListeners
 from support import Client
@@ -76,6 +76,21 @@ def test_listener_with_other_options_is_bound_afresh(
         with Client.connect(f"[::1]:{address.port}"), found.accept()[0]:
             pass
     assert said == [reason]
+
+
+def test_listener_that_is_bound_as_all_sockets_are_is_used_again(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control group binds each socket to the interface of a VRF, ip-vrf(8)."""
+    monkeypatch.setattr(inherited_listeners, "bound_interface", lambda _: 5)
+    with socket.socket() as old:
+        old.bind(("127.0.0.1", 0))
+        old.listen()
+        old.setblocking(False)
+        address = Address("127.0.0.1", old.getsockname()[1])
+        (found,) = binding.bind([address], 10, InheritedListeners([old]))
+        assert found.sock is old
+    assert said == []
 
 
 def test_listener_with_a_filter_is_bound_afresh(said: list[str]) -> None:
