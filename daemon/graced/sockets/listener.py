@@ -45,8 +45,8 @@ _MAX_QUEUE = 65535
 """Connections: the largest backlog."""
 _SO_PEEK_OFF = 42
 """asm-generic/socket.h; Python has no name for it."""
-_INODES = 0x7FFFFFFF
-"""The part of an inode's number that fits into an option of a socket."""
+_MOST = 0x7FFFFFFF
+"""What fits into an option of a socket."""
 
 
 class Listener:
@@ -150,9 +150,10 @@ class Listener:
         if self._family == socket.AF_UNIX and not self.passed:
             try:
                 path = self.sock.getsockname()
-                self._inode = os.stat(path).st_ino
+                status = os.stat(path)
+                self._inode = status.st_ino
                 self._path = path
-                _note_inode(self.sock, self._inode)
+                _note(self.sock, status)
             except OSError:
                 # Somebody has removed it: there is nothing to be responsible for.
                 self._path = ""
@@ -193,13 +194,13 @@ def refuses_connections(sock: socket.socket) -> bool:
     return bound_interface(sock) == _NO_INTERFACE
 
 
-def _note_inode(sock: socket.socket, inode: int) -> None:
+def _note(sock: socket.socket, status: os.stat_result) -> None:
     """Let the next process know which inode a Unix socket is bound to: `leads_to`.
 
     The kernel tells only root.  The option is for reads, and nobody reads a listening socket.
     """
     try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, inode & _INODES)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, _number_of(status))
     except OSError:
         # A container forbids it: then `leads_to` knows no better than a socket without a note.
         return
@@ -215,7 +216,12 @@ def leads_to(status: os.stat_result, sock: socket.socket) -> bool:
     except OSError:
         return True
     # -1: an older version has bound it.
-    return noted in {-1, status.st_ino & _INODES}
+    return noted in {-1, _number_of(status)}
+
+
+def _number_of(status: os.stat_result) -> int:
+    """A number for an inode of a file system: two of them may count from 1."""
+    return status.st_dev * 31 + status.st_ino & _MOST
 
 
 def bound_interface(sock: socket.socket) -> int:
