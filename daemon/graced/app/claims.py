@@ -93,7 +93,7 @@ class Claims:
             unresolved=unresolved if self._managed else None,
             refused=refused if self._goes_on else None,
         )
-        present = {each.name for each in bound}
+        present = {binding.place(each.sock.getsockname()) for each in bound}
         served = {each.name.rpartition(":")[2] for each in bound if each.inherited}
         for address in unresolved:
             attempt = self._bind_again(address, present)
@@ -103,13 +103,13 @@ class Claims:
         return bound
 
     def _bind_again(self, address: Address, present: set[str]) -> Callable[[], list[Listener]]:
-        """For the thread of the late claims.  `present`: the names of all listeners."""
+        """For the thread of the late claims.  `present`: where all listeners are."""
         os.umask(umask := os.umask(0))
 
         def attempt() -> list[Listener]:
             backlog = self._settings.backlog
             found = binding.bind_late(address, backlog, self.keepalive, present, umask)
-            present.update(each.name for each in found)
+            present.update(binding.place(each.sock.getsockname()) for each in found)
             return found
 
         return attempt

@@ -107,7 +107,7 @@ def bind_late(
     present: set[str],
     umask: int | None = None,
 ) -> list[Listener]:
-    """Resolve a name and listen on each of its addresses, but for those whose names are `present`.
+    """Resolve a name and listen on each of its addresses, but for those whose `place` is `present`.
 
     `umask`: of the start.  A daemon has one of its own by now, which denies more.
 
@@ -121,13 +121,19 @@ def bind_late(
     found = [
         (family, name)
         for family, name in answers
-        if format_address((name[0], address.port)) not in present
+        if place((name[0], address.port, *name[2:])) not in present
     ]
     if found:
         return _bind(address, found, how)
     if is_name(address) and is_answer_of_one_family(address, answers):
         raise UnresolvedError(f"cannot listen on {address}: one family of it is not resolved yet")
     return []
+
+
+def place(name: object) -> str:
+    """The text for a socket address, with the number of the interface that it belongs to."""
+    text = format_address(name)
+    return f"{text}%{name[3]}" if isinstance(name, tuple) and len(name) > 3 and name[3] else text
 
 
 def refusal(address: Address, error: OSError) -> ListenError:

@@ -40,7 +40,9 @@ def socket_addresses(address: Address) -> SockAddrs:
         return [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_INET6, ("::1", 0, 0, 0))]
     try:
         host = _encoded(address.host)
-        answers = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
+        # No name server knows an interface.
+        flags = socket.AI_NUMERICHOST if _has_interface(address) else 0
+        answers = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=flags)
     except OSError as error:
         # gaierror, or what EAI_SYSTEM stands for: no descriptor is free (EMFILE) for a moment.
         raise UnresolvedError(f"cannot listen on {address}: {error.strerror}") from None
@@ -66,6 +68,8 @@ def is_answer_of_one_family(address: Address, found: SockAddrs) -> bool:
 
     getaddrinfo(3) answers with the other family then, and without an error.
     """
+    if _has_interface(address):
+        return False
     missing = {socket.AF_INET, socket.AF_INET6} - {each for each, _ in found}
     if missing and _is_in_hosts(_encoded(address.host)):
         # Name servers are not asked.  On a device without one the question for the other family
@@ -117,16 +121,16 @@ def resolve(
     used: set[int] = set()
     """Ports whose inherited listeners a name has taken.  Nobody knows which were another name's."""
     with _impatience():
-        for n in sorted(late):
+        for n in sorted(late, key=lambda n: (not _has_interface(addresses[n]), n)):
             address = addresses[n]
+            port = address.port
             # A resolver that is dead must not hold up a restart.
-            old = inherited.at(port := address.port)
+            old = [] if _has_interface(address) else inherited.at(port)
             found[n] = [(fam, name) for fam, name in old if (fam, name[0], port) not in others]
-            others |= {(fam, name[0], port) for fam, name in found[n]}
             complete = False
             if found[n]:
                 used.add(port)
-            elif port not in used:
+            elif port not in used or _has_interface(address):
                 try:
                     found[n] = socket_addresses(address)
                     complete = not is_answer_of_one_family(address, found[n])
@@ -138,6 +142,7 @@ def resolve(
                         raise
                     refused.append((address, error))
                     continue
+            others |= {(family, name[0], port) for family, name in found[n]}
             if unresolved is not None and not complete:
                 unresolved.append(address)
     return [(address, found[n]) for n, address in enumerate(addresses)]
@@ -160,8 +165,19 @@ def _impatience() -> Iterator[None]:
         del os.environ[name]
 
 
+def _has_interface(address: Address) -> bool:
+    """Whether an address is a number with an interface, as in [fe80::5%eth0]:9999.
+
+    The interface may come later, or again with another number.
+    """
+    host, percent, _ = address.host.partition("%")
+    with suppress(OSError):
+        return bool(percent and socket.inet_pton(socket.AF_INET6, host))
+    return False
+
+
 def is_name(address: Address) -> bool:
-    """Whether an address needs a resolver."""
+    """Whether an address needs a resolver, or an interface."""
     if not may_come_later(address):
         return False
     for family in (socket.AF_INET, socket.AF_INET6):
