@@ -78,6 +78,22 @@ def format_address(address: object) -> str:
     return f"unix:{address}"
 
 
+def format_listener(address: object) -> str:
+    """The same for where a listener is, as the configuration has it: with the interface."""
+    if isinstance(address, tuple) and len(address) > _SCOPE and address[_SCOPE]:
+        host, port = address[:2]
+        return format_address((f"{host}%{_interface(address[_SCOPE])}", port))
+    return format_address(address)
+
+
+def _interface(number: int) -> str:
+    """The name of an interface; its number where it has gone."""
+    try:
+        return socket.if_indextoname(number)
+    except OSError:
+        return str(number)
+
+
 def real_path(path: str) -> str:
     """The path of a Unix socket without symbolic links to its directory."""
     directory, name = os.path.split(path)
@@ -129,6 +145,8 @@ def plain_host(host: str) -> str:
 
 
 _MAPPED = "::ffff:"
+_SCOPE = 3
+"""Where a socket address of IPv6 has the number of its interface."""
 _IPV4 = 4
 """Bytes of an address."""
 _MAX_PORT = 65535

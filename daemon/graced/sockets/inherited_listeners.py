@@ -9,7 +9,7 @@ import stat
 from contextlib import suppress
 
 from graced.log import events
-from graced.sockets.address import format_address, real_path
+from graced.sockets.address import format_listener, real_path
 from graced.sockets.listener import Listener, bound_interface, leads_to, refuses_connections
 
 TYPE_CHECKING = False
@@ -65,7 +65,7 @@ class InheritedListeners:
         for sock in self.sockets:
             if _is_at(sock, family, host, port, interface) and not refuses_connections(sock):
                 if difference := _difference(sock, interface):
-                    name = format_address(sock.getsockname())
+                    name = format_listener(sock.getsockname())
                     events.LISTENER_NOT_INHERITED(address=name, reason=difference)
                     continue
                 self.sockets.remove(sock)

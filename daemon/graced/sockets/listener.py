@@ -24,7 +24,7 @@ import socket
 
 from graced.log import events
 from graced.sockets.accepted import set_up_again
-from graced.sockets.address import format_address
+from graced.sockets.address import format_listener
 from graced.sockets.tcp_info import queue_length
 
 TYPE_CHECKING = False
@@ -71,7 +71,7 @@ class Listener:
         """Whether the service manager owns the socket, which stays open when we stop."""
         self.inherited = inherited
         """Whether the last process has bound the socket."""
-        self.name = format_address(sock.getsockname())
+        self.name = format_listener(sock.getsockname())
         self._accept = sock._accept  # type: ignore[attr-defined]
         self._keepalive = keepalive
         """None: the next client in the queue has the options of the listener."""

@@ -10,7 +10,7 @@ import pytest
 
 from graced.sockets import binding
 from graced.sockets.accepted import KeepAlive
-from graced.sockets.address import Address
+from graced.sockets.address import Address, format_listener
 from graced.sockets.inherited_listeners import InheritedListeners
 
 LOOPBACK = socket.if_nametoindex("lo")
@@ -55,6 +55,18 @@ def test_address_of_one_interface_is_not_that_of_another() -> None:
         elsewhere = f"[fe80::1]:{port}%{LOOPBACK + 1}"
         (second,) = binding.bind_late(address, 10, KeepAlive(), {elsewhere})
         stack.callback(second.close)
+
+
+def test_listener_is_named_with_its_interface() -> None:
+    """As in the configuration: the same address on two interfaces is two listeners."""
+    with ExitStack() as stack:
+        (found,) = binding.bind([Address.parse("[fe80::1%lo]:0")], 10)
+        stack.callback(found.close)
+        host, port, flow, scope = found.sock.getsockname()
+        assert found.name == f"[fe80::1%lo]:{port}"
+        assert scope == LOOPBACK
+    # It has gone meanwhile.
+    assert format_listener((host, port, flow, 999999)) == f"[fe80::1%999999]:{port}"
 
 
 def test_inherited_listener_of_an_interface_is_used_beside_a_name(
