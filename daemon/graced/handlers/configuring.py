@@ -106,7 +106,7 @@ def _call(hook: Any, name: str, written: Written, values: dict[str, Any]) -> Non
         files = ", ".join(dict.fromkeys(file for _, file in written.values()))
         where = f"{files}: [handler]" if files else f"handler {name!r}:"
         raise ConfigError(f"{where} {' '.join(str(error).split())}") from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise ConfigError(
             f"handler {name!r} fails in {HOOK}(): {' '.join(summary_of(error).split())}"
         ) from error

@@ -10,7 +10,8 @@ from importlib import import_module
 from graced.errors import ConfigError
 from graced.handlers.function_kind import kind_of
 from graced.handlers.handler_socket import HandlerSocket
-from graced.handlers.movable import can_move, movable, named_like, shares_attributes
+from graced.handlers.hooks import HOOKS, find_hook
+from graced.handlers.movable import bases_for, can_move, movable, named_like, shares_attributes
 from graced.handlers.registry import BUILT_IN, ECHO, Handler, is_built_in
 from graced.handlers.stream import StreamProtocol
 from graced.handlers.thread_check import refuse_threads
@@ -20,6 +21,7 @@ from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 CALLBACKS = (
@@ -53,9 +55,11 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
         factory = _import(name) if ":" in name else _entry_point(name)
     streams = isinstance(factory, type) and issubclass(factory, StreamProtocol)
     if streams:
-        _refuse_coroutines(name, factory)
+        _refuse_coroutines(name, factory, CALLBACKS, "a StreamProtocol has ordinary methods")
     else:
         _refuse_unfit(name, factory)
+    for hook in HOOKS:
+        _refuse_coroutine(name, hook, find_hook(factory, hook), "hooks are ordinary methods")
     own = getattr(factory, "farewell", configured)
     speaks = callable(own)
     try:
@@ -65,7 +69,7 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
     moves = can_move(factory)
     return Handler(
         name=ECHO if built_in else f"{factory.__module__}:{factory.__qualname__}",
-        factory=factory if streams else _blocking(factory, moves=moves, speaks=speaks),
+        factory=factory if streams else _blocking(name, factory, moves=moves, speaks=speaks),
         streams=streams,
         farewell=own if own or built_in else None,
         greets=bool(getattr(factory, "greets", False)),
@@ -75,13 +79,14 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
     )
 
 
-def _refuse_coroutines(name: str, factory: Any) -> None:
-    for callback in CALLBACKS:
-        if kind := kind_of(getattr(factory, callback, None)):
-            raise ConfigError(
-                f"handler {name!r} has {kind} {callback}(), which nobody would run:"
-                " a StreamProtocol has ordinary methods"
-            )
+def _refuse_coroutines(name: str, factory: Any, methods: Iterable[str], why: str) -> None:
+    for method in methods:
+        _refuse_coroutine(name, method, getattr(factory, method, None), why)
+
+
+def _refuse_coroutine(name: str, method: str, function: Any, why: str) -> None:
+    if kind := kind_of(function):
+        raise ConfigError(f"handler {name!r} has {kind} {method}(), which nobody would run: {why}")
 
 
 def _refuse_unfit(name: str, factory: Any) -> None:
@@ -95,6 +100,8 @@ def _refuse_unfit(name: str, factory: Any) -> None:
 
     if reason := reason_against(factory):
         raise ConfigError(f"handler {name!r} {reason}")
+    methods = ["farewell", *(("save", "restore") if can_move(factory) else ())]
+    _refuse_coroutines(name, factory, methods, "handlers are called in threads")
 
 
 def _words(protocol: Any) -> bytes | None:
@@ -103,15 +110,22 @@ def _words(protocol: Any) -> bytes | None:
     return _as_bytes(words() if callable(words) else words)
 
 
-def _blocking(factory: Any, *, moves: bool, speaks: bool) -> Any:
-    made = movable(factory) if moves else factory
-    return _speaking(made) if speaks else made
+def _blocking(name: str, factory: Any, *, moves: bool, speaks: bool) -> Any:
+    try:
+        made = movable(factory) if moves else factory
+        return _speaking(made) if speaks else made
+    except Exception as error:
+        # The metaclass of the handler may forbid it.
+        raise ConfigError(
+            f"handler {name!r} has {'save()' if moves else 'farewell()'}, for which graced makes"
+            f" a subclass, and that fails: {_brief(error)}"
+        ) from error
 
 
 def _speaking(factory: Any) -> Any:
     """A subclass of the handler whose method `farewell` is asked when its client is at rest."""
 
-    class Speaking(factory, metaclass=shares_attributes(factory)):  # type: ignore[metaclass,misc]
+    class Speaking(*bases_for(factory), metaclass=shares_attributes(factory)):  # type: ignore[metaclass,misc]
         def handle(self) -> None:
             if isinstance(self.request, HandlerSocket):
                 self.request.words = self._farewell_or_none
@@ -120,7 +134,7 @@ def _speaking(factory: Any) -> Any:
         def _farewell_or_none(self) -> bytes | None:
             try:
                 return _as_bytes(self.farewell())
-            except Exception as error:
+            except BaseException as error:
                 # No fault of other clients, nor of a read of this handler.
                 client = format_address(self.client_address)
                 events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
@@ -132,7 +146,12 @@ def _speaking(factory: Any) -> Any:
 def _as_bytes(farewell: Any) -> bytes | None:
     """The bytes of a farewell.  Raises `TypeError`."""
     if isinstance(farewell, str):
-        return farewell.encode()
+        try:
+            return farewell.encode()
+        except UnicodeEncodeError:
+            raise TypeError(
+                f"farewell must be bytes, str of UTF-8 or None, not {farewell!r}"
+            ) from None
     if not isinstance(farewell, bytes | None):
         raise TypeError(f"farewell must be bytes, str or None, not {farewell!r}")
     return farewell
@@ -144,7 +163,7 @@ def _import(name: str) -> Any:
         found: Any = import_module(module_name)
         for attribute in attributes.split("."):
             found = getattr(found, attribute)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         # The module may raise anything at its import, and the start must fail in one line.
         raise ConfigError(f"handler {name!r} cannot be imported: {_brief(error)}") from error
     return found

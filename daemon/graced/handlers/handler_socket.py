@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from contextlib import suppress
 from weakref import ref
 
@@ -253,8 +254,28 @@ class FreezingSocket(HandlerSocket):
     def _before_reading(self) -> None:
         raise FreezeInterrupt
 
+    # ``finally:`` and ``with`` of a handler would say goodbye to its client and close before the
+    # state is saved: nothing is sent, shut or closed while an interruption passes.
+
+    @property
+    def _is_interrupted(self) -> bool:
+        """Whether the calling thread is in a block that handles the interruption of a read."""
+        error = sys.exc_info()[0]
+        blocks = self.fileno() >= 0 and self.gettimeout() is None
+        return error is FreezeInterrupt or (error is BlockingIOError and blocks)
+
+    def _write(self, call: Callable[..., Any], *args: Any) -> Any:
+        if not self._is_interrupted:
+            return super()._write(call, *args)
+        buffers = args[0] if args and isinstance(args[0], list | tuple) else args[:1]
+        return sum(memoryview(each).nbytes for each in buffers)
+
+    def shutdown(self, how: int) -> None:
+        if not self._is_interrupted:
+            super().shutdown(how)
+
     def _real_close(self) -> None:
-        """Close nothing: ``with self.request:`` closes before the state is saved."""
+        """Close nothing."""
 
 
 class CapturingSocket(FreezingSocket):

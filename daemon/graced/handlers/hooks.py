@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+HOOKS = ("startup", "restored", "shutdown")
+
 
 def run_hook(factory: Any, name: str, server: Any) -> None:
     """Call a hook, if the handler has it.  An exception is logged."""
     try:
         _call(factory, name, server)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         # A hook ends neither the process, nor the other handlers or exit functions.
         events.HOOK_FAILED(hook=name, reason=summary_of(error), exc_info=error)
 
@@ -34,7 +36,7 @@ def run_startup(factory: Any, server: Any) -> None:
     """Call the hook ``startup``.  Raises `StartError` if it has failed, which is logged."""
     try:
         _call(factory, "startup", server)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         events.HOOK_FAILED(hook="startup", reason=summary_of(error), exc_info=error)
         raise StartError(
             f"the hook startup of the handler has failed: {summary_of(error)}"

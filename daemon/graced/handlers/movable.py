@@ -12,6 +12,9 @@ from __future__ import annotations
 import struct
 
 from graced.handlers.handler_socket import FreezeInterrupt
+from graced.log import events
+from graced.log.event import summary_of
+from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ def movable(factory: Any) -> Any:
 
     has_files = issubclass(factory, StreamRequestHandler)
 
-    class Movable(factory, metaclass=shares_attributes(factory)):  # type: ignore[metaclass,misc]
+    class Movable(*bases_for(factory), metaclass=shares_attributes(factory)):  # type: ignore[metaclass,misc]
         def setup(self) -> None:
             self.request.only_writes = bool(getattr(self, "only_writes", False))
             self.request.reads_carefully = has_files
@@ -60,17 +63,36 @@ def movable(factory: Any) -> Any:
             except (FreezeInterrupt, BlockingIOError):
                 if not self.request.freezing:
                     raise
-                state = bytes(self.save())
-                if has_files:
-                    unflushed = self.request.capture(self.wfile.flush)
-                    state = _pack(bytes(self.rfile.ahead), unflushed, state)
-                self.request.saved = state
+            else:
+                return
+            # Not above: what is written while an interruption passes is not sent.
+            state = self._state_or_none()
+            if state is not None and has_files:
+                unflushed = self.request.capture(self.wfile.flush)
+                state = _pack(bytes(self.rfile.ahead), unflushed, state)
+            self.request.saved = state
+
+        def _state_or_none(self) -> bytes | None:
+            """What `save` returns; None where that has failed: the client is told then."""
+            try:
+                return _as_state(self.save())
+            except BaseException as error:
+                client = format_address(self.client_address)
+                events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
+                return None
 
         def finish(self) -> None:
             if self.request.saved is None:
                 super().finish()
 
     return named_like(factory, Movable)
+
+
+def _as_state(saved: Any) -> bytes:
+    """What `save` has returned.  Raises `TypeError`: of a number `bytes` would make zeros."""
+    if not isinstance(saved, bytes | bytearray | memoryview):
+        raise TypeError(f"save() must return bytes, not {saved!r}")
+    return bytes(saved)
 
 
 def _pack(ahead: bytes, unflushed: bytes, state: bytes) -> bytes:
@@ -81,6 +103,23 @@ def _unpack(packed: bytes) -> tuple[bytes, bytes, bytes]:
     ahead, unflushed = _FILES.unpack_from(packed)
     rest = packed[_FILES.size :]
     return rest[:ahead], rest[ahead : ahead + unflushed], rest[ahead + unflushed :]
+
+
+class _Unannounced:
+    """A base in front of a handler's, whose `__init_subclass__` is not called.
+
+    The handler may have one that keeps a list of its subclasses, or wants arguments.
+    """
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        """Do nothing."""
+
+
+def bases_for(factory: Any) -> tuple[Any, ...]:
+    """The bases of a subclass of the handler that somebody has written, or that graced has made."""
+    return (factory,) if issubclass(factory, _Unannounced) else (_Unannounced, factory)
 
 
 def shares_attributes(factory: Any) -> Any:

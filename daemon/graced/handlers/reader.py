@@ -19,9 +19,13 @@ class Reader(io.BufferedIOBase):
     """A buffered binary file over a socket.  For one thread."""
 
     def __init__(self, sock: socket, size: int) -> None:
-        """`size`: bytes to ask the socket for; 0 or less: the default."""
+        """`size`: bytes to ask the socket for; less than 0: the default.
+
+        0: no byte more than the caller wants, as the handler also reads from the socket itself.
+        """
         self._sock = sock
-        self._size = size if size > 1 else io.DEFAULT_BUFFER_SIZE
+        self._reads_ahead = size != 0
+        self._size = io.DEFAULT_BUFFER_SIZE if size < 0 else max(size, 1)
         self.ahead = bytearray()
         """Bytes that were received, and that the handler has not got yet."""
         # As `socket.makefile` does: a socket is closed after its files.
@@ -59,7 +63,7 @@ class Reader(io.BufferedIOBase):
 
     def read1(self, size: int = -1) -> bytes:
         if not self.ahead and size:
-            self._fill()
+            self._fill(0 if self._reads_ahead else size)
         return self._take(len(self.ahead) if size < 0 else size)
 
     def read(self, size: int | None = -1) -> bytes:
@@ -67,6 +71,9 @@ class Reader(io.BufferedIOBase):
             while self._fill():
                 continue
             return self._take(len(self.ahead))
+        if not self._reads_ahead:
+            # As `socket.SocketIO`, which returns what there is.
+            return self.read1(size)
         while len(self.ahead) < size and self._fill(size - len(self.ahead)):
             continue
         return self._take(size)

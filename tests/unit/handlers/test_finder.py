@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 from abc import ABCMeta
+from asyncio import CancelledError
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from graced.errors import ConfigError
+from graced.errors import ConfigError, StartError
 from graced.handlers import finder, registry
 from graced.handlers.echo import EchoHandler
+from graced.handlers.hooks import HOOKS, run_hook, run_startup
 from graced.handlers.registry import Handler
 from graced.handlers.stream import StreamProtocol
 from support.handlers import ShoutingHandler, TutorialHandler
@@ -144,6 +146,58 @@ def test_stream_handler_with_a_callback_that_would_not_run(
         finder.find("a_plugin:Mine", FAREWELL)
 
 
+MOVES = {"save": nothing, "restore": nothing}
+
+
+@pytest.mark.parametrize("method", ["farewell", "save", "restore"])
+@pytest.mark.parametrize("function", [coroutine, generator])
+def test_blocking_handler_with_a_method_that_would_not_run(
+    plugin: Any, method: str, function: object
+) -> None:
+    plugin.Mine = type("Mine", (TutorialHandler,), {**MOVES, method: function})
+    with pytest.raises(ConfigError, match=rf"has an? \w+ {method}\(\), which nobody would run"):
+        finder.find("a_plugin:Mine", FAREWELL)
+
+
+@pytest.mark.parametrize("base", [TutorialHandler, StreamProtocol])
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("function", [coroutine, generator])
+def test_hook_that_would_not_run(plugin: Any, base: type, hook: str, function: Any) -> None:
+    plugin.Mine = type("Mine", (base,), {hook: classmethod(function)})
+    with pytest.raises(ConfigError, match=rf"has an? \w+ {hook}\(\), which nobody would run"):
+        finder.find("a_plugin:Mine", FAREWELL)
+    plugin.Mine = type("Mine", (base,), {hook: function})
+    assert finder.find("a_plugin:Mine", FAREWELL), "no hook, but a method of each handler"
+
+
+@pytest.mark.parametrize("methods", [MOVES, {"farewell": nothing}, {**MOVES, "farewell": nothing}])
+def test_subclasses_of_graced_are_not_announced_to_the_handler(
+    plugin: Any, methods: dict[str, Any]
+) -> None:
+    class Base(TutorialHandler):
+        codes: ClassVar[list[int]] = []
+
+        def __init_subclass__(cls, *, code: int) -> None:
+            cls.codes.append(code)
+
+    plugin.Mine = type("Mine", (Base,), methods, code=1)
+    assert issubclass(finder.find("a_plugin:Mine", FAREWELL).factory, plugin.Mine)
+    assert Base.codes == [1]
+
+
+@pytest.mark.parametrize("methods", [MOVES, {"farewell": nothing}])
+def test_class_that_can_have_no_subclass_is_one_line(plugin: Any, methods: dict[str, Any]) -> None:
+    class Final(type):
+        def __init__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> None:
+            if TutorialHandler not in bases:
+                raise TypeError("is final")
+            super().__init__(name, bases, space)
+
+    plugin.Mine = Final("Mine", (TutorialHandler,), methods)
+    with pytest.raises(ConfigError, match=r"has \w+\(\), .*, and that fails: TypeError: is final$"):
+        finder.find("a_plugin:Mine", FAREWELL)
+
+
 def test_stream_request_handler_can_save(plugin: Any) -> None:
     methods = {"save": nothing, "restore": nothing}
     plugin.Mine = type("Mine", (ShoutingHandler,), methods)
@@ -166,6 +220,12 @@ def test_farewell_of_wrong_type(plugin: Any, farewell: object) -> None:
         finder.find("a_plugin:Mine", FAREWELL)
 
 
+def test_farewell_that_is_no_utf8(plugin: Any) -> None:
+    plugin.Mine = type("Mine", (EchoHandler,), {"farewell": "\udc80"})
+    with pytest.raises(ConfigError, match=r"farewell must be bytes, str of UTF-8 or None, not "):
+        finder.find("a_plugin:Mine", FAREWELL)
+
+
 @pytest.mark.parametrize("thing", [7, "text", lambda: None, object, EchoHandler.handle])
 def test_object_that_is_no_handler(plugin: Any, thing: object) -> None:
     plugin.Mine = thing
@@ -180,14 +240,15 @@ def test_name_that_cannot_be_imported(plugin: Any, name: str) -> None:
         finder.find(name, FAREWELL)
 
 
+@pytest.mark.parametrize("kind", [LookupError, SystemExit, KeyboardInterrupt, CancelledError])
 def test_import_error_is_one_short_line(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
     def fail(_name: str) -> None:
-        raise LookupError("many\nlines " * 100)
+        raise kind("many\nlines " * 100)
 
     monkeypatch.setattr(finder, "import_module", fail)
-    with pytest.raises(ConfigError, match="LookupError: many lines many") as caught:
+    with pytest.raises(ConfigError, match=f"{kind.__name__}: many lines many") as caught:
         finder.find("a_plugin:Mine", FAREWELL)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
@@ -233,3 +294,31 @@ def test_attributes_of_the_class_are_the_same_by_both_names(plugin: Any, meta: A
     assert found.factory.__name__ == "Counting"
     assert issubclass(found.factory, Counting)
     assert not issubclass(Counting, found.factory)
+
+
+@pytest.mark.parametrize("kind", [LookupError, SystemExit, KeyboardInterrupt, CancelledError])
+def test_method_farewell_that_fails_has_nothing_to_say(
+    plugin: Any, kind: type[BaseException]
+) -> None:
+    def fail(_self: object) -> None:
+        raise kind
+
+    plugin.Mine = type("Mine", (TutorialHandler,), {"farewell": fail})
+    made: Any = finder.find("a_plugin:Mine", FAREWELL).factory
+    handler = made.__new__(made)
+    handler.client_address = ("127.0.0.1", 9)
+    assert handler._farewell_or_none() is None
+
+
+@pytest.mark.parametrize("kind", [LookupError, SystemExit, KeyboardInterrupt, CancelledError])
+def test_hook_that_fails_ends_no_thread(kind: type[BaseException]) -> None:
+    class Mine(TutorialHandler):
+        @classmethod
+        def startup(cls, _server: object) -> None:
+            raise kind("enough")
+
+        shutdown = startup
+
+    run_hook(Mine, "shutdown", None)
+    with pytest.raises(StartError, match=f"has failed: .*{kind.__name__}: enough"):
+        run_startup(Mine, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import signal
+import socket
 import socketserver
 import sys
 import threading
@@ -179,6 +180,31 @@ class Context(Counting):
             super().handle()
 
 
+class Ending(Counting):
+    """Ends its conversation by all means, whatever has ended its reads."""
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        finally:
+            self.request.sendall(b"bye")
+            assert self.request.send(b"bye") == 3
+            assert self.request.sendmsg([b"b", b"ye"]) == 3
+            self.request.shutdown(socket.SHUT_RDWR)
+            self.request.close()
+
+
+class Failing(Counting):
+    """Cannot save its state."""
+
+    saved: Any = 7
+
+    def save(self) -> bytes:
+        if isinstance(self.saved, BaseException):
+            raise self.saved
+        return self.saved  # type: ignore[no-any-return]
+
+
 class Closing(Counting):
     """Closes its socket, and reads when it is to be handed over."""
 
@@ -193,10 +219,14 @@ class Closing(Counting):
 
 @COME
 @pytest.mark.usefixtures("_nudged")
-def test_handler_with_socket_as_context_manager_goes_on_in_next_process(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other]
+@pytest.mark.parametrize("factory", [Context, Ending])
+def test_handler_that_ends_its_conversation_by_all_means_goes_on_in_next_process(
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    come: Callable[[Scene], Other],
+    factory: type[Counting],
 ) -> None:
-    run = runs(Context, monkeypatch)
+    run = runs(factory, monkeypatch)
     here, there = stage(run, movable=True), stage(run, movable=True)
     client = come(here)
     ask(client, 1)
@@ -204,8 +234,27 @@ def test_handler_with_socket_as_context_manager_goes_on_in_next_process(
     assert moved.saved == b"1"
     there.pool.start(moved)
     ask(client, 2)
+    client.finish()
+    assert client.recv_to_end() in {b"", 3 * b"bye"}
     client.close()
     assert there.next_reason() == "handler ended"
+
+
+@COME
+@pytest.mark.usefixtures("_nudged")
+@pytest.mark.parametrize("saved", [7, "7", None, LookupError(), SystemExit(1)])
+def test_client_of_handler_that_cannot_save_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, come: Callable[[Scene], Other], saved: object
+) -> None:
+    monkeypatch.setattr(Failing, "saved", saved)
+    scene = stage(runs(Failing, monkeypatch), movable=True)
+    client = come(scene)
+    ask(client, 1)
+    assert scene.pool.freeze(PATIENCE) == []
+    client.expect_farewell_alone()
+    client.expect_end()
+    client.close()
+    assert scene.next_reason() == "handler ended"
 
 
 @COME

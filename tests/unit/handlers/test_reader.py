@@ -64,6 +64,18 @@ def test_interrupted_calls_lose_nothing(
             assert mine == theirs
 
 
+def test_file_without_buffer_takes_no_byte_too_many(sock: Interrupting) -> None:
+    sock.feed(b"3\nabc", b"de", b"f", b"end")
+    with Reader(sock, 0) as reader:
+        assert reader.readline() == b"3\n"
+        assert sock.recv(3) == b"abc"
+        assert reader.read(100) == b"de", "what is there"
+        assert reader.readinto(into := bytearray(2)) == 1
+        assert into[:1] == b"f"
+        assert reader.read1(1) == b"e"
+        assert reader.read() == b"nd"
+
+
 def test_lines(sock: Interrupting) -> None:
     sock.feed(b"one\ntw", b"o\nthree")
     reader = Reader(sock, -1)
