@@ -32,6 +32,7 @@ from weakref import WeakKeyDictionary
 
 from graced.handlers.blocking import Blocking
 from graced.handlers.function_kind import underlying
+from graced.handlers.goodbye import as_bytes
 from graced.handlers.handler_class import CheckedServer
 from graced.handlers.handler_socket import HandlerSocket
 from graced.handlers.handling import Handling
@@ -130,7 +131,8 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
 
         `poll_interval`: seconds between two calls of `service_actions`, where a subclass overrides
         that method; nothing else is polled.  While another thread is in `serve_forever`, the
-        method waits until that thread returns.  Raises `OSError` where the socket does not listen.
+        method waits until that thread returns.  Raises `OSError` where the socket does not listen,
+        and `TypeError` for a `farewell` that is neither bytes nor text.
         """
         with self.__engine_lock:
             serves = not self.__over.is_set()
@@ -284,7 +286,8 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
         if self.draining.is_set() and not isinstance(current_thread(), IOThread):
             if isinstance(request, HandlerSocket):
                 request.tell_at_end()
-            linger(request)
+            if isinstance(request, socket.socket):
+                linger(request)
         super().shutdown_request(request)
 
     def close_request(self, request: Any) -> None:
@@ -333,7 +336,10 @@ class GracefulTCPServer(CheckedServer, socketserver.ThreadingTCPServer):
             [RequestListener(self, self.__own, arrivals)],
             admission=Admission(UNLIMITED, 0),
             policy=Policy(
-                self.farewell or None, self.farewell_gap, stall_timeout=0.0, log_connections=False
+                as_bytes(self.farewell) or None,
+                self.farewell_gap,
+                stall_timeout=0.0,
+                log_connections=False,
             ),
             blocking=Blocking(
                 self.process_request if forks else self.process_request_thread,

@@ -128,6 +128,7 @@ def _leave(status: int) -> NoReturn:
             # There is none where the caller has closed the descriptor.
             if stream:
                 stream.flush()
-        except OSError:
-            status = status or 1
+        except Exception as error:
+            # Of another kind where a handler has closed it, or has put an object of its own there.
+            status = status or int(isinstance(error, OSError))
     os._exit(status)

@@ -9,6 +9,7 @@ from importlib import import_module
 
 from graced.errors import ConfigError
 from graced.handlers.function_kind import kind_of
+from graced.handlers.goodbye import as_bytes
 from graced.handlers.handler_socket import HandlerSocket
 from graced.handlers.hooks import HOOKS, find_hook
 from graced.handlers.movable import bases_for, can_move, movable, named_like, shares_attributes
@@ -63,7 +64,7 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
     own = getattr(factory, "farewell", configured)
     speaks = callable(own)
     try:
-        own = None if speaks else _as_bytes(own)
+        own = None if speaks else as_bytes(own)
     except TypeError as error:
         raise ConfigError(f"handler {name!r}: {error} or a method") from None
     moves = can_move(factory)
@@ -107,7 +108,7 @@ def _refuse_unfit(name: str, factory: Any) -> None:
 def _words(protocol: Any) -> bytes | None:
     # By `set_protocol` the client may have a handler of another class.
     words = getattr(protocol, "farewell", None)
-    return _as_bytes(words() if callable(words) else words)
+    return as_bytes(words() if callable(words) else words)
 
 
 def _blocking(name: str, factory: Any, *, moves: bool, speaks: bool) -> Any:
@@ -133,7 +134,7 @@ def _speaking(factory: Any) -> Any:
 
         def _farewell_or_none(self) -> bytes | None:
             try:
-                return _as_bytes(self.farewell())
+                return as_bytes(self.farewell())
             except BaseException as error:
                 # No fault of other clients, nor of a read of this handler.
                 client = format_address(self.client_address)
@@ -141,20 +142,6 @@ def _speaking(factory: Any) -> Any:
                 return None
 
     return named_like(factory, Speaking)
-
-
-def _as_bytes(farewell: Any) -> bytes | None:
-    """The bytes of a farewell.  Raises `TypeError`."""
-    if isinstance(farewell, str):
-        try:
-            return farewell.encode()
-        except UnicodeEncodeError:
-            raise TypeError(
-                f"farewell must be bytes, str of UTF-8 or None, not {farewell!r}"
-            ) from None
-    if not isinstance(farewell, bytes | None):
-        raise TypeError(f"farewell must be bytes, str or None, not {farewell!r}")
-    return farewell
 
 
 def _import(name: str) -> Any:

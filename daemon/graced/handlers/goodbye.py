@@ -19,6 +19,7 @@ from graced.sockets.unread import unread
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 
 class Stage:
@@ -41,6 +42,20 @@ class Stage:
 
 RETRY = 0.25
 """Seconds until the next look at a client that was quiet and not at rest."""
+
+
+def as_bytes(farewell: Any) -> bytes | None:
+    """The bytes of a farewell.  Raises `TypeError`."""
+    if isinstance(farewell, str):
+        try:
+            return farewell.encode()
+        except UnicodeEncodeError:
+            raise TypeError(
+                f"farewell must be bytes, str of UTF-8 or None, not {farewell!r}"
+            ) from None
+    if not isinstance(farewell, bytes | None):
+        raise TypeError(f"farewell must be bytes, str or None, not {farewell!r}")
+    return farewell
 
 
 class GoodbyeSocket(NotedSocket):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import select
+import socket
 
 from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     import socketserver
     from collections.abc import Callable
     from typing import Any
@@ -67,12 +67,18 @@ class RequestListener:
         request: Any
         request, address = server.get_request()
         request = self._own(request)
+        if not isinstance(request, socket.socket):
+            name = f"{type(server).__qualname__}.get_request()"
+            raise TypeError(f"{name} must return a socket.socket, not {request!r}")
         try:
             if server.verify_request(request, address):
                 self._arrivals[request] = address, request.gettimeout()
                 return request, address if _is_usual(address) else None
         except Exception:
             server.handle_error(request, address)
+        except BaseException:
+            server.shutdown_request(request)
+            raise
         server.shutdown_request(request)
         raise ConnectionAbortedError(errno.ECONNABORTED, "turned down by verify_request")
 

@@ -150,10 +150,11 @@ class RequestPool(HandlerPool):
     def run(self, request: Any, address: Any) -> bool:
         """Run the handler of a request in a thread.  Any thread may call.
 
-        Return False for a connection that is none of this server.  Raises `RuntimeError` where no
-        thread can be started; the request then belongs to the program, as before.
+        Return False for a connection that is none of this server, or that the program has put into
+        an object that is no socket.  Raises `RuntimeError` where no thread can be started; the
+        request then belongs to the program, as before.
         """
-        session = self._find(request, address)
+        session = self._find(request, address) if isinstance(request, socket.socket) else None
         if session is None:
             return False
         timeout = request.gettimeout()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
@@ -182,3 +183,20 @@ def test_reason_goes_to_syslog_where_stderr_cannot_be_written(
     assert isinstance(destination, writer.Log)
     assert isinstance(destination.sink, sinks.Syslog)
     destination.sink.close()
+
+
+class Odd(io.StringIO):
+    def flush(self) -> None:
+        raise LookupError
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_stdout_that_a_handler_has_closed_or_replaced_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    stream = io.StringIO() if closed else Odd()
+    if closed:
+        stream.close()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(Exit, match=r"^0$"):
+        cli._leave(0)

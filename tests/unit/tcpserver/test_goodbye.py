@@ -8,6 +8,8 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
+import pytest
+
 from graced import GracefulTCPServer
 from support import FAREWELL, PATIENCE
 from support.library import LOCALHOST, EchoHandler, TellingServer, connect, serving
@@ -89,3 +91,21 @@ def test_unverified_client_in_drain_delays_no_other_client() -> None:
             client.echo(b"still here")
         stopping.join(PATIENCE)
         assert not stopping.is_alive()
+
+
+def test_farewell_may_be_text() -> None:
+    server: Any = TellingServer(LOCALHOST, EchoHandler)
+    server.grace_period = 0.5
+    server.farewell = "Tsch\u00fc\u00df"
+    with serving(server) as stop, connect(server) as client:
+        client.echo(b"hello")
+        stop()
+        assert client.recv_to_end() == "Tsch\u00fc\u00df".encode()
+
+
+@pytest.mark.parametrize("farewell", [7, ["bye"], "\udc80", lambda: b"bye"])
+def test_farewell_of_wrong_type_is_refused_before_a_client_is_served(farewell: Any) -> None:
+    with TellingServer(LOCALHOST, EchoHandler) as server:
+        server.farewell = farewell
+        with pytest.raises(TypeError, match="farewell must be bytes"):
+            server.serve_forever()

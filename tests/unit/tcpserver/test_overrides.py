@@ -307,3 +307,54 @@ def test_get_request_is_called_for_clients_only() -> None:
             expect_line(server)
         stop()
     assert len(calls) == 3
+
+
+class Wrapper:
+    """An object with the methods of a request, and no socket."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._request, name)
+
+
+def test_request_may_be_put_into_an_object_in_process_request() -> None:
+    class Wrapping(TellingServer):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            super().process_request(Wrapper(request), client_address)
+
+    server = Wrapping(LOCALHOST, EchoHandler)
+    with serving(server) as stop, connect(server) as client:
+        client.echo(b"hello")
+        with draining(server):
+            client.expect_farewell_alone()
+            client.echo(b"one moment")
+            client.close()
+        stop()
+
+
+def test_get_request_without_a_socket_ends_serve_forever() -> None:
+    class Wrapping(GracefulTCPServer):
+        def get_request(self) -> Any:
+            self.request, address = super().get_request()
+            return Wrapper(self.request), address
+
+    with (
+        Wrapping(LOCALHOST, EchoHandler) as server,
+        connect(server),
+        pytest.raises(TypeError, match=r"get_request\(\) must return a socket\.socket, not "),
+    ):
+        server.serve_forever()
+    server.request.close()
+
+
+def test_exit_in_verify_request_closes_the_connection() -> None:
+    class Exiting(GracefulTCPServer):
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            sys.exit()
+
+    with Exiting(LOCALHOST, EchoHandler) as server, connect(server) as client:
+        with pytest.raises(SystemExit):
+            server.serve_forever()
+        client.expect_end()
