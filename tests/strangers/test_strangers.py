@@ -55,7 +55,7 @@ def test_deadline(name: str, kind: str, tmp_path: Path) -> None:
         assert SHORT_GRACE <= graced.stopped.seconds < SHORT_GRACE + MOMENT + MACHINE
         if STRANGERS[name].joins:
             crowd.open_the_gate()
-        assert graced.wait(MACHINE) == 0
+        assert graced.wait(AT_ONCE) == 0
         crowd.dismiss_the_resting()
         crowd.expect_the_busy_are_cut_off()
         graced.tracebacks = True
