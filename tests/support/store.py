@@ -65,19 +65,22 @@ class FdStore(NotifySocket):
 
     @property
     def names(self) -> list[str]:
-        """Of what is stored, in the order of coming."""
+        """Of what is stored, in the order of coming, when all that was sent so far has come."""
+        self._await_sent()
         with self._news:
             return [name for name, _ in self._stored]
 
     @property
     def descriptors(self) -> list[int]:
         """What is stored: for ``pass_fds`` of the next start."""
+        self._await_sent()
         with self._news:
             return [fd for _, fd in self._stored]
 
     @property
     def environment(self) -> dict[str, str]:
         """Of the next start, which also has to run `PASS`."""
+        self._await_sent()
         with self._news:
             if not self._stored:
                 return super().environment

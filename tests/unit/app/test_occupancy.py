@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -156,13 +158,15 @@ def test_bind_is_tried_and_nothing_is_left_behind() -> None:
     ids=["no numbers", "no inode", "no columns", "few columns"],
 )
 def test_line_breaks_in_the_path_of_another_program_are_no_error(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel prints paths as they are, and every user may listen at such a path."""
-    monkeypatch.chdir(tmp_path)
-    ours, theirs = f"{tmp_path}/h", name.format(path=f"{tmp_path}/h")
-    Path(theirs).parent.mkdir(parents=True, exist_ok=True)
-    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as sock:
+    # Twice in the name of a socket, which has 108 bytes.
+    with TemporaryDirectory(dir="/tmp") as directory, ExitStack() as stack:
+        monkeypatch.chdir(directory)
+        ours, theirs = f"{directory}/h", name.format(path=f"{directory}/h")
+        Path(theirs).parent.mkdir(parents=True, exist_ok=True)
+        other, sock = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
         other.bind(theirs)
         other.listen()
         assert occupancy.listening_at_path(ours) == set()
