@@ -245,8 +245,17 @@ def serve(connection: socket.socket) -> None:
         frames = Frames(connection)
         frames.send(STDERR, f"{request['run'][0]}: {error.strerror}\n".encode())
         frames.send(EXIT, b"127")
-        return
-    command.serve()
+    else:
+        command.serve()
+    _await_end(connection)
+
+
+def _await_end(connection: socket.socket) -> None:
+    """Read until the rig has closed: unread input is a reset, which destroys the last frame."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(_CHUNK):
+            continue
 
 
 def main() -> None:
