@@ -24,11 +24,13 @@ from graced.handover.snapshot import (
 )
 from graced.loop.client import Client
 from graced.loop.phase import GONE, NOT_TOLD
+from graced.sockets.address import plain_host
 
 NUMBERS = st.integers(0, 2**64 - 1)
 TIMES = st.floats(0, allow_infinity=False)
 HOSTS = st.one_of(
-    st.ip_addresses().map(str),
+    # Python 3.13 writes ::ffff:192.0.2.7 of it, and no client of ours has this notation.
+    st.ip_addresses().map(lambda address: plain_host(str(address))),
     # A path is bytes, and bytes that are no UTF-8 have to survive as well.
     st.binary(max_size=107).map(lambda path: "unix:/" + os.fsdecode(path)),
 )
