@@ -51,7 +51,7 @@ class Client(EventSource):
         self.counted = True
         """Whether `Admission` counts the client."""
         self.told = NOT_TOLD
-        """How far the farewell has come: NOT_TOLD, TOLD, ANSWERED."""
+        """How far the farewell has come: NOT_TOLD, TOLD, ANSWERED, INPUT_ENDED."""
         self.since = self.last = now
         """Monotonic times of the accept and of the last message."""
         self.echoed = 0

@@ -3,7 +3,7 @@
 The farewell stands alone: `graced.loop.io_thread` says why, and shows the phases.
 
 Where no farewell is declared, a client of a blocking handler hears end of file.  This module tells
-the clients that have no handler yet, `graced.handlers.handler_socket` the others.
+the clients that have no handler yet, `graced.handlers.goodbye` the others.
 
 A client that cannot be served (`Acceptors.turn_away`), that remains at the deadline
 (`Clients.close_at_deadline`) or that a refused start has inherited
