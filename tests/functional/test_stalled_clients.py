@@ -85,6 +85,11 @@ def read_to_farewell(sock: socket.socket) -> int:
     return at
 
 
+def next_start(store: FdStore, *options: str, listen: str) -> Graced:
+    env, fds = store.environment, store.descriptors
+    return Graced(*options, listen=listen, env=env, before=PASS, pass_fds=fds)
+
+
 @pytest.mark.parametrize("path", [False, True], ids=["tcp", "unix"])
 def test_all_that_had_arrived_is_echoed_before_the_farewell(path: bool, tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/socket" if path else "127.0.0.1:0"
@@ -172,8 +177,7 @@ def test_client_that_stalls_over_a_restart_gets_everything_before_the_farewell(
             acknowledged = stuff(client.sock, first.pid)
             first.signal(SIGUSR2)
             assert first.wait() == 79
-        env, fds = store.environment, store.descriptors
-        with Graced(*options, listen=address, env=env, before=PASS, pass_fds=fds) as second:
+        with next_start(store, *options, listen=address) as second:
             second.signal(SIGTERM)
             second.log.wait_for("closing in .*, 1 client remaining")
             assert read_to_farewell(client.sock) >= acknowledged > 0
@@ -203,8 +207,7 @@ def test_blocking_handler_that_waits_for_a_stalled_client_answers_all_that_had_a
                 assert first.wait() == 79
                 return
             assert first.wait() == 79
-        env, fds = store.environment, store.descriptors
-        with Graced(*options, listen=address, env=env, before=PASS, pass_fds=fds) as second:
+        with next_start(store, *options, listen=address) as second:
             second.signal(SIGTERM)
             assert read_to_farewell(client.sock) >= acknowledged > 0
 
