@@ -127,6 +127,7 @@ class Listener:
         Where the kernel does not let us refuse, only those are accepted that are queued by now.
         """
         timeout = self.refuse_connections()
+        # Of a Unix socket the kernel does not say it, and nothing is added to its queue any more.
         most = None if timeout else queue_length(self.sock)
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
@@ -134,13 +135,15 @@ class Listener:
             try:
                 yield self.accept()[0]
             except BlockingIOError:
-                if not poll.poll(timeout * 1000):
+                # A Unix socket that refuses is readable for ever.
+                if not (timeout and poll.poll(timeout * 1000)):
                     return
             except ConnectionAbortedError:
                 # One client has gone; the queue goes on.
                 continue
             except OSError as error:
-                # EINVAL: the end of the queue of a Unix socket.  Else no descriptor for one more.
+                # EINVAL: the end of the queue of a Unix socket, where accept(2) may wait.  Else no
+                # descriptor for one more.
                 if error.errno != errno.EINVAL:
                     events.CANNOT_REFUSE(address=self.name, reason=error.strerror)
                 return

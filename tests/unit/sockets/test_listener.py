@@ -98,6 +98,24 @@ def test_last_connections_are_those_in_the_queue(listen: Listen, host: str) -> N
             assert client.recv() == b"bye"
 
 
+def test_end_of_the_queue_is_found_at_the_first_look(
+    listen: Listen, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Unix socket that refuses connections is readable with an empty queue."""
+    found = listen(host)
+    accept, looks = found._accept, []
+
+    def counted() -> Any:
+        looks.append(1)
+        return accept()
+
+    monkeypatch.setattr(found, "_accept", counted)
+    with connect(found), connect(found):
+        for sock in found.last_connections():
+            sock.close()
+    assert len(looks) == 3
+
+
 def test_last_connections_wait_for_a_handshake(
     listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
