@@ -43,6 +43,7 @@ def main() -> int:
     connection = socket.create_connection((DEVICE_ADDRESS, PORT), _TIMEOUT)
     connection.settimeout(None)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _end_with_machine(connection)
     request = {"run": argv, "environment": environment, "terminal": terminal}
     connection.sendall(json.dumps(request).encode() + b"\n")
     frames = Frames(connection)
@@ -55,6 +56,14 @@ def main() -> int:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_WR)
         return _await_exit(frames)
+
+
+def _end_with_machine(connection: socket.socket) -> None:
+    """Let the connection fail when the machine has died, as in a panic, and says nothing more."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_TIMEOUT * 1000))
 
 
 def _carry(frames: Frames) -> int:
