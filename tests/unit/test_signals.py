@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -187,7 +188,8 @@ def test_other_signals_are_not_reported() -> None:
 
 def test_full_inbox_does_not_block() -> None:
     with SignalInbox() as inbox:
-        for _ in range(100_000):
+        fcntl.fcntl(inbox.fileno(), fcntl.F_SETPIPE_SZ, 4096)
+        for _ in range(5000):
             signal.raise_signal(signal.SIGTERM)
         while taken := inbox.take():
             assert set(taken) == {signal.SIGTERM}

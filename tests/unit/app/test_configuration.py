@@ -17,6 +17,7 @@ from graced.app import configuration, settings
 from graced.app.configuration import Value
 from graced.errors import ConfigError, UsageError
 from graced.sockets.address import Address
+from support.text import texts
 
 
 @pytest.fixture
@@ -247,13 +248,7 @@ def test_each_value_is_printed_with_its_source(etc: Path) -> None:
     ]
 
 
-# Debian 12's hypothesis has no other name for it.
-texts = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1).filter(
-    lambda text: "\0" not in text
-)
-
-
-@given(handler=texts, farewell=texts.map(lambda text: text[:200]), grace=st.floats(0, 86400))
+@given(handler=texts(1), farewell=texts(1).map(lambda text: text[:200]), grace=st.floats(0, 86400))
 def test_printed_configuration_can_be_read_back(
     handler: str, farewell: str, grace: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -137,10 +137,10 @@ def test_request_that_races_with_end_of_file_is_answered() -> None:
 def test_client_that_pipelines_gets_all_answers_first(make: Make) -> None:
     pair = make()
     pair.client.send(b"a\nb\n")
-    pair.client.send(b"c\n" * 5000)
+    pair.client.send(b"ccccccccc\n" * 1000)
     pair.handler.begin_drain()
     with Running(pair, answer_lines) as handler:
-        assert pair.client.recv_exactly(10004) == b"A\nB\n" + b"C\n" * 5000
+        assert pair.client.recv_exactly(10004) == b"A\nB\n" + b"CCCCCCCCC\n" * 1000
         handler.goodbye()
         pair.client.expect_farewell_alone()
 

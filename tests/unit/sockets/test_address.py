@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import example, given
 
 from graced.sockets.address import Address, format_address, plain_host
+from support.text import texts
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,8 @@ def test_address_that_may_be_reached_is_not_refused(text: str) -> None:
     Address.parse(text).check_is_for_listening()
 
 
-@given(st.text())
+@given(texts())
+@example("unix:/a\0b")
 def test_any_text_is_an_address_or_refused(text: str) -> None:
     try:
         address = Address.parse(text)
