@@ -64,8 +64,8 @@ class FreezeInterrupt(BaseException):
 class HandlerSocket(GoodbyeSocket):
     """A connected stream socket over which the server can say goodbye at any time.
 
-    Any thread may call the methods of the section "For the server" and read `silence`; everything
-    else is for the handler's thread.
+    The calls of a socket, and the section "For the handler", are for the handler's thread.  The
+    server's threads, whichever, use the rest: the sections "For the server" and the properties.
     """
 
     __slots__ = (

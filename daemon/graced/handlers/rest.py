@@ -50,7 +50,8 @@ _NOTHING, _READ, _WRITTEN = range(3)
 class NotedSocket(socket.socket):
     """A connected stream socket of which the last read or write is known.
 
-    The calls of a socket are for the handler's thread, the rest is for any thread.
+    The calls of a socket are for the handler's thread.  The server's threads, whichever, use the
+    properties.
     """
 
     __slots__ = (

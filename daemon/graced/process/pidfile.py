@@ -18,7 +18,7 @@ from graced.errors import AlreadyRunningError, PidFileError
 
 
 class PidFile:
-    """A locked pidfile.  Main thread only."""
+    """A locked pidfile.  For one thread at a time: the main thread, or the one of late claims."""
 
     def __init__(self, path: str) -> None:
         """Create and lock the file.
