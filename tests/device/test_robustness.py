@@ -12,12 +12,11 @@ from random import Random
 from device.service import FAREWELL, UNIT, Service, receive, rest
 from rigging.errors import PATIENCE
 from robustness.scale import Dice, scaled
-from support import MACHINE
+from support import MOMENT
 
 KILLS = scaled(6, 100)
 """On each release."""
 GRACE = 2.0
-MOMENT = 0.5
 
 PAIRS = 16
 ROUNDS = scaled(3, 9)
@@ -142,4 +141,4 @@ def test_journal_that_has_stopped(graced: Service) -> None:
         f"p99 {1e6 * median(normal):.0f} us, with a stopped journal {1e6 * median(stopped):.0f} us;"
         f" stopped in {took:.3f} s"
     )
-    assert GRACE <= took <= GRACE + MOMENT + MACHINE
+    assert GRACE <= took <= GRACE + MOMENT

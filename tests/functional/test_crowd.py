@@ -8,7 +8,7 @@ from signal import SIGTERM
 
 import pytest
 
-from support import FAREWELL, Client, Graced
+from support import FAREWELL, MOMENT, Client, Graced
 
 IDLE = 1000
 BUSY = 50
@@ -93,7 +93,7 @@ def test_idle_busy_and_deaf_clients(handler: str) -> None:
         assert graced.wait() == 0
 
         assert graced.stopped[1:] == (IDLE + BUSY, 1)
-        assert GRACE <= graced.stopped.seconds <= GRACE + 0.5
+        assert GRACE <= graced.stopped.seconds <= GRACE + MOMENT
         received = drain(deaf)
         assert received == b"x" * len(received), "the farewell came inside of what it was unsent"
         assert len(received) < taken

@@ -6,10 +6,7 @@ import threading
 from contextlib import ExitStack
 from signal import SIGTERM
 
-from support import FAREWELL, Graced
-
-MOMENT = 0.5
-"""Seconds after the deadline in which the server is gone."""
+from support import FAREWELL, MOMENT, Graced
 
 
 def test_remaining_client_is_closed_at_deadline_and_departed_is_not(

@@ -6,10 +6,7 @@ from signal import SIGINT, SIGTERM, Signals
 
 import pytest
 
-from support import Client, Graced
-
-MOMENT = 0.5
-"""Seconds after the deadline in which the server is gone."""
+from support import MOMENT, Client, Graced
 
 
 @pytest.mark.parametrize("signame", ["SIGINT", "SIGQUIT"])

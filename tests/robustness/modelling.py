@@ -18,8 +18,6 @@ from robustness.connection import Connection
 from robustness.scale import scaled
 
 GRACE = 1.5
-MOMENT = 0.5
-"""Seconds within which the server is gone after the deadline."""
 ENOUGH = 20.0
 """Seconds within which an answer comes, however busy the machine is."""
 CONFIG = f"""

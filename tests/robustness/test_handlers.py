@@ -9,7 +9,7 @@ import pytest
 
 from robustness.handlers import HERE, Misbehaving
 from robustness.measure import Usage
-from support import FAREWELL, Client, Graced
+from support import FAREWELL, MOMENT, Client, Graced
 
 DEEDS = [
     name.removeprefix("do_").replace("_", " ")
@@ -30,7 +30,6 @@ FAIL = {
     "not block": "temporarily unavailable",
     "time out": "timed out",
 }
-MOMENT = 0.5
 THREADS = 4
 
 
@@ -58,7 +57,7 @@ def test_handler_that_misbehaves_harms_one_client(deed: str) -> None:
         bystander.echo(b"and told")
         bystander.close()
         assert graced.wait() == 0
-        assert graced.stopped.seconds <= 1 + MOMENT + 0.1
+        assert graced.stopped.seconds <= 1 + MOMENT
         assert not [line for line in graced.log.lines if line.startswith("<2>")]
         assert "\x1b" not in str(graced.log)
         assert "stopped after" in graced.log.lines[-1]

@@ -34,10 +34,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from robustness.modelling import CONFIG, ENOUGH, GRACE, MOMENT, ClientModel, run_steps
+from robustness.modelling import CONFIG, ENOUGH, GRACE, ClientModel, run_steps
 from robustness.peer import Peer
 from robustness.scale import scaled
-from support import PATIENCE, Client, Graced
+from support import MOMENT, PATIENCE, Client, Graced
 
 STEPS = scaled(300, 20_000)
 """Rules that are run, at least, over all kinds of servers."""

@@ -28,9 +28,9 @@ from hypothesis.stateful import (
 )
 
 from robustness.answering import Asker
-from robustness.modelling import CONFIG, ENOUGH, GRACE, MOMENT, ClientModel, run_steps
+from robustness.modelling import CONFIG, ENOUGH, GRACE, ClientModel, run_steps
 from robustness.scale import scaled
-from support import PASS, Client, FdStore, Graced
+from support import MOMENT, PASS, Client, FdStore, Graced
 from support.process import LEFT_TO_THE_KERNEL
 
 STEPS = scaled(150, 10_000)

@@ -19,13 +19,12 @@ from typing import Self
 import pytest
 
 from robustness.scale import Dice, scaled
-from support import FAREWELL, PATIENCE, Daemon, Graced, Log, attempts
+from support import FAREWELL, MOMENT, PATIENCE, Daemon, Graced, Log, attempts
 
 STOP = [SIGTERM, SIGHUP, SIGINT, SIGQUIT]
 MOST = 20
 WITHIN = 0.1
 """Seconds that a storm lasts."""
-MOMENT = 0.5
 
 REGRESSIONS: list[int] = []
 """Seeds of storms that have failed once."""

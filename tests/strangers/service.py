@@ -13,8 +13,6 @@ from support.process import LEFT_TO_THE_KERNEL
 KINDS = ("daemon", "program")
 GRACE, SHORT_GRACE = 20.0, 0.5
 """Seconds: more than any test takes, and a time in which nothing finishes that is held up."""
-MOMENT = 0.5
-"""Seconds after the deadline in which the server is gone."""
 
 
 class Program(Graced):

@@ -13,9 +13,9 @@ import pytest
 
 from strangers.conversation import AT_ONCE, PATIENCE, Player
 from strangers.crowd import Crowd
-from strangers.service import GRACE, KINDS, MOMENT, SHORT_GRACE, server, start
+from strangers.service import GRACE, KINDS, SHORT_GRACE, server, start
 from strangers.table import STRANGERS
-from support import MACHINE, FdStore
+from support import MOMENT, FdStore
 
 
 def _runs() -> Iterator[Any]:
@@ -52,7 +52,7 @@ def test_deadline(name: str, kind: str, tmp_path: Path) -> None:
         Crowd(name, graced, tmp_path) as crowd,
     ):
         graced.signal(SIGTERM)
-        assert SHORT_GRACE <= graced.stopped.seconds < SHORT_GRACE + MOMENT + MACHINE
+        assert SHORT_GRACE <= graced.stopped.seconds < SHORT_GRACE + MOMENT
         if STRANGERS[name].joins:
             crowd.open_the_gate()
         assert graced.wait(AT_ONCE) == 0

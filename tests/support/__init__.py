@@ -8,7 +8,7 @@ from support.activity import Activity, settled
 from support.attempts import attempts
 from support.client import FAREWELL, Client
 from support.leaks import Leaks, own_orphans
-from support.log import MACHINE, PATIENCE, Log
+from support.log import MACHINE, MOMENT, PATIENCE, Log
 from support.notify import NotifySocket, fill_queue
 from support.ports import reserved_port
 from support.process import (
@@ -30,6 +30,7 @@ __all__ = [
     "COMMAND",
     "FAREWELL",
     "MACHINE",
+    "MOMENT",
     "PASS",
     "PATIENCE",
     "Activity",

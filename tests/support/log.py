@@ -14,6 +14,8 @@ PATIENCE = 60.0
 """Seconds that nothing takes, however busy the machine is."""
 MACHINE = 1.0
 """Seconds that a busy machine may take longer for what the server does in a moment."""
+MOMENT = 0.5 + MACHINE
+"""Seconds after the deadline at which the server is gone: half a second is promised."""
 
 SOME = 30
 """Lines at the beginning and at the end of a log that are shown."""

@@ -24,11 +24,9 @@ from graced.signals import SignalInbox
 from graced.sockets import binding
 from graced.sockets.address import Address
 from graced.systemd.notify import Notifier
-from support import PATIENCE, Client, NotifySocket
+from support import MOMENT, PATIENCE, Client, NotifySocket
 
 EXTENDING = "EXTEND_TIMEOUT_USEC=10000000"
-MOMENT = 0.5
-"""Seconds within which a stop ends that waits for nothing."""
 
 
 class Scene:
