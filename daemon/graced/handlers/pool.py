@@ -286,14 +286,13 @@ class HandlerPool:
         deadline = time.monotonic() + timeout
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        with self._lock:
-            return len(self._threads)
+        return len(self.threads)
 
     @property
     def threads(self) -> list[Thread]:
-        """The threads in which handlers run."""
+        """The threads in which handlers run; one that is just being started is none of them."""
         with self._lock:
-            return list(self._threads)
+            return [thread for thread in self._threads if thread.is_alive()]
 
     def _work(self) -> None:
         with self._lock:

@@ -218,6 +218,31 @@ def test_join_counts_stuck_handlers(stage: Stage) -> None:
     assert scene.pool.join(PATIENCE) == 0
 
 
+def test_thread_that_is_just_being_started_is_not_joined(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline comes while an I/O thread starts a handler."""
+    scene = stage()
+    starting, gate = threading.Event(), threading.Event()
+    start = threading.Thread.start
+
+    def start_late(thread: threading.Thread) -> None:
+        if thread.name.startswith("handler"):
+            starting.set()
+            assert gate.wait(PATIENCE)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    connecting = threading.Thread(target=scene.connect)
+    connecting.start()
+    assert starting.wait(PATIENCE)
+    scene.pool.close_all()
+    assert scene.pool.join(PATIENCE) == 0
+    gate.set()
+    connecting.join()
+    assert scene.next_reason() == "deadline"
+
+
 @pytest.mark.parametrize("others", [False, True])
 def test_client_is_given_back_where_no_thread_starts(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, others: bool
