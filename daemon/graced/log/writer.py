@@ -27,7 +27,10 @@ FLUSH_TIMEOUT = 0.1
 LOSS_REPORT_INTERVAL = 1.0
 """Seconds between two records about dropped or suppressed records, at least."""
 LOG_STOP_TIMEOUT = 0.25
-"""Seconds that the end of the program waits for the thread that writes the log."""
+"""Seconds that the end of the program waits for a sink that takes no record."""
+LOG_LAST_TIMEOUT = 2.0
+"""Seconds that the end of the program waits for the thread that writes the log, which a busy
+processor may keep from writing."""
 QUEUE_CAPACITY = 4096
 """Records."""
 RESERVED = 1024
@@ -78,6 +81,8 @@ class Log:
         self._dropped = 0
         self._suppressed = 0
         self._unwritten = 0
+        self._is_writing = False
+        """Whether the sink has a record that it has not taken yet."""
         self._losses_reported_at = time.monotonic()
         self._thread: threading.Thread | None = None
 
@@ -108,15 +113,20 @@ class Log:
             self._queue.put(record)
 
     def stop(self) -> None:
-        """Write the queued records and end the thread, within `LOG_STOP_TIMEOUT`.
+        """Write the queued records and end the thread, within `LOG_LAST_TIMEOUT`.
 
-        Main thread only.  Records that are not written by then are lost.
+        Main thread only.  Records that are not written by then, or behind a record that the sink
+        does not take within `LOG_STOP_TIMEOUT`, are lost.
         """
         if self._thread is None:
             self.sink.flush(FLUSH_TIMEOUT)
         else:
             self._queue.put(None)
-            self._thread.join(LOG_STOP_TIMEOUT)
+            until = time.monotonic() + LOG_LAST_TIMEOUT
+            while self._thread.is_alive() and time.monotonic() < until:
+                self._thread.join(LOG_STOP_TIMEOUT)
+                if self._is_writing:
+                    return
 
     def _write_all(self) -> None:
         while True:
@@ -134,6 +144,7 @@ class Log:
         self.sink.flush(FLUSH_TIMEOUT)
 
     def _write(self, record: Record) -> None:
+        self._is_writing = True
         try:
             self.sink.write(record)
         except Exception:
@@ -143,6 +154,7 @@ class Log:
         else:
             self._dropped += self._unwritten
             self._unwritten = 0
+        self._is_writing = False
 
     def _until_loss_report(self) -> float | None:
         """Seconds until a loss may be reported; None where nothing was lost."""

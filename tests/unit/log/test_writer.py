@@ -190,6 +190,29 @@ def test_hanging_sink_does_not_delay_stop(gate: Gate, monkeypatch: pytest.Monkey
     thread.join(PATIENCE)
 
 
+def test_thread_that_a_busy_processor_keeps_from_writing_is_waited_for(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LOG_STOP_TIMEOUT", 0.0)
+    gate.open.set()
+    log = writer.open_log("info", gate)
+    busy = threading.Event()
+    until_loss_report = log._until_loss_report
+
+    def held_up() -> float | None:
+        assert busy.wait(PATIENCE)
+        return until_loss_report()
+
+    monkeypatch.setattr(log, "_until_loss_report", held_up)
+    log.start()
+    events.CONNECTED(client=CLIENT)
+    timer = threading.Timer(0.1, busy.set)
+    timer.start()
+    log.stop()
+    timer.join()
+    assert gate.texts == [f"connection from {CLIENT}"]
+
+
 def test_records_below_level_are_not_logged(gate: Gate) -> None:
     gate.open.set()
     log = writer.open_log("warning", gate)
