@@ -23,7 +23,7 @@ from strangers.service import (
     server,
     start,
 )
-from support import MOMENT, Client, FdStore, Graced
+from support import MACHINE, MOMENT, Client, FdStore, Graced
 
 
 def host_and_port(graced: Graced) -> tuple[str, int]:
@@ -85,7 +85,7 @@ def test_half_record_does_not_hold_up_stop(kind: str, tmp_path: Path) -> None:
             graced.log.wait_for("a record, cut", 2)
             graced.signal(SIGTERM)
             # At end of file this handler spins, and competes with all that there is to do.
-            assert graced.wait(SHORT_GRACE + MOMENT) == 0
+            assert graced.wait(SHORT_GRACE + MOMENT + MACHINE) == 0
             assert cut.recv_to_end() == whole.recv_to_end() == b""
 
 

@@ -15,7 +15,7 @@ from strangers.conversation import AT_ONCE, PATIENCE, Player
 from strangers.crowd import Crowd
 from strangers.service import GRACE, KINDS, SHORT_GRACE, server, start
 from strangers.table import STRANGERS
-from support import MOMENT, FdStore
+from support import MACHINE, MOMENT, FdStore
 
 
 def _runs() -> Iterator[Any]:
@@ -52,7 +52,7 @@ def test_deadline(name: str, kind: str, tmp_path: Path) -> None:
         Crowd(name, graced, tmp_path) as crowd,
     ):
         graced.signal(SIGTERM)
-        assert SHORT_GRACE <= graced.stopped.seconds < SHORT_GRACE + MOMENT
+        assert SHORT_GRACE <= graced.stopped.seconds < SHORT_GRACE + MOMENT + MACHINE
         if STRANGERS[name].joins:
             crowd.open_the_gate()
         assert graced.wait(AT_ONCE) == 0

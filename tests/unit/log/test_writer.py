@@ -203,13 +203,20 @@ def test_thread_that_a_busy_processor_keeps_from_writing_is_waited_for(
         assert busy.wait(PATIENCE)
         return until_loss_report()
 
+    looks: list[float | None] = []
+    join = threading.Thread.join
+
+    def look(thread: threading.Thread, timeout: float | None = None) -> None:
+        looks.append(timeout)
+        if len(looks) == 3:
+            busy.set()
+        join(thread, timeout)
+
     monkeypatch.setattr(log, "_until_loss_report", held_up)
+    monkeypatch.setattr(threading.Thread, "join", look)
     log.start()
     events.CONNECTED(client=CLIENT)
-    timer = threading.Timer(0.1, busy.set)
-    timer.start()
     log.stop()
-    timer.join()
     assert gate.texts == [f"connection from {CLIENT}"]
 
 
