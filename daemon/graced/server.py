@@ -7,7 +7,6 @@ on top, `graced.tcpserver` a library.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -38,20 +37,12 @@ IO_REPLY_TIMEOUT = 1.0
 STOP_TIMEOUT = 0.3
 """Seconds that `Server.stop` takes at most: with the rest of the exit half a second."""
 FREEZE_TIMEOUT = 20.0
-"""Seconds in which the I/O threads take their clients out.
-
-Milliseconds are usual.  An emulated 32-bit processor that others kept busy needed more than one
-second for 1,100 clients, and a client that waits loses less than a client that is told to go."""
+"""Seconds in which the I/O threads take their clients out.  Milliseconds are usual; a busy emulated
+32-bit processor needed one second for 1,100 clients, and a wait is better than a farewell."""
 SETTLE_LOOK = 0.25
 """Seconds that `settle` looks at handlers, to find out which are busy."""
 HANDLER_FREEZE_TIMEOUT = 2.0
 """Seconds that handlers may take to reach a read, after `Server.settle` has found none busy."""
-
-
-def default_io_threads() -> int:
-    """The default number of I/O threads: 1 under a GIL, else the number of usable processors."""
-    has_gil: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-    return 1 if has_gil else len(os.sched_getaffinity(0))
 
 
 class Server:
@@ -146,7 +137,7 @@ class Server:
             all_started.set()
         finally:
             decided.set()
-        self._await_all(adopted, IO_REPLY_TIMEOUT)
+        self._await_all(adopted)
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Accept clients from further listeners.  After `start`."""
@@ -155,6 +146,15 @@ class Server:
         self.addresses += [listener.name for listener in listeners]
         for thread in self.io_threads:
             thread.listen(listeners)
+
+    def unlisten(self, listener: Listener) -> bool:
+        """Accept no more clients from a listener.  False: an I/O thread may use it yet."""
+        done: SimpleQueue[None] = SimpleQueue()
+        for thread in self.io_threads:
+            thread.unlisten(listener, partial(done.put, None))
+        if found := self._all_answer(done, IO_REPLY_TIMEOUT):
+            self.addresses.remove(listener.name)
+        return found
 
     def settle(self) -> int:
         """Before `freeze`: let handlers that are busy save their state; all others go on.
@@ -166,11 +166,10 @@ class Server:
     def resume(self) -> None:
         """After `settle`: there will be no handover."""
         if self.pool:
-            self._take_back(frozen := self.pool.thaw())
+            self._uncount(frozen := self.pool.thaw())
             self.adopt(frozen)
 
-    def _take_back(self, moved: Sequence[Client]) -> None:
-        """Count the clients of handlers no more."""
+    def _uncount(self, moved: Sequence[Client]) -> None:
         for client in moved:
             if client.counted:
                 self._admission.leave(client.host)
@@ -191,27 +190,24 @@ class Server:
 
         for thread, clients in zip(self.io_threads, frozen_by, strict=True):
             thread.freeze(partial(take, clients))
-        try:
-            for _ in self.io_threads:
-                answers.get(timeout=FREEZE_TIMEOUT)
-        except Empty:
+        if not self._all_answer(answers, FREEZE_TIMEOUT):
             # A thread that is late freezes its clients yet, and then finds this request.
             for thread, clients in zip(self.io_threads, frozen_by, strict=True):
                 thread.adopt(clients, lambda: None)
-            raise StuckError("an I/O thread does not answer") from None
+            raise StuckError("an I/O thread does not answer")
         frozen = [client for clients in frozen_by for client in clients]
         if self.pool:
             moved = self.pool.freeze(HANDLER_FREEZE_TIMEOUT)
-            self._take_back(moved)
+            self._uncount(moved)
             frozen += moved
         return frozen
 
-    def adopt(self, clients: Sequence[Client], timeout: float = IO_REPLY_TIMEOUT) -> None:
+    def adopt(self, clients: Sequence[Client]) -> None:
         """Serve clients that were frozen, here or in another process.
 
-        Return when the I/O threads have taken the clients, or after `timeout` seconds.
+        Return when the I/O threads have taken the clients, or after `IO_REPLY_TIMEOUT`.
         """
-        self._await_all(self._begin_to_adopt(clients), timeout)
+        self._await_all(self._begin_to_adopt(clients))
 
     def _begin_to_adopt(self, clients: Sequence[Client]) -> SimpleQueue[None]:
         """Give clients to the I/O threads; the queue gets an item of each thread that has them."""
@@ -235,14 +231,18 @@ class Server:
             thread.adopt(clients[index::number], adopted)
         return done
 
-    def _await_all(self, done: SimpleQueue[None], timeout: float) -> None:
-        with suppress(Empty):
-            for _ in self.io_threads:
-                done.get(timeout=timeout)
+    def _await_all(self, done: SimpleQueue[None]) -> None:
+        self._all_answer(done, IO_REPLY_TIMEOUT)
         if self.pool:
             self.pool.restoring.all_started()
 
-    # Changes, for the main thread.
+    def _all_answer(self, answers: SimpleQueue[None], timeout: float) -> bool:
+        """Whether each I/O thread puts an item into the queue, no later than `timeout` seconds."""
+        with suppress(Empty):
+            for _ in self.io_threads:
+                answers.get(timeout=timeout)
+            return True
+        return False
 
     def _changed(self) -> None:
         os.eventfd_write(self.changed_fd, 1)

@@ -7,17 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Event
 from typing import Any
 
 import pytest
 
 from graced import server as server_module
+from graced.app.assembly import default_io_threads
 from graced.errors import StartError, StuckError
 from graced.handlers.blocking import Blocking
 from graced.loop.admission import Admission
 from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
-from graced.server import Server, default_io_threads
+from graced.server import Server
 from graced.sockets import binding
 from graced.sockets.address import Address
 from support import PATIENCE, Client
@@ -296,3 +298,45 @@ def test_clients_stay_when_a_thread_does_not_answer(
         client.expect_farewell_alone()
         client.close()
     wait_for(server, lambda: server.drained)
+
+
+@KINDS
+@pytest.mark.parametrize("io_threads", [1, 3])
+def test_listener_is_left_and_its_clients_are_served_on(
+    make: Make, run: Any, io_threads: int
+) -> None:
+    server = make(run=run, io_threads=io_threads)
+    (more,) = binding.bind([Address.parse("127.0.0.1:0")], 10)
+    server.listen([more])
+    with Client.connect(more.name) as client:
+        client.echo(b"before")
+        assert server.unlisten(more)
+        assert more.name not in server.addresses
+        more.close()
+        client.echo(b"after")
+        with connect(server) as another:
+            another.echo(b"hello")
+
+
+def test_listener_that_an_io_thread_may_use_is_not_left(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "IO_REPLY_TIMEOUT", 0.01)
+    server = make()
+    asked, released = Event(), Event()
+
+    def hang() -> None:
+        asked.set()
+        released.wait(PATIENCE)
+
+    server.io_threads[0].post(hang)
+    assert asked.wait(PATIENCE)
+    (more,) = binding.bind([Address.parse("127.0.0.1:0")], 10)
+    server.listen([more])
+    assert not server.unlisten(more)
+    assert more.name in server.addresses
+    released.set()
+    # The thread has done it meanwhile: the next try finds nothing to do.
+    monkeypatch.setattr(server_module, "IO_REPLY_TIMEOUT", PATIENCE)
+    assert server.unlisten(more)
+    more.close()

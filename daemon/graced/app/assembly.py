@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
-from graced.server import Server, default_io_threads
+from graced.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,3 +66,9 @@ def _server(
         io_threads=settings.io_threads or default_io_threads(),
         **for_handler,
     )
+
+
+def default_io_threads() -> int:
+    """The default number of I/O threads: 1 under a GIL, else the number of usable processors."""
+    has_gil: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return 1 if has_gil else len(os.sched_getaffinity(0))

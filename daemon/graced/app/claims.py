@@ -6,6 +6,9 @@ start, and every other start that inherits listeners or clients, *goes on*: it s
 and tries again to get the rest (`graced.app.late_claims`).  So the service comes back by itself
 when the reason passes, nothing is logged again and again, and no client waits for a start that
 never serves.
+
+Names, interfaces and paths of Unix sockets may lead elsewhere while the service runs: such a claim
+lasts, and a listener at a place that is configured no more is closed.
 """
 
 from __future__ import annotations
@@ -16,9 +19,13 @@ from functools import partial
 from graced.app.settings import PID_FILE
 from graced.errors import AlreadyRunningError, GracedError, ListenError, PidFileError
 from graced.handover.fdstore import REFUSED
+from graced.handover.inherited import to_turn_away
+from graced.log import events
 from graced.process.pidfile import PidFile
 from graced.sockets import binding
 from graced.sockets.accepted import KeepAlive
+from graced.sockets.inherited_listeners import retire
+from graced.sockets.resolver import may_move
 from graced.systemd import activation
 
 TYPE_CHECKING = False
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from graced.server import Server
     from graced.sockets.address import Address
     from graced.sockets.listener import Listener
+    from graced.sockets.places import Places
 
 
 class Claims:
@@ -51,6 +59,8 @@ class Claims:
         self._goes_on = False
         """Whether the start goes on where a claim fails."""
         self._late: LateClaims | None = None
+        self._places: Places | None = None
+        """Where listeners are, if one of them is late or may move."""
 
     def claim(self, inherited: Inherited) -> None:
         """Claim pidfile and addresses; `inherited` listeners are used again.
@@ -93,24 +103,38 @@ class Claims:
             unresolved=unresolved if self._managed else None,
             refused=refused if self._goes_on else None,
         )
-        present = {binding.place(each.sock.getsockname()) for each in bound}
+        if not (refused or any(may_move(each) for each in settings.listen)):
+            return bound
+        from graced.sockets.places import Places  # noqa: PLC0415
+
+        self._places = Places(settings.listen, bound)
         served = {each.name.rpartition(":")[2] for each in bound if each.inherited}
-        for address in unresolved:
-            attempt = self._bind_again(address, present)
-            self._claim_late(address, None, attempt, asked=str(address.port) not in served)
-        for address, refusal in refused:
-            self._claim_late(address, refusal, self._bind_again(address, present))
+        for address in settings.listen:
+            refusal = next((error for each, error in refused if each is address), None)
+            late = any(each is address for each in unresolved)
+            if refusal or late or may_move(address):
+                self._claim_late(
+                    address,
+                    refusal,
+                    self._bind_again(address),
+                    asked=not (late and str(address.port) in served),
+                    lasts=may_move(address),
+                    missing=bool(refusal or late),
+                )
         return bound
 
-    def _bind_again(self, address: Address, present: set[str]) -> Callable[[], list[Listener]]:
-        """For the thread of the late claims.  `present`: where all listeners are."""
+    def _bind_again(self, address: Address) -> Callable[[], list[Listener]]:
+        """For the thread of the late claims."""
+        places = self._places
+        assert places
         os.umask(umask := os.umask(0))
 
         def attempt() -> list[Listener]:
-            backlog = self._settings.backlog
-            found = binding.bind_late(address, backlog, self.keepalive, present, umask)
-            present.update(binding.place(each.sock.getsockname()) for each in found)
-            return found
+            if address.path:
+                last = places.last_at(address.path, self.listeners)
+                if last and not last.has_lost_path():
+                    return []
+            return binding.bind_late(address, self._settings.backlog, self.keepalive, places, umask)
 
         return attempt
 
@@ -119,13 +143,12 @@ class Claims:
         address: Address | None = None,
         error: GracedError | None = None,
         attempt: Callable[[], list[Listener] | PidFile] | None = None,
-        *,
-        asked: bool = True,
+        **more: bool,
     ) -> None:
         from graced.app.late_claims import Claim, LateClaims  # noqa: PLC0415
 
         self._late = self._late or LateClaims()
-        self._late.add(Claim(address, error, attempt, asked=asked))
+        self._late.add(Claim(address, error, attempt, **more))
 
     @property
     def keepalive(self) -> KeepAlive:
@@ -189,20 +212,36 @@ class Claims:
             return
 
         def look() -> None:
-            for got in late.look():
+            found = late.look()
+            for got in found:
                 if isinstance(got, PidFile):
                     self.lock = got
-                else:
+                elif got:
                     self.listeners += got
                     for each in got:
                         self._belongings.callback(each.close)
                     added(got)
                     server.listen(got)
+            if found and self._places:
+                self._leave(self._places, server)
             supervisor.missing = late.missing
 
         supervisor.on_change = look
         look()
         late.start(partial(os.eventfd_write, server.changed_fd, 1))
+
+    def _leave(self, places: Places, server: Server) -> None:
+        """Close the listeners that are at no place of the configuration any more."""
+        from graced.sockets.places import why_deserted  # noqa: PLC0415
+
+        for each in places.deserted(self.listeners):
+            if server.unlisten(each):
+                reason = why_deserted(each)
+                self.listeners.remove(each)
+                places.leave(each)
+                each.disown_path()
+                server.adopt(to_turn_away(retire(each.sock)))
+                events.LISTENER_LEFT(address=each.name, reason=reason)
 
     def _lock_again(self) -> PidFile:
         """In the thread of the late claims.  Raises `GracedError`."""

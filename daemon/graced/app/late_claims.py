@@ -1,15 +1,20 @@
-"""Late claims: addresses and pidfile that a start could not get, tried again and again.
+"""Late claims: addresses and pidfile that a start could not get, and addresses that move.
 
 A device may start before its network, without its name server, or while another program has the
 address or the pidfile.  The service serves the other addresses meanwhile.  A thread of its own
 tries again, and may take as long as a resolver likes; the pace begins with a second and doubles up
 to `LONGEST_PAUSE`.
+
+A name may get another address while the service runs, an interface another number, and somebody may
+remove the path of a Unix socket.  The claim to such an address lasts: the same thread looks again,
+at the longest pause, for as long as the service runs.
 """
 
 from __future__ import annotations
 
 from queue import SimpleQueue
 from threading import Event, Thread
+from time import monotonic
 
 from graced.errors import GracedError, UnresolvedError
 from graced.log import events
@@ -31,10 +36,11 @@ LONGEST_PAUSE = 60.0
 """Seconds between two tries in the end."""
 _AGAIN = "trying again while the service runs, once a minute in the end"
 _REST = "the service serves the rest"
+_REMOVED = "somebody has removed the path"
 
 
 class Claim:
-    """Listeners or a pidfile that the start could not get."""
+    """Listeners or a pidfile that the start could not get, or listeners that may move."""
 
     def __init__(
         self,
@@ -43,32 +49,37 @@ class Claim:
         attempt: Callable[[], Got] | None = None,
         *,
         asked: bool = True,
+        lasts: bool = False,
+        missing: bool = True,
     ) -> None:
         """`error`: the reason; without it `address` is a host name that is not resolved yet.
 
         `attempt` tries again and raises `GracedError`; None: another try makes no difference.
         `asked`: whether the start has tried; inherited listeners are used without a question.
+        `lasts`: whether to try again after a success.  `missing`: whether the start lacks it.
         """
         self.address = address
         self.error = error
         self.attempt = attempt
         self.asked = asked
+        self.lasts = lasts
+        self.missing = missing
 
 
 class LateClaims:
-    """The claims that are missing.  For the main thread."""
+    """The claims that are missing or may move.  For the main thread."""
 
     def __init__(self) -> None:
-        self._missing: list[Claim] = []
+        self._claims: list[Claim] = []
         self._said: set[str] = set()
-        self._got: SimpleQueue[tuple[Claim, Got]] = SimpleQueue()
+        self._got: SimpleQueue[tuple[Claim, GracedError | None, Got]] = SimpleQueue()
         self._begun = Event()
         self._ended = Event()
         self._thread = Thread(target=self._run, name="late claims", daemon=True)
 
     def add(self, claim: Claim) -> None:
         """Add a claim, before the start."""
-        self._missing.append(claim)
+        self._claims.append(claim)
 
     def prepare(self) -> None:
         """Start the thread, which waits for `start`.  Raises `StartError`.
@@ -83,15 +94,18 @@ class LateClaims:
         `wake` is called, in another thread, when `look` has something to do.
         """
         self._wake = wake
-        for claim in self._missing:
+        for claim in self._missing():
             if claim.asked and not claim.error:
                 events.ADDRESS_UNRESOLVED(address=claim.address)
         self._begun.set()
 
+    def _missing(self) -> list[Claim]:
+        return [claim for claim in self._claims if claim.missing]
+
     @property
     def missing(self) -> str:
         """What is still missing, for the status line; empty: nothing."""
-        missing = list(self._missing)
+        missing = self._missing()
         names = ", ".join(str(each.address) for each in missing if not each.error)
         errors = [
             f"{each.error}, trying again" if each.attempt else str(each.error)
@@ -102,19 +116,23 @@ class LateClaims:
 
     def look(self) -> list[Got]:
         """Say the reasons that have not been said; return what was got since the last call."""
-        for claim in list(self._missing):
+        for claim in self._missing():
             if claim.error and str(claim.error) not in self._said:
                 self._said.add(str(claim.error))
                 events.CLAIM_REFUSED(reason=claim.error, outlook=_AGAIN if claim.attempt else _REST)
         found: list[Got] = []
         while not self._got.empty():
-            claim, got = self._got.get()
+            claim, error, got = self._got.get()
+            if error:
+                self._said.discard(str(error))
             if isinstance(got, PidFile):
-                events.CLAIM_GRANTED(claim=f"pidfile {got.path} is written", reason=claim.error)
+                events.CLAIM_GRANTED(claim=f"pidfile {got.path} is written", reason=error)
             elif got:
                 names = ", ".join(each.name for each in got)
-                if claim.error:
-                    events.CLAIM_GRANTED(claim=f"serving on {names}", reason=claim.error)
+                if error:
+                    events.CLAIM_GRANTED(claim=f"serving on {names}", reason=error)
+                elif claim.address and claim.address.path:
+                    events.CLAIM_GRANTED(claim=f"serving on {names}", reason=_REMOVED)
                 else:
                     events.ADDRESS_FOUND(address=claim.address, addresses=names)
             found.append(got)
@@ -128,36 +146,47 @@ class LateClaims:
         self._ended.set()
         self._begun.set()
         while not self._got.empty():
-            _give_up(self._got.get()[1])
+            _give_up(self._got.get()[2])
 
     def _run(self) -> None:
         self._begun.wait()
         pause = FIRST_PAUSE
-        while not self._ended.is_set() and any(claim.attempt for claim in self._missing):
-            for claim in list(self._missing):
-                try:
-                    got = claim.attempt() if claim.attempt else None
-                except UnresolvedError:
-                    if not claim.asked:
-                        claim.asked = True
-                        events.ADDRESS_UNRESOLVED(address=claim.address)
-                    continue
-                except GracedError as error:
-                    if str(error) != str(claim.error):
-                        claim.error = error
-                        self._wake()
-                    continue
-                if got is None:
-                    continue
-                if self._ended.is_set():
-                    _give_up(got)
-                    return
-                self._missing.remove(claim)
-                self._got.put((claim, got))
-                self._wake()
-            if self._ended.wait(pause):
+        look_again = monotonic() + LONGEST_PAUSE
+        while any(claim.attempt for claim in self._claims):
+            looks = monotonic() >= look_again
+            if looks:
+                look_again = monotonic() + LONGEST_PAUSE
+            for claim in self._claims if looks else self._missing():
+                if claim.attempt and not self._ended.is_set():
+                    self._try(claim, claim.attempt)
+            if not any(claim.attempt for claim in self._missing()):
+                pause = LONGEST_PAUSE
+            if self._ended.wait(min(pause, max(0.0, look_again - monotonic()))):
                 return
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _try(self, claim: Claim, attempt: Callable[[], Got]) -> None:
+        try:
+            got = attempt()
+        except UnresolvedError:
+            # A name that was known once is served where it was.
+            if claim.missing and not claim.asked:
+                claim.asked = True
+                events.ADDRESS_UNRESOLVED(address=claim.address)
+            return
+        except GracedError as error:
+            if str(error) != str(claim.error) or not claim.missing:
+                claim.error, claim.missing = error, True
+                self._wake()
+            return
+        if self._ended.is_set():
+            _give_up(got)
+            return
+        before, claim.error, claim.missing = claim.error, None, False
+        if not claim.lasts:
+            self._claims = [each for each in self._claims if each is not claim]
+        self._got.put((claim, before, got))
+        self._wake()
 
 
 def _give_up(got: Got) -> None:

@@ -124,13 +124,7 @@ class Inherited:
 
         Return the clients from their queues, which have to be turned away.
         """
-        clients = []
-        for sock in self.listeners.retire():
-            sock.setblocking(False)
-            if client := _client(sock):
-                client.counted = False
-                clients.append(client)
-        return clients
+        return to_turn_away(self.listeners.retire())
 
     def expect_handler(self, handler: str) -> str:
         """Let clients of another handler be turned away, with end of file: its words are unknown.
@@ -201,6 +195,17 @@ class Inherited:
             )
             self.handler = snapshot.handler
             _close(set(connections) - {client.sock for client in self.clients})
+
+
+def to_turn_away(connections: Iterable[socket]) -> list[Client]:
+    """Clients for connections from the queue of a listener at which nobody is served any more."""
+    clients = []
+    for sock in connections:
+        sock.setblocking(False)
+        if client := _client(sock):
+            client.counted = False
+            clients.append(client)
+    return clients
 
 
 def _has_stored(name: str, fd: int) -> bool:

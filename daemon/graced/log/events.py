@@ -189,6 +189,11 @@ ADDRESS_FOUND = Event(
     INFO,
     "%(address)s can be resolved, serving on %(addresses)s too",
 )
+LISTENER_LEFT = Event(
+    "3dc54f7e969c4c5cb92b6f411b859b16",
+    INFO,
+    "no longer listening on %(address)s: %(reason)s",
+)
 CLAIM_REFUSED = Event(
     "57b2325a63f94eea8f4df59059fbd09f",
     WARNING,

@@ -149,6 +149,12 @@ class Acceptors:
                 events.ACCEPT_PAUSED(reason=error.strerror, seconds=ACCEPT_PAUSE)
                 self._poller.schedule_after(acceptor, ACCEPT_PAUSE)
 
+    def remove(self, listener: Listener) -> None:
+        """Accept no more clients from a listener."""
+        for acceptor in [each for each in self._acceptors if each.listener is listener]:
+            self._abandon(acceptor)
+            self._acceptors.remove(acceptor)
+
     def _open(self, acceptor: Acceptor) -> None:
         self._poller.register(acceptor.fileno(), acceptor, self._interest)
 

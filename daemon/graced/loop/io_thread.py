@@ -227,6 +227,15 @@ class IOThread(Thread):
         """Accept clients from further listeners."""
         self.post(lambda: self._acceptors.add(listeners))
 
+    def unlisten(self, listener: Listener, done: Callable[[], None]) -> None:
+        """Accept no more clients from a listener; then call `done` in this thread."""
+
+        def unlisten() -> None:
+            self._acceptors.remove(listener)
+            done()
+
+        self.post(unlisten)
+
     def start_waiting(self) -> None:
         """Start handlers of clients that wait for a thread: a thread may be free."""
         self.post(self._clients.waiting.start)

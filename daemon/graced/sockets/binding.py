@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from graced.sockets.address import Address
+    from graced.sockets.places import Places
     from graced.sockets.resolver import SockAddrs
 
 _MAX_TRIES_FOR_ONE_PORT = 20
@@ -104,10 +105,10 @@ def bind_late(
     address: Address,
     backlog: int,
     keepalive: KeepAlive,
-    present: set[str],
+    places: Places,
     umask: int | None = None,
 ) -> list[Listener]:
-    """Resolve a name and listen on each of its addresses, but for those whose `place` is `present`.
+    """Resolve a name and listen on each of its addresses that `places` does not have yet.
 
     `umask`: of the start.  A daemon has one of its own by now, which denies more.
 
@@ -118,22 +119,14 @@ def bind_late(
         backlog=backlog, keepalive=keepalive, inherited=InheritedListeners(), umask=umask
     )
     answers = socket_addresses(address)
-    found = [
-        (family, name)
-        for family, name in answers
-        if place((name[0], address.port, *name[2:])) not in present
-    ]
-    if found:
-        return _bind(address, found, how)
-    if is_name(address) and is_answer_of_one_family(address, answers):
+    missing = answers if address.path else places.missing(address, answers)
+    bound = _bind(address, missing, how) if missing else []
+    places.add(bound)
+    if not (is_name(address) and is_answer_of_one_family(address, answers)):
+        places.note(address, answers)
+    elif not bound:
         raise UnresolvedError(f"cannot listen on {address}: one family of it is not resolved yet")
-    return []
-
-
-def place(name: object) -> str:
-    """The text for a socket address, with the number of the interface that it belongs to."""
-    text = format_address(name)
-    return f"{text}%{name[3]}" if isinstance(name, tuple) and len(name) > 3 and name[3] else text
+    return bound
 
 
 def refusal(address: Address, error: OSError) -> ListenError:

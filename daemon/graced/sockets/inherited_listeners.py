@@ -90,7 +90,7 @@ class InheritedListeners:
     def retire(self) -> list[socket.socket]:
         """Close the sockets; return the connections from their queues, which the caller owns."""
         for sock in self.sockets:
-            self._connections += _retire(sock)
+            self._connections += retire(sock)
         self.sockets.clear()
         connections, self._connections = self._connections, []
         return connections
@@ -109,7 +109,7 @@ class InheritedListeners:
         in_the_way = [s for s in self.sockets if s.family == family and _place(s) == place]
         for sock in in_the_way:
             self.sockets.remove(sock)
-            self._connections += _retire(sock)
+            self._connections += retire(sock)
         return bool(in_the_way)
 
 
@@ -119,12 +119,13 @@ def _place(sock: socket.socket) -> object:
     return real_path(name) if sock.family == socket.AF_UNIX else name[1]
 
 
-def _retire(sock: socket.socket) -> list[socket.socket]:
+def retire(sock: socket.socket) -> list[socket.socket]:
     """Close a listening socket of every process that has it; return the connections in its queue.
 
     The service manager closes its copy later, and clients must not wait in the queue until then.
     """
     name = sock.getsockname()
+    stale = isinstance(name, str) and bool(name) and _leads_to(name, sock)
     connections = []
     if not refuses_connections(sock):
         connections = list(Listener(sock, inherited=True).last_connections())
@@ -132,11 +133,19 @@ def _retire(sock: socket.socket) -> list[socket.socket]:
         # ENOTCONN: another process has shut it before.
         sock.shutdown(socket.SHUT_RDWR)
     sock.close()
-    if isinstance(name, str) and name:
+    if stale:
         with suppress(OSError):
             # A path at which nobody listens is in nobody's way.
             remove_stale(name)
     return connections
+
+
+def _leads_to(path: str, sock: socket.socket) -> bool:
+    """Whether a path may lead to a Unix socket.  Another socket there is another program's."""
+    try:
+        return leads_to(os.stat(path), sock)
+    except OSError:
+        return False
 
 
 def remove_stale(path: str) -> None:

@@ -103,6 +103,14 @@ def may_come_later(address: Address) -> bool:
     return not address.path and address.host not in {"*", "localhost"}
 
 
+def may_move(address: Address) -> bool:
+    """Whether another listener may be needed for the address while we serve.
+
+    Not at port 0: each look would find another port.
+    """
+    return bool(address.path or (address.port and is_name(address)))
+
+
 def resolve(
     addresses: Sequence[Address],
     inherited: InheritedListeners,

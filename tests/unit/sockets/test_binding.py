@@ -18,6 +18,7 @@ from graced.sockets.accepted import KeepAlive
 from graced.sockets.address import Address
 from graced.sockets.inherited_listeners import InheritedListeners
 from graced.sockets.listener import Listener, refuses_connections
+from graced.sockets.places import Places
 from support import Client, reserved_port
 
 Bind = Callable[..., list[Listener]]
@@ -443,7 +444,7 @@ def test_name_of_which_one_family_is_known_is_tried_again(
             stack.callback(each.close)
         assert [each.name for each in bound] == [f"127.0.0.1:{number}"]
         assert unresolved == [address] * waits
-        present = {each.name for each in bound}
+        present = Places([address], bound)
         if waits:
             with pytest.raises(UnresolvedError, match="one family of it is not resolved yet"):
                 binding.bind_late(address, 10, KeepAlive(), present)
@@ -493,4 +494,4 @@ def test_resolver_without_descriptors_is_one_that_answers_later(
     with pytest.raises(ListenError, match=r"^cannot listen on name\.test:9: Too many open files$"):
         binding.bind([address], 10)
     with pytest.raises(UnresolvedError):
-        binding.bind_late(address, 10, KeepAlive(), set())
+        binding.bind_late(address, 10, KeepAlive(), Places())

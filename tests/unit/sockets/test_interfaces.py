@@ -12,8 +12,22 @@ from graced.sockets import binding
 from graced.sockets.accepted import KeepAlive
 from graced.sockets.address import Address, format_listener
 from graced.sockets.inherited_listeners import InheritedListeners
+from graced.sockets.listener import Listener
+from graced.sockets.places import Places, place
 
 LOOPBACK = socket.if_nametoindex("lo")
+
+
+class AtInterface(Listener):
+    """A listener at the address of an interface, which need not be there."""
+
+    def __init__(self, port: int, number: int) -> None:
+        self.passed = False
+        self.sock: Any = self
+        self._name = ("fe80::1", port, 0, number)
+
+    def getsockname(self) -> tuple[str, int, int, int]:
+        return self._name
 
 
 def test_listener_of_an_interface_that_has_gone_is_not_used_again() -> None:
@@ -44,16 +58,16 @@ def test_name_server_is_not_asked_for_an_interface(monkeypatch: pytest.MonkeyPat
 
 def test_address_of_one_interface_is_not_that_of_another() -> None:
     with ExitStack() as stack:
-        (first,) = binding.bind_late(Address.parse("[fe80::1%lo]:0"), 10, KeepAlive(), set())
+        (first,) = binding.bind_late(Address.parse("[fe80::1%lo]:0"), 10, KeepAlive(), Places())
         stack.callback(first.close)
-        here = binding.place(first.sock.getsockname())
         port = first.sock.getsockname()[1]
-        assert here == f"[fe80::1]:{port}%{LOOPBACK}"
-        first.close()
+        assert place(first.sock.getsockname()) == f"[fe80::1]:{port}%{LOOPBACK}"
         address = Address.parse(f"[fe80::1%lo]:{port}")
-        assert binding.bind_late(address, 10, KeepAlive(), {here}) == []
-        elsewhere = f"[fe80::1]:{port}%{LOOPBACK + 1}"
-        (second,) = binding.bind_late(address, 10, KeepAlive(), {elsewhere})
+        places = Places([address], [first])
+        assert binding.bind_late(address, 10, KeepAlive(), places) == []
+        first.close()
+        places = Places([address], [AtInterface(port, LOOPBACK + 1)])
+        (second,) = binding.bind_late(address, 10, KeepAlive(), places)
         stack.callback(second.close)
 
 
