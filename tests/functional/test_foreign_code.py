@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import shelve
+import sqlite3
+import zipfile
+from contextlib import closing
 from pathlib import Path
 from signal import SIGTERM, SIGUSR2
 
@@ -45,6 +50,29 @@ def test_print_file_and_exit_function_of_a_handler(
         graced.log.wait_for("a line of a handler")
         graced.log.wait_for("at the exit")
     assert (tmp_path / "file").read_text() == "buffered"
+
+
+@pytest.mark.parametrize("kind", [Graced, Daemon])
+@pytest.mark.parametrize("stays", ["", "yes"], ids=["returns", "stays"])
+def test_files_that_are_left_open_are_whole(
+    tmp_path: Path, kind: type[Graced] | type[Daemon], stays: str
+) -> None:
+    """As at a normal exit of Python; a transaction that was not committed is none there either."""
+    options = ("--handler", f"{HERE}:PackingHandler", "--grace", "1")
+    with kind(*options, env={"DIRECTORY": str(tmp_path), "STAYS": stays}) as graced:
+        with graced.connect() as client:
+            client.echo(b"hello")
+        assert graced.stop(SIGTERM) == 0
+        assert not graced.log.count("lost")
+    assert gzip.decompress((tmp_path / "packed.gz").read_bytes()) == b"packed"
+    with zipfile.ZipFile(tmp_path / "archive.zip") as archive:
+        assert archive.read("name") == b"packed"
+    assert (tmp_path / "table").read_text() == "1,2\n"
+    with shelve.open(str(tmp_path / "shelf"), "r") as shelf:
+        assert shelf["list"] == [1]
+    assert not list(tmp_path.glob("temporary*"))
+    with closing(sqlite3.connect(tmp_path / "base")) as base:
+        assert base.execute("SELECT x FROM t").fetchall() == [(1,)]
 
 
 def test_exit_function_that_hangs(tmp_path: Path) -> None:

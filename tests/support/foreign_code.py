@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import csv
+import gzip
 import os
+import shelve
 import socketserver
+import sqlite3
 import sys
+import tempfile
 import threading
+import zipfile
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +45,33 @@ class PrintingHandler(TutorialHandler):
         atexit.register(print, "at the exit")
         if os.environ.get("HANGS"):
             atexit.register(threading.Event().wait)
+
+
+class PackingHandler(TutorialHandler):
+    """Leaves files behind that only their end makes whole."""
+
+    left: list[Any] = []  # noqa: RUF012
+
+    def setup(self) -> None:
+        directory = os.environ["DIRECTORY"]
+        packed = gzip.open(f"{directory}/packed.gz", "wt", encoding="utf-8")  # noqa: SIM115
+        packed.write("packed")
+        archive = zipfile.ZipFile(f"{directory}/archive.zip", "w")
+        archive.writestr("name", "packed")
+        table = csv.writer(open(f"{directory}/table", "w", encoding="utf-8"))  # noqa: SIM115
+        table.writerow([1, 2])
+        shelf: Any = shelve.open(f"{directory}/shelf", writeback=True)  # noqa: SIM115
+        shelf["list"] = []
+        shelf["list"].append(1)
+        temporary = tempfile.NamedTemporaryFile(dir=directory, prefix="temporary")  # noqa: SIM115
+        base = sqlite3.connect(f"{directory}/base", isolation_level=None, check_same_thread=False)
+        base.executescript("CREATE TABLE t (x); INSERT INTO t VALUES (1); BEGIN; DELETE FROM t")
+        self.left += [packed, archive, table, shelf, temporary, base]
+
+    def handle(self) -> None:
+        super().handle()
+        if os.environ.get("STAYS"):
+            threading.Event().wait()
 
 
 class AskingHandler(socketserver.BaseRequestHandler):
