@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import atexit
 import csv
+import ctypes
+import faulthandler
 import gzip
 import os
 import shelve
 import socketserver
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 import zipfile
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +49,69 @@ class PrintingHandler(TutorialHandler):
         atexit.register(print, "at the exit")
         if os.environ.get("HANGS"):
             atexit.register(threading.Event().wait)
+
+
+class Troubled:
+    """Fails where no caller hears of it."""
+
+    def __del__(self) -> None:
+        raise ValueError("a destructor")
+
+
+def fail() -> None:
+    raise ValueError("a thread")
+
+
+class TalkativeHandler(socketserver.StreamRequestHandler):
+    """Says something by the way that the client names."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            getattr(self, line.decode().strip())()
+            self.wfile.write(b"said\n")
+
+    def say_by_descriptor(self) -> None:
+        os.write(1, b"by descriptor\n")
+
+    def say_by_child(self) -> None:
+        subprocess.run(["echo", "by child"], check=True)
+
+    def say_by_child_on_stderr(self) -> None:
+        subprocess.run(["sh", "-c", "echo by child on stderr >&2"], check=True)
+
+    def say_by_system(self) -> None:
+        os.system("echo by system")
+
+    def say_by_print(self) -> None:
+        print("by print")
+
+    def say_by_first_stdout(self) -> None:
+        print("by first stdout", file=sys.__stdout__)
+
+    def say_by_buffer(self) -> None:
+        sys.stdout.buffer.write(b"by buffer\n")
+
+    def say_by_warning(self) -> None:
+        # The tests make errors of warnings.
+        warnings.simplefilter("default")
+        warnings.warn("by warning", stacklevel=1)
+
+    def say_by_faulthandler(self) -> None:
+        faulthandler.dump_traceback(all_threads=False)
+
+    def say_by_destructor(self) -> None:
+        Troubled()
+
+    def say_by_thread(self) -> None:
+        threading.Thread(target=fail).start()
+
+    def say_by_library(self) -> None:
+        library = ctypes.CDLL(None)
+        library.puts(b"by library")
+        library.fflush(None)
+
+    def say_at_last(self) -> None:
+        print("at last", end="")
 
 
 class PackingHandler(TutorialHandler):
