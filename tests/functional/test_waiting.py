@@ -246,3 +246,66 @@ def test_clients_that_hang_up_do_not_hold_up_the_stop(
         assert graced.wait() == 0
         assert graced.stopped.closed == 0
         assert graced.stopped.seconds < QUICK
+
+
+THREADS, CLIENTS = 256, 300
+"""The default of `max_handler_threads`, and some more clients than that."""
+
+
+def crowd(graced: Graced, stack: ExitStack, number: int = CLIENTS) -> list[Client]:
+    clients = [stack.enter_context(graced.connect()) for _ in range(number)]
+    for client in clients:
+        client.send(b"?")
+    return clients
+
+
+def test_more_clients_than_threads() -> None:
+    waiting = CLIENTS - THREADS
+    with Graced("--handler", "echo-threaded", "--grace", "30") as graced, ExitStack() as stack:
+        first = crowd(graced, stack)
+        served, others = first[:THREADS], first[THREADS:]
+        for client in served:
+            assert client.recv() == b"?"
+        wait_for_status(graced, f"{waiting} clients waiting for a thread")
+        assert graced.log.count(FULL.replace("of 1", f"of {THREADS}")) == 1
+        for leaving, next_one in zip(served, others, strict=False):
+            leaving.close()
+            assert next_one.recv() == b"?"
+        assert "waiting" not in status(graced)
+        served = [*served[waiting:], *others]
+        others = crowd(graced, stack, waiting)
+        wait_for_status(graced, f"{waiting} clients waiting for a thread")
+        graced.signal(SIGTERM)
+        for client in (*served, *others):
+            client.expect_farewell_alone()
+        for client in served:
+            client.close()
+        for client in others:
+            assert client.recv() == b"?"
+            client.close()
+        assert graced.wait() == 0
+        assert graced.stopped == (graced.stopped.seconds, CLIENTS, 0)
+        assert graced.stopped.seconds < QUICK
+        assert graced.log.count(FULL.replace("of 1", f"of {THREADS}")) == 1
+
+
+def test_more_clients_than_threads_outlive_a_restart(store: FdStore) -> None:
+    options = ("--handler", "support.movable:CountingHandler", "--grace", "30")
+    with ExitStack() as stack:
+        with Graced(*options, **start(store)) as graced:
+            place = graced.addresses[0]
+            clients = crowd(graced, stack)
+            for client in clients[:THREADS]:
+                assert client.recv() == b"1"
+            wait_for_status(graced, f"{CLIENTS - THREADS} clients waiting for a thread")
+            graced.signal(SIGUSR2)
+            assert graced.wait() == 79
+        with Graced(*options, listen=place, **start(store)) as graced:
+            for client in clients[:THREADS]:
+                client.send(b"?")
+                assert client.recv() == b"2"
+                client.close()
+            for client in clients[THREADS:]:
+                assert client.recv() == b"1"
+                client.close()
+            assert graced.stop() == 0
