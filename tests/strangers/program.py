@@ -172,6 +172,16 @@ def records() -> Graceful:
     return Server(*ADDRESS)
 
 
+def settings() -> Graceful:
+    from logging.config import listen
+
+    # A thread that is never started: its server is made by graced.
+    listener: Any = listen(0)
+    server = Graceful(ADDRESS, listener.hdlr)
+    vars(server).update(verify=None, ready=listener.ready)
+    return server
+
+
 PROGRAMS: dict[str, Callable[[], Any]] = {
     each.__name__: each
     for each in (
@@ -190,6 +200,7 @@ PROGRAMS: dict[str, Callable[[], Any]] = {
         registers,
         images,
         records,
+        settings,
     )
 }
 
