@@ -1,8 +1,9 @@
 """One protocol, spoken over the socket of a handler by every way that programs have.
 
 Each line is answered in capitals; ``slow`` is answered in two parts, the second when the gate of
-`strangers.gate` is open; ``long`` likewise, in two parts of `PART` bytes; ``stay`` is never
-answered, and ends when it is open; the end of the input gets a last word.
+`strangers.gate` is open; ``long`` likewise, in two parts of `PART` bytes; ``late`` is answered when
+the gate is open; ``stay`` is never answered, and ends when it is open; the end of the input gets a
+last word.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ def talk(receive: Receive, write: Write) -> None:
             write_all(write, part(1))
             gate.wait()
             write_all(write, part(2))
+        elif line == b"late\n":
+            gate.wait()
+            write(line.upper())
         elif line == b"stay\n":
             gate.wait()
         else:
