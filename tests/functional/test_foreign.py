@@ -181,6 +181,27 @@ def test_slow_answer_is_whole(config: str, address: str) -> None:
         hear_goodbye(graced, client, config)
 
 
+def test_farewell_is_not_in_an_answer_whose_handler_selects_elsewhere() -> None:
+    config = '[shutdown]\nfarewell = "SHUTDOWN"'
+    with (
+        foreign("SelectingElsewhere", config=config) as graced,
+        graced.connect() as client,
+        graced.served() as silent,
+        graced.served() as other,
+    ):
+        client.send(b"tell me")
+        assert client.recv() == b"one, "
+        graced.signal(SIGTERM)
+        for each in (silent, other):
+            each.expect_farewell_alone()
+        with suppress(TimeoutError):
+            client.sock.settimeout(0.5)
+            raise AssertionError(client.recv())
+        client.sock.settimeout(60)
+        other.send(b"go on")
+        assert client.recv_exactly(3) == b"two"
+
+
 @CONFIGS
 def test_pipelined_requests_are_all_answered(config: str, address: str) -> None:
     with foreign("KeepAlive", config=config, listen=address) as graced, graced.connect() as client:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+import shelve
+import socket
+import sqlite3
+import subprocess
+import sys
+import zipfile
+from contextlib import closing
 from pathlib import Path
 from signal import SIGTERM, SIGUSR2
 
 import pytest
 
 from graced.handlers import restoring
-from support import PASS, Daemon, FdStore, Graced, run_graced
+from support import (
+    PASS,
+    PATIENCE,
+    Client,
+    Daemon,
+    FdStore,
+    Graced,
+    environment,
+    run_graced,
+    wait_for_end,
+)
 
 HERE = "support.foreign_code"
 
@@ -45,6 +64,101 @@ def test_print_file_and_exit_function_of_a_handler(
         graced.log.wait_for("a line of a handler")
         graced.log.wait_for("at the exit")
     assert (tmp_path / "file").read_text() == "buffered"
+
+
+WAYS = {
+    "say_by_descriptor": "by descriptor",
+    "say_by_child": "by child",
+    "say_by_child_on_stderr": "by child on stderr",
+    "say_by_system": "by system",
+    "say_by_print": "by print",
+    "say_by_first_stdout": "by first stdout",
+    "say_by_buffer": "by buffer",
+    "say_by_warning": "UserWarning: by warning",
+    "say_by_faulthandler": "in say_by_faulthandler",
+    "say_by_destructor": "ValueError: a destructor",
+    "say_by_thread": "ValueError: a thread",
+    "say_by_library": "by library",
+    "say_at_last": "at last",
+}
+"""What a handler does, and what is in the log then."""
+
+
+def say_all(client: Client) -> None:
+    for way in WAYS:
+        client.send(f"{way}\n".encode())
+        assert client.recv_exactly(5) == b"said\n"
+
+
+def test_no_word_of_a_handler_is_lost() -> None:
+    with Daemon("--handler", f"{HERE}:TalkativeHandler", "--grace", "30") as graced:
+        graced.tracebacks = True
+        with graced.connect() as client:
+            say_all(client)
+        assert graced.stop(SIGTERM) == 0
+        for words in WAYS.values():
+            graced.log.wait_for(words)
+
+
+BESIDE_A_JOURNAL = """if True:
+    import sys
+    from graced.app import cli
+    from graced.log import standard_streams
+    standard_streams.JOURNAL_STREAM_SOCKET = sys.argv.pop(1)
+    cli.main()
+"""
+
+
+def test_words_of_a_daemon_whose_terminal_is_closed_are_in_the_journal(tmp_path: Path) -> None:
+    """A daemon keeps no terminal, and no pipe."""
+    with socket.socket(socket.AF_UNIX) as journal:
+        journal.bind(f"{tmp_path}/journal")
+        journal.listen()
+        command = [sys.executable, "-c", BESIDE_A_JOURNAL, f"{tmp_path}/journal", "--daemon"]
+        options = ["--config", "/dev/null", "--handler", f"{HERE}:TalkativeHandler"]
+        places = ["--listen", f"unix:{tmp_path}/socket", "--pid-file", f"{tmp_path}/pid"]
+        found = subprocess.run(
+            [*command, *options, *places],
+            env=environment(),
+            capture_output=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+        assert not found.stdout
+        pid = int((tmp_path / "pid").read_text())
+        with Client.connect(f"unix:{tmp_path}/socket") as client:
+            say_all(client)
+        os.kill(pid, SIGTERM)
+        assert wait_for_end(pid) == 0
+        with Client(journal.accept()[0]) as stream:
+            said = stream.recv_to_end().decode()
+    head = "graced\n\n6\n1\n0\n0\n0\n"
+    assert said.startswith(head)
+    for words in WAYS.values():
+        assert words in said[len(head) :]
+
+
+@pytest.mark.parametrize("kind", [Graced, Daemon])
+@pytest.mark.parametrize("stays", ["", "yes"], ids=["returns", "stays"])
+def test_files_that_are_left_open_are_whole(
+    tmp_path: Path, kind: type[Graced] | type[Daemon], stays: str
+) -> None:
+    """As at a normal exit of Python; a transaction that was not committed is none there either."""
+    options = ("--handler", f"{HERE}:PackingHandler", "--grace", "1")
+    with kind(*options, env={"DIRECTORY": str(tmp_path), "STAYS": stays}) as graced:
+        with graced.connect() as client:
+            client.echo(b"hello")
+        assert graced.stop(SIGTERM) == 0
+        assert not graced.log.count("lost")
+    assert gzip.decompress((tmp_path / "packed.gz").read_bytes()) == b"packed"
+    with zipfile.ZipFile(tmp_path / "archive.zip") as archive:
+        assert archive.read("name") == b"packed"
+    assert (tmp_path / "table").read_text() == "1,2\n"
+    with shelve.open(str(tmp_path / "shelf"), "r") as shelf:
+        assert shelf["list"] == [1]
+    assert not list(tmp_path.glob("temporary*"))
+    with closing(sqlite3.connect(tmp_path / "base")) as base:
+        assert base.execute("SELECT x FROM t").fetchall() == [(1,)]
 
 
 def test_exit_function_that_hangs(tmp_path: Path) -> None:

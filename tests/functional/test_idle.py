@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import select
 from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
 
 from robustness.scale import scaled
+from strangers.gate import VARIABLE, Gate
 from support import Activity, Client, Graced, settled
 
 CLIENTS = 100
@@ -45,3 +49,26 @@ def test_with_idle_clients_no_thread_runs() -> None:
             for client in own:
                 client.echo(b"still there")
             assert Activity(graced.pid) != before[graced]
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_client_that_waits_for_its_answer_is_not_idle(kind: str, tmp_path: Path) -> None:
+    """Clients at rest, and one that has sent half a request, are."""
+    listen = "127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path}/socket"
+    env = {VARIABLE: str(tmp_path / "gate")}
+    config = "[limits]\nidle_timeout = 0.5\n"
+    options = ("--handler", "support.odd:Plain")
+    with (
+        Gate(tmp_path / "gate") as gate,
+        Graced(*options, listen=listen, config=config, env=env) as graced,
+        graced.connect() as client,
+    ):
+        client.send(b"late\n")
+        gate.await_servers(1)
+        for request in (b"hello\n", b"hel", b"hello\n"):
+            with graced.connect() as other:
+                other.send(request)
+                assert other.recv_to_end() in {b"HELLO\n", b"", b"HELLO\nbye\n", b"bye\n"}
+        gate.open()
+        assert client.recv_exactly(5) == b"LATE\n"
+        assert client.recv_to_end() in {b"bye\n", b""}

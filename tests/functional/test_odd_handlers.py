@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from functional.foreign import QUICK
+from graced import GracefulTCPServer
 from strangers.conversation import await_next_tick
 from strangers.gate import VARIABLE, Gate
-from support import Client, Graced, odd
+from support import PATIENCE, Client, Graced, library, odd
 
 HANDLERS = pytest.mark.parametrize("name", odd.ALL)
 UNSEEN = {
     *("Duplicated", "FromFd", "FileOfDescriptor", "Loop", "Descriptor", "Sendfile", "Detached"),
     *("Program", "Multiprocessing", "Forked", "LeftToChild"),
+    *("DuplicateSendfile", "DuplicateFile", "SocketOfDuplicate", "Splice"),
 }
 """Handlers that do not call their request.
 
@@ -83,6 +85,73 @@ def test_answer_under_way_is_whole(name: str, address: str, tmp_path: Path) -> N
             assert client.recv_exactly(4) == b"two\n"
             assert client.recv_to_end() in {b"bye\n", b""}
         assert graced.wait() == 0
+
+
+DECLARED = '[shutdown]\nfarewell = "SHUTDOWN"\n'
+LAST_WORDS = {b"SHUTDOWNbye\n", b"SHUTDOWN", b"bye\n", b""}
+"""The farewell comes while the handler waits for its client, if that can be seen."""
+
+
+@pytest.mark.parametrize("config", ["", DECLARED], ids=["undeclared", "declared"])
+@HANDLERS
+def test_nothing_is_said_in_the_middle_of_a_long_answer(
+    name: str, config: str, address: str, tmp_path: Path
+) -> None:
+    with (
+        Gate(tmp_path / "gate") as gate,
+        serve(name, tmp_path, address, "30", config=config) as graced,
+        graced.connect(receive_buffer=65536) as client,
+        graced.connect() as silent,
+    ):
+        graced.tracebacks = name in {"Exiting", "FailingFinish"}
+        client.send(b"long\n")
+        begin = client.recv_exactly(100_000)
+        graced.signal(SIGTERM)
+        assert silent.recv() == (b"SHUTDOWN" if config else b"")
+        silent.close()
+        assert begin + client.recv_exactly(odd.PART - len(begin)) == odd.part(1)
+        # Longer than the gap, and than the pause between two looks at the client.
+        client.sock.settimeout(0.4)
+        with pytest.raises(TimeoutError):
+            raise AssertionError(client.recv())
+        client.sock.settimeout(PATIENCE)
+        gate.open()
+        assert client.recv_exactly(odd.PART) == odd.part(2)
+        client.finish()
+        assert client.recv_to_end() in LAST_WORDS
+        client.close()
+        assert graced.wait() == 0
+
+
+@pytest.mark.parametrize("address", ["tcp", "unix"])
+@pytest.mark.parametrize("name", ["Plain", "Messages", "Descriptor", "Sendfile", *odd.UNNOTED])
+def test_library_says_nothing_in_the_middle_of_a_long_answer(
+    name: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "gate"))
+    handler = getattr(odd, name)
+    with ExitStack() as stack:
+        server: GracefulTCPServer
+        if address == "unix":
+            server = library.TellingUnixServer(f"{tmp_path}/socket", handler)
+        else:
+            server = library.TellingServer(library.LOCALHOST, handler)
+        stack.enter_context(library.serving(server))
+        gate = stack.enter_context(Gate(tmp_path / "gate"))
+        client = stack.enter_context(library.connect(server))
+        client.send(b"long\n")
+        begin = client.recv_exactly(100_000)
+        with library.draining(server):
+            assert begin + client.recv_exactly(odd.PART - len(begin)) == odd.part(1)
+            client.sock.settimeout(0.4)
+            with pytest.raises(TimeoutError):
+                raise AssertionError(client.recv())
+            client.sock.settimeout(PATIENCE)
+            gate.open()
+            assert client.recv_exactly(odd.PART) == odd.part(2)
+            client.finish()
+            assert client.recv_to_end() in LAST_WORDS
+            client.close()
 
 
 @HANDLERS

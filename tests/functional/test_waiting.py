@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from signal import SIGTERM, SIGUSR1, SIGUSR2
 from typing import Any
 
 import pytest
 
+from functional.foreign import QUICK
+from strangers.gate import VARIABLE, Gate
 from support import FAREWELL, PASS, PATIENCE, Client, FdStore, Graced
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -182,4 +184,128 @@ def test_restart_hands_waiting_clients_over(
             assert waiting.recv() == b"1"
             waiting.close()
             assert half.recv_to_end() == b"1"
+            assert graced.stop() == 0
+
+
+WAYS = ["close", "reset", "finish"]
+"""How a client hangs up."""
+
+
+@KINDS
+@pytest.mark.parametrize("farewell", [b"", FAREWELL], ids=["undeclared", "declared"])
+@pytest.mark.parametrize("when", ["before the signal", "in the drain"])
+@pytest.mark.parametrize("words", [b"", b"hello\n", b"hel"], ids=["silent", "request", "half"])
+def test_clients_that_hang_up_do_not_hold_up_the_stop(
+    tmp_path: Path, kind: str, farewell: bytes, when: str, words: bytes
+) -> None:
+    """The answers of the others are right."""
+    config = "[limits]\nmax_handler_threads = 1\n"
+    if farewell:
+        config += f"[shutdown]\nfarewell = '{farewell.decode()}'\n"
+    options = ("--handler", "support.odd:Plain", "--grace", "30")
+    env = {VARIABLE: str(tmp_path / "gate")}
+    with (
+        Gate(tmp_path / "gate") as gate,
+        Graced(*options, listen=address(kind, tmp_path), config=config, env=env) as graced,
+        ExitStack() as stack,
+    ):
+        busy = stack.enter_context(graced.connect())
+        busy.send(b"slow\n")
+        assert busy.recv_exactly(5) == b"one, "
+        impatient = {way: stack.enter_context(graced.served()) for way in WAYS}
+        patient = stack.enter_context(graced.served())
+        if words:
+            for client in (*impatient.values(), patient):
+                client.send(words)
+            wait_for_status(graced, "4 clients waiting for a thread")
+        if when == "in the drain":
+            graced.signal(SIGTERM)
+            graced.log.wait_for("telling 5 clients")
+        for way, client in impatient.items():
+            with suppress(OSError):
+                # The server may have ended the connection.
+                getattr(client, way)()
+        if when == "before the signal":
+            graced.signal(SIGTERM)
+            graced.log.wait_for("telling")
+        gate.open()
+        assert busy.recv_exactly(4) == b"two\n"
+        busy.finish()
+        assert busy.recv_to_end() in {farewell + b"bye\n", b"bye\n"}
+        busy.close()
+        answer = {b"": b"", b"hel": b"bye\n", b"hello\n": b"HELLO\nbye\n"}[words]
+        heard = {farewell + answer}
+        # That of which nothing but its end was heard may be closed before the signal.
+        heard_at_end = heard | {b""} if not words else heard
+        assert impatient["finish"].recv_to_end() in heard_at_end
+        with suppress(OSError):
+            patient.finish()
+        assert patient.recv_to_end() in heard
+        for client in (impatient["finish"], patient):
+            client.close()
+        assert graced.wait() == 0
+        assert graced.stopped.closed == 0
+        assert graced.stopped.seconds < QUICK
+
+
+THREADS, CLIENTS = 256, 300
+"""The default of `max_handler_threads`, and some more clients than that."""
+
+
+def crowd(graced: Graced, stack: ExitStack, number: int = CLIENTS) -> list[Client]:
+    clients = [stack.enter_context(graced.connect()) for _ in range(number)]
+    for client in clients:
+        client.send(b"?")
+    return clients
+
+
+def test_more_clients_than_threads() -> None:
+    waiting = CLIENTS - THREADS
+    with Graced("--handler", "echo-threaded", "--grace", "30") as graced, ExitStack() as stack:
+        first = crowd(graced, stack)
+        served, others = first[:THREADS], first[THREADS:]
+        for client in served:
+            assert client.recv() == b"?"
+        wait_for_status(graced, f"{waiting} clients waiting for a thread")
+        assert graced.log.count(FULL.replace("of 1", f"of {THREADS}")) == 1
+        for leaving, next_one in zip(served, others, strict=False):
+            leaving.close()
+            assert next_one.recv() == b"?"
+        assert "waiting" not in status(graced)
+        served = [*served[waiting:], *others]
+        others = crowd(graced, stack, waiting)
+        wait_for_status(graced, f"{waiting} clients waiting for a thread")
+        graced.signal(SIGTERM)
+        for client in (*served, *others):
+            client.expect_farewell_alone()
+        for client in served:
+            client.close()
+        for client in others:
+            assert client.recv() == b"?"
+            client.close()
+        assert graced.wait() == 0
+        assert graced.stopped == (graced.stopped.seconds, CLIENTS, 0)
+        assert graced.stopped.seconds < QUICK
+        assert graced.log.count(FULL.replace("of 1", f"of {THREADS}")) == 1
+
+
+def test_more_clients_than_threads_outlive_a_restart(store: FdStore) -> None:
+    options = ("--handler", "support.movable:CountingHandler", "--grace", "30")
+    with ExitStack() as stack:
+        with Graced(*options, **start(store)) as graced:
+            place = graced.addresses[0]
+            clients = crowd(graced, stack)
+            for client in clients[:THREADS]:
+                assert client.recv() == b"1"
+            wait_for_status(graced, f"{CLIENTS - THREADS} clients waiting for a thread")
+            graced.signal(SIGUSR2)
+            assert graced.wait() == 79
+        with Graced(*options, listen=place, **start(store)) as graced:
+            for client in clients[:THREADS]:
+                client.send(b"?")
+                assert client.recv() == b"2"
+                client.close()
+            for client in clients[THREADS:]:
+                assert client.recv() == b"1"
+                client.close()
             assert graced.stop() == 0

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import multiprocessing.connection
 import socket
 import struct
 import xmlrpc.client
+from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
 
@@ -22,7 +24,7 @@ UPLOAD = b"".join(apps.big(20))
 """Two million bytes."""
 
 
-def http(host: str, port: int, what: str, blocks: int = apps.BLOCKS) -> None:
+def http(host: str, port: int, what: str, blocks: int = apps.BLOCKS, directory: str = "/") -> None:
     right = {
         "quick": apps.QUICK,
         "slow": apps.QUICK,
@@ -33,7 +35,7 @@ def http(host: str, port: int, what: str, blocks: int = apps.BLOCKS) -> None:
     connection = HTTPConnection(host, port, timeout=PATIENCE)
     try:
         body = UPLOAD if what == "upload" else None
-        connection.request("POST" if body else "GET", f"/{what}", body)
+        connection.request("POST" if body else "GET", directory + what, body)
         response = connection.getresponse()
         received = response.read()
         assert response.status == 200, response.status
@@ -44,6 +46,34 @@ def http(host: str, port: int, what: str, blocks: int = apps.BLOCKS) -> None:
 
 def wsgi(host: str, port: int, what: str) -> None:
     http(host, port, what, apps.MODERATE)
+
+
+def cgi(host: str, port: int, what: str) -> None:
+    http(host, port, what, apps.MODERATE, "/cgi-bin/script/")
+
+
+def connections(host: str, port: int, what: str) -> None:
+    right = {
+        "quick": apps.QUICK,
+        "slow": apps.QUICK,
+        "big": b"".join(apps.big(apps.MODERATE)) if what == "big" else b"",
+        "upload": apps.checksum(UPLOAD).encode(),
+    }
+    with multiprocessing.connection.Client((host, port)) as connection:
+        connection.send_bytes(UPLOAD if what == "upload" else what.encode())
+        assert connection.recv_bytes() == right[what]
+
+
+def documented(host: str, port: int, what: str) -> None:
+    """The description for people, and the procedures."""
+    if what != "quick":
+        xmlrpc_(host, port, what)
+        return
+    with closing(HTTPConnection(host, port, timeout=PATIENCE)) as connection:
+        connection.request("GET", "/")
+        page = connection.getresponse().read()
+        assert b"upload" in page, page
+        assert page.endswith(b"</html>"), page
 
 
 def _check_procedure(server: Any, what: str) -> None:

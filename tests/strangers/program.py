@@ -34,6 +34,23 @@ def http_keep_alive() -> Graceful:
     return Graceful(ADDRESS, KeepAliveSite)
 
 
+def http_buffered() -> Graceful:
+    from strangers.apps.site import BufferedSite
+
+    return Graceful(ADDRESS, BufferedSite)
+
+
+def cgi() -> Graceful:
+    from http.server import HTTPServer
+
+    from strangers.apps.scripts import Site
+
+    class Server(Graceful, HTTPServer):
+        pass
+
+    return Server(ADDRESS, Site)
+
+
 def wsgi() -> Graceful:
     from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -68,6 +85,24 @@ def xmlrpc() -> Graceful:
 
     server: Server = register(Server(ADDRESS))
     return server
+
+
+def documented() -> Graceful:
+    from xmlrpc.server import DocXMLRPCServer
+
+    from strangers.apps.procedures import register
+
+    class Server(Graceful, DocXMLRPCServer):
+        pass
+
+    server: Server = register(Server(ADDRESS))
+    return server
+
+
+def connections() -> Graceful:
+    from strangers.apps.connections import Conversation
+
+    return Graceful(ADDRESS, Conversation)
 
 
 def jsonrpc() -> Graceful:
@@ -137,20 +172,35 @@ def records() -> Graceful:
     return Server(*ADDRESS)
 
 
+def settings() -> Graceful:
+    from logging.config import listen
+
+    # A thread that is never started: its server is made by graced.
+    listener: Any = listen(0)
+    server = Graceful(ADDRESS, listener.hdlr)
+    vars(server).update(verify=None, ready=listener.ready)
+    return server
+
+
 PROGRAMS: dict[str, Callable[[], Any]] = {
     each.__name__: each
     for each in (
         http,
         http_keep_alive,
+        http_buffered,
+        cgi,
         wsgi,
         flask,
         xmlrpc,
+        documented,
+        connections,
         jsonrpc,
         jsonrpc_pooled,
         names,
         registers,
         images,
         records,
+        settings,
     )
 }
 

@@ -11,6 +11,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 
 class KeepAlive(BaseHTTPRequestHandler):
@@ -163,3 +164,30 @@ class Context(socketserver.BaseRequestHandler):
 
     def restore(self, state: bytes) -> None:
         self.number = int(state)
+
+
+class SelectingElsewhere(socketserver.BaseRequestHandler):
+    """Pauses in the middle of an answer until another client comes, in select(2).
+
+    The first argument of that call, the highest descriptor plus 1, is the number of the connection.
+    """
+
+    input, output = -1, -1
+
+    @classmethod
+    def startup(cls, _server: Any) -> None:
+        cls.input, cls.output = os.pipe()
+        # No number below the last is free: the next client gets one of those that are closed.
+        numbers = [os.dup(cls.input) for _ in range(100)]
+        for number in numbers[-4::2]:
+            os.close(number)
+
+    def handle(self) -> None:
+        if self.request.recv(1024) == b"go on":
+            os.write(self.output, b".")
+            return
+        neighbour = self.request.fileno() - 1
+        assert os.path.sameopenfile(neighbour, self.input)
+        self.request.sendall(b"one, ")
+        select.select([neighbour], [], [])
+        self.request.sendall(b"two")

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import csv
+import ctypes
+import faulthandler
+import gzip
 import os
+import shelve
 import socketserver
+import sqlite3
+import subprocess
 import sys
+import tempfile
 import threading
+import warnings
+import zipfile
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +49,96 @@ class PrintingHandler(TutorialHandler):
         atexit.register(print, "at the exit")
         if os.environ.get("HANGS"):
             atexit.register(threading.Event().wait)
+
+
+class Troubled:
+    """Fails where no caller hears of it."""
+
+    def __del__(self) -> None:
+        raise ValueError("a destructor")
+
+
+def fail() -> None:
+    raise ValueError("a thread")
+
+
+class TalkativeHandler(socketserver.StreamRequestHandler):
+    """Says something by the way that the client names."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            getattr(self, line.decode().strip())()
+            self.wfile.write(b"said\n")
+
+    def say_by_descriptor(self) -> None:
+        os.write(1, b"by descriptor\n")
+
+    def say_by_child(self) -> None:
+        subprocess.run(["echo", "by child"], check=True)
+
+    def say_by_child_on_stderr(self) -> None:
+        subprocess.run(["sh", "-c", "echo by child on stderr >&2"], check=True)
+
+    def say_by_system(self) -> None:
+        os.system("echo by system")
+
+    def say_by_print(self) -> None:
+        print("by print")
+
+    def say_by_first_stdout(self) -> None:
+        print("by first stdout", file=sys.__stdout__)
+
+    def say_by_buffer(self) -> None:
+        sys.stdout.buffer.write(b"by buffer\n")
+
+    def say_by_warning(self) -> None:
+        # The tests make errors of warnings.
+        warnings.simplefilter("default")
+        warnings.warn("by warning", stacklevel=1)
+
+    def say_by_faulthandler(self) -> None:
+        faulthandler.dump_traceback(all_threads=False)
+
+    def say_by_destructor(self) -> None:
+        Troubled()
+
+    def say_by_thread(self) -> None:
+        threading.Thread(target=fail).start()
+
+    def say_by_library(self) -> None:
+        library = ctypes.CDLL(None)
+        library.puts(b"by library")
+        library.fflush(None)
+
+    def say_at_last(self) -> None:
+        print("at last", end="")
+
+
+class PackingHandler(TutorialHandler):
+    """Leaves files behind that only their end makes whole."""
+
+    left: list[Any] = []  # noqa: RUF012
+
+    def setup(self) -> None:
+        directory = os.environ["DIRECTORY"]
+        packed = gzip.open(f"{directory}/packed.gz", "wt", encoding="utf-8")  # noqa: SIM115
+        packed.write("packed")
+        archive = zipfile.ZipFile(f"{directory}/archive.zip", "w")
+        archive.writestr("name", "packed")
+        table = csv.writer(open(f"{directory}/table", "w", encoding="utf-8"))  # noqa: SIM115
+        table.writerow([1, 2])
+        shelf: Any = shelve.open(f"{directory}/shelf", writeback=True)  # noqa: SIM115
+        shelf["list"] = []
+        shelf["list"].append(1)
+        temporary = tempfile.NamedTemporaryFile(dir=directory, prefix="temporary")  # noqa: SIM115
+        base = sqlite3.connect(f"{directory}/base", isolation_level=None, check_same_thread=False)
+        base.executescript("CREATE TABLE t (x); INSERT INTO t VALUES (1); BEGIN; DELETE FROM t")
+        self.left += [packed, archive, table, shelf, temporary, base]
+
+    def handle(self) -> None:
+        super().handle()
+        if os.environ.get("STAYS"):
+            threading.Event().wait()
 
 
 class AskingHandler(socketserver.BaseRequestHandler):

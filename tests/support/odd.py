@@ -1,8 +1,9 @@
 """One protocol, spoken over the socket of a handler by every way that programs have.
 
 Each line is answered in capitals; ``slow`` is answered in two parts, the second when the gate of
-`strangers.gate` is open; ``stay`` is never answered, and ends when it is open; the end of the input
-gets a last word.
+`strangers.gate` is open; ``long`` likewise, in two parts of `PART` bytes; ``late`` is answered when
+the gate is open; ``stay`` is never answered, and ends when it is open; the end of the input gets a
+last word.
 """
 
 from __future__ import annotations
@@ -19,13 +20,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import Any, ClassVar
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, ClassVar
 
 from strangers import gate
 
 Write = Callable[[bytes], Any]
 Receive = Callable[[int], bytes]
+
+
+PART = 1_000_000
+"""Bytes."""
+_BLOCK = 50_000
+
+
+def part(number: int) -> bytes:
+    """A part of the long answer."""
+    return b"".join(b"%d %07d\n" % (number, line) for line in range(PART // 10))
 
 
 def split(receive: Receive) -> Iterator[bytes]:
@@ -43,12 +54,27 @@ def talk(receive: Receive, write: Write) -> None:
             write(b"one, ")
             gate.wait()
             write(b"two\n")
+        elif line == b"long\n":
+            write_all(write, part(1))
+            gate.wait()
+            write_all(write, part(2))
+        elif line == b"late\n":
+            gate.wait()
+            write(line.upper())
         elif line == b"stay\n":
             gate.wait()
         else:
             write(line.upper())
     with suppress(OSError):
         write(b"bye\n")
+
+
+def write_all(write: Write, data: bytes) -> None:
+    """Write in blocks, of which a call may take a part."""
+    while data:
+        block = data[:_BLOCK]
+        taken = write(block)
+        data = data[len(block) if taken is None else taken :]
 
 
 class Plain(socketserver.BaseRequestHandler):
@@ -153,12 +179,12 @@ class Messages(socketserver.BaseRequestHandler):
     """By sendmsg and recvmsg, with ancillary data where there are any."""
 
     def handle(self) -> None:
-        def write(data: bytes) -> None:
+        def write(data: bytes) -> int:
             ancillary: Any = []
             if self.request.family == socket.AF_UNIX:
                 rights = (0).to_bytes(4, sys.byteorder)
                 ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
-            self.request.sendmsg([data[:1], data[1:]], ancillary)
+            return int(self.request.sendmsg([data[:1], data[1:]], ancillary))
 
         talk(lambda size: bytes(self.request.recvmsg(size)[0]), write)
 
@@ -167,13 +193,78 @@ class Sendfile(socketserver.BaseRequestHandler):
     """By sendfile(2) on the descriptor."""
 
     def handle(self) -> None:
-        def write(data: bytes) -> None:
-            file = os.memfd_create("answer")
-            os.write(file, data)
-            os.sendfile(self.request.fileno(), file, 0, len(data))
-            os.close(file)
+        talk(self.request.recv, lambda data: sendfile(self.request.fileno(), data))
 
-        talk(self.request.recv, write)
+
+def sendfile(fd: int, data: bytes) -> int:
+    with in_file(data) as file:
+        return os.sendfile(fd, file.fileno(), 0, len(data))
+
+
+@contextmanager
+def in_file(data: bytes) -> Iterator[BinaryIO]:
+    with open(os.memfd_create("answer"), "w+b") as file:
+        file.write(data)
+        file.seek(0)
+        yield file
+
+
+class DuplicateSendfile(socketserver.BaseRequestHandler):
+    """By sendfile(2) on a duplicate, by its method and by its descriptor."""
+
+    def handle(self) -> None:
+        with self.request.dup() as sock:
+
+            def write(data: bytes) -> int:
+                if len(data) % 2:
+                    return sendfile(sock.fileno(), data)
+                with in_file(data) as file:
+                    return int(sock.sendfile(file))
+
+            talk(self.request.recv, write)
+
+
+class DuplicateFile(socketserver.BaseRequestHandler):
+    """By a buffered file of a duplicate, read by the request."""
+
+    def handle(self) -> None:
+        with self.request.dup() as sock, sock.makefile("wb") as file:
+
+            def write(data: bytes) -> None:
+                file.write(data)
+                file.flush()
+
+            talk(self.request.recv, write)
+
+
+class SocketOfDuplicate(socketserver.BaseRequestHandler):
+    """By a socket of a duplicate of the descriptor, read by the request."""
+
+    def handle(self) -> None:
+        with socket.socket(fileno=os.dup(self.request.fileno())) as sock:
+            talk(self.request.recv, sock.sendall)
+
+
+class Splice(socketserver.BaseRequestHandler):
+    """By splice(2) in both directions."""
+
+    def handle(self) -> None:
+        fd = self.request.fileno()
+        output, input_ = os.pipe()
+
+        def receive(size: int) -> bytes:
+            return os.read(output, size) if os.splice(fd, input_, size) else b""
+
+        def write(data: bytes) -> int:
+            taken = left = os.write(input_, data)
+            while left:
+                left -= os.splice(output, fd, left)
+            return taken
+
+        with suppress(BrokenPipeError):
+            talk(receive, write)
+        os.close(output)
+        os.close(input_)
 
 
 class TwoThreads(socketserver.BaseRequestHandler):
@@ -208,7 +299,12 @@ class Impatient(socketserver.StreamRequestHandler):
                 with suppress(TimeoutError):
                     return bytes(self.request.recv(size))
 
-        talk(receive, self.request.sendall)
+        def write(data: bytes) -> None:
+            self.request.settimeout(60)
+            self.request.sendall(data)
+            self.request.settimeout(self.timeout)
+
+        talk(receive, write)
 
 
 class NonBlocking(socketserver.BaseRequestHandler):
@@ -223,7 +319,11 @@ class NonBlocking(socketserver.BaseRequestHandler):
                 selector.select()
                 return bytes(self.request.recv(size))
 
-            talk(receive, self.request.send)
+            def write(data: bytes) -> int:
+                select.select([], [self.request], [])
+                return int(self.request.send(data))
+
+            talk(receive, write)
 
 
 class Polling(socketserver.BaseRequestHandler):
@@ -383,6 +483,9 @@ ALL = [
     for name, value in list(vars().items())
     if isinstance(value, type) and issubclass(value, socketserver.BaseRequestHandler)
 ]
+
+UNNOTED = ["Duplicated", "DuplicateSendfile", "DuplicateFile", "SocketOfDuplicate", "Splice"]
+"""Handlers whose writes no wrapper of the socket can note, and that start no process."""
 
 
 class Signals(socketserver.BaseRequestHandler):

@@ -2,20 +2,17 @@
 
 graced exits by _exit(2), because a thread that a handler has started could hold up the interpreter.
 What Python does at its exit is done here instead, for a limited time: functions of `atexit`, and
-files that were written to and not closed.
+files that were written to and not closed (`graced.app.open_files`).
 """
 
 from __future__ import annotations
 
 import atexit
-import gc
-import io
-import socket
 from threading import Thread
 from time import monotonic
 
+from graced.app import open_files
 from graced.app.handler_parts import view_of
-from graced.errors import shown
 from graced.handlers.hooks import run_hook
 from graced.log import events
 
@@ -29,7 +26,7 @@ TIMEOUT = 0.2
 
 
 def run(server: Server, handler: Handler) -> None:
-    """Run the hook ``shutdown`` and functions of `atexit`, and flush files.
+    """Run the hook ``shutdown`` and functions of `atexit`, and complete files.
 
     Returns at the deadline of the server, or `TIMEOUT` seconds from now.
     """
@@ -50,22 +47,4 @@ def _run(server: Server, handler: Handler) -> None:
     run_hook(handler.factory, "shutdown", view_of(server, handler))
     # Prints the exceptions of the functions, as at the exit of Python.
     atexit._run_exitfuncs()
-    files = [each for each in gc.get_objects() if isinstance(each, io.IOBase)]
-    # Text first: its bytes go into the buffer below.
-    for kind in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
-        for file in files:
-            if isinstance(file, kind):
-                _flush(file)
-
-
-def _flush(file: io.IOBase) -> None:
-    try:
-        if not file.closed and not isinstance(getattr(file, "raw", None), socket.SocketIO):
-            file.flush()
-    except ValueError:
-        # Another thread has closed it: nothing is left to be written.
-        return
-    except Exception as error:
-        # A full disk, or a class of the handler's own.  The other files are flushed all the same.
-        name = shown(getattr(file, "name", "without a name"))
-        events.LIMITS(reason=f"the last bytes of the file {name} are lost: {error or repr(error)}")
+    open_files.complete()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+from contextlib import suppress
 from threading import Thread
 from time import sleep
 
@@ -105,7 +106,10 @@ class GoodbyeSocket(NotedSocket):
         try:
             if self.words:
                 # The method may wait, and must not make other clients wait.
-                Thread(target=self._tell, name="farewell", daemon=True).start()
+                thread = Thread(target=self._tell_if_at_rest, name="farewell", daemon=True)
+                # Where the system refuses a thread now, it may not refuse the next.
+                with suppress(RuntimeError):
+                    thread.start()
             else:
                 self._tell()
         finally:
@@ -142,6 +146,12 @@ class GoodbyeSocket(NotedSocket):
     def _speaks(self) -> bool:
         """Whether the goodbye is bytes, and not only end of file."""
         return bool(self._farewell or self.words)
+
+    def _tell_if_at_rest(self) -> None:
+        with self._write_lock:
+            # Since the start of the thread a request may have come, and be answered in part.
+            if self._may_be_told:
+                self._tell()
 
     def _tell(self) -> None:
         with self._write_lock:

@@ -2,7 +2,8 @@
 
 ``100 Continue`` of HTTP looks like any answer to the kernel, and a client with a long way sends its
 body much later than `farewell_gap`.  Handlers of `http.server` show where they are: the frame of
-``handle_one_request`` has the method that handles the request, and the handler the header.
+``handle_one_request`` has the method that handles the request, and the handler the header.  A
+script of ``CGIHTTPRequestHandler`` reads the body after the head of the answer has been sent.
 """
 
 from __future__ import annotations
@@ -19,21 +20,27 @@ if TYPE_CHECKING:
 
 
 def awaits_body(threads: Iterable[int]) -> bool:
-    """Whether one of these threads handles a request of HTTP that asked to be continued.
+    """Whether one of these threads handles a request of HTTP whose body may be under way.
 
-    `threads`: as from `threading.get_ident`.
+    The request asked to be continued, or a script has it.  `threads`: as from
+    `threading.get_ident`.
     """
     # Not imported: most handlers are of other protocols.
     http = sys.modules.get("http.server")
     if http is None:
         return False
-    code = http.BaseHTTPRequestHandler.handle_one_request.__code__
+    method = http.BaseHTTPRequestHandler.handle_one_request.__code__
+    # Python 3.15 has no scripts.
+    scripts = getattr(http, "CGIHTTPRequestHandler", None)
+    script = scripts.run_cgi.__code__ if scripts else None
     frames = current_frames()
-    return any(_awaits_body(frames.get(thread), code) for thread in threads)
+    return any(_awaits_body(frames.get(thread), method, script) for thread in threads)
 
 
-def _awaits_body(frame: FrameType | None, code: Any) -> bool:
-    while frame and frame.f_code is not code:
+def _awaits_body(frame: FrameType | None, method: Any, script: Any) -> bool:
+    while frame and frame.f_code is not method:
+        if frame.f_code is script:
+            return True
         frame = frame.f_back
     # Between two requests there is no method yet.
     if frame is None or "method" not in frame.f_locals:

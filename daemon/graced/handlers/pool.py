@@ -207,7 +207,7 @@ class HandlerPool:
             # Without a thread it is the server that is silent.
             if isinstance(request, HandlerSocket) and session.thread:
                 silence = request.silence
-                if silence >= timeout:
+                if silence >= timeout and not session.is_unanswered:
                     end_both_ways(request)
                 else:
                     longest = max(longest, silence)

@@ -44,6 +44,15 @@ class Session:
         request = self.request
         return request if isinstance(request, HandlerSocket) else None
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the client has asked for something, and the handler does not wait for more.
+
+        As far as can be seen: a handler may wait for more in another way than by a read.
+        """
+        request = self.ours
+        return request is not None and not (request.is_at_rest or request.handler_waits)
+
     # The handover.
 
     @property

@@ -38,6 +38,7 @@ from types import TracebackType
 
 from graced import signals
 from graced.errors import HANDED_OVER, GracedError, StartError
+from graced.log.standard_streams import connect_to_journal
 from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
@@ -135,7 +136,8 @@ def daemonize(notifier: Notifier, preserve: Iterable[int], *, keep_stderr: bool)
     serves, or raise `StartError` with the status and the reason of the daemon.
 
     `preserve`: descriptors that the daemon keeps open.  `keep_stderr`: whether stderr is one of
-    them; otherwise stderr becomes /dev/null, like stdin.  stdout goes where stderr goes.
+    them; otherwise stderr leads to the journal, or to /dev/null without a journal, like stdin.
+    stdout goes where stderr goes.
     """
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -197,6 +199,8 @@ def _detach(preserve: list[int], *, keep_stderr: bool) -> None:
         stderr=sys.stderr if keep_stderr else None,
     )
     context.open()
+    if not keep_stderr:
+        connect_to_journal()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What a handler prints is to be seen at once, as on a terminal.
         sys.stdout.reconfigure(line_buffering=True)

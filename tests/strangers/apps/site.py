@@ -44,3 +44,9 @@ class KeepAliveSite(Site):
     """The same with persistent connections."""
 
     protocol_version = "HTTP/1.1"
+
+
+class BufferedSite(KeepAliveSite):
+    """Whose answers are sent when they are complete, or when a buffer is full."""
+
+    wbufsize = -1

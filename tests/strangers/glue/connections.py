@@ -1,0 +1,1 @@
+from strangers.apps.connections import Conversation as Handler  # noqa: F401

@@ -1,0 +1,1 @@
+from strangers.apps.site import BufferedSite as Handler  # noqa: F401
