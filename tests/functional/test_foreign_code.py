@@ -19,6 +19,7 @@ HERE = "support.foreign_code"
         ("AsyncHandler", "has an async handle(), which nobody would run"),
         ("DatagramHandler", "is a DatagramRequestHandler, and this server has streams"),
         ("ThreadStartingHandler", "starts 1 thread at its import, dead in the daemon"),
+        ("LowLevelThreadHandler", "starts 1 thread at its import, dead in the daemon"),
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--check-config",)], ids=["start", "check"])

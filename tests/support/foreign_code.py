@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import socketserver
@@ -121,7 +122,10 @@ class OtherMethodsHandler(TutorialHandler):
 
 
 def __getattr__(name: str) -> Any:
-    if name != "ThreadStartingHandler":
+    if name == "ThreadStartingHandler":
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    elif name == "LowLevelThreadHandler":
+        _thread.start_new_thread(threading.Event().wait, ())
+    else:
         raise AttributeError(name)
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
     return TutorialHandler
