@@ -55,6 +55,27 @@ class AskingHandler(socketserver.BaseRequestHandler):
             self.request.sendall(self.server.word)
 
 
+class QuittingHandler(socketserver.BaseRequestHandler):
+    """Stops its server when a client says so, as handlers of `socketserver` do."""
+
+    server: Any
+
+    def handle(self) -> None:
+        while data := self.request.recv(100):
+            if data == b"quit":
+                self.server.shutdown()
+                self.server.server_close()
+            self.request.sendall(data)
+
+
+class SelfEndingHandler(QuittingHandler):
+    """Stops before its first client."""
+
+    @classmethod
+    def startup(cls, server: Any) -> None:
+        server.shutdown()
+
+
 class HookedHandler(TutorialHandler):
     """Does something at the begin and at the end of the service."""
 

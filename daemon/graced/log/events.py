@@ -38,6 +38,11 @@ SIGNAL = Event(
     INFO,
     "%(signal)s received, closing in %(seconds)g s, %(clients_left:client)s remaining",
 )
+SHUTDOWN_CALLED = Event(
+    "6ec715a94d32413d91cabea12a376cf4",
+    INFO,
+    "the handler has called %(call)s(), which stops the service as SIGTERM does",
+)
 SIGNAL_AGAIN = Event(
     "d74278d8237d4656b246ddec8a9b884c",
     INFO,
