@@ -32,10 +32,11 @@ class HandlerParts:
         """Arguments of `Server`."""
         if blocks(handler):
             from graced.handlers.blocking import Blocking  # noqa: PLC0415
+            from graced.handlers.greeting import Greeting  # noqa: PLC0415
 
             self.for_server["blocking"] = Blocking(
                 self._run,
-                greet=handler.greets,
+                greet=Greeting(handler.greets, handler.name),
                 movable=handler.movable,
                 max_threads=max_threads,
             )

@@ -75,6 +75,12 @@ HANDLERS_BUSY = Event(
     WARNING,
     "no handler thread is free of %(handlers)d, further clients wait",
 )
+HANDLER_GREETS = Event(
+    "f1cb61ef999b4a52bfa92b765f333ddc",
+    WARNING,
+    "the handler %(handler)s speaks first, and a client has waited %(seconds)g s for that:"
+    " its class needs greets = True",
+)
 HOOK_FAILED = Event(
     "139f63eefc9a4ab4a947fbba3da7cb61",
     ERROR,
