@@ -6,12 +6,14 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from graced.handlers import rest
+from graced.handlers.goodbye import Stage
 from graced.handlers.handler_socket import HandlerSocket
 from handlers.pair import (
     GAP,
@@ -306,3 +308,34 @@ def test_goodbye_on_detached_socket_is_no_error(make: Make, farewell: bytes | No
         say_goodbye(pair)
         elsewhere.sendall(b"hello")
     assert pair.client.recv_to_end() == b"hello"
+
+
+LONG_GAP = 10 * PATIENCE
+"""Longer than `Running` waits for the end of a handler."""
+
+
+def write(request: HandlerSocket) -> None:
+    with suppress(BrokenPipeError):
+        request.sendall(b"hello")
+
+
+@pytest.mark.parametrize(
+    ("call", "stage"),
+    [
+        (lambda request: request.recv(1), Stage.PENDING),
+        (HandlerSocket.tell_at_end, Stage.PENDING),
+        (write, Stage.FAREWELL_SENT),
+    ],
+    ids=["reads", "returns", "writes"],
+)
+def test_handler_that_waits_for_the_gap_ends_at_the_deadline(
+    make: Make, call: Callable[[HandlerSocket], None], stage: int
+) -> None:
+    pair = make(gap=LONG_GAP)
+    pair.handler.sendall(b"hello")
+    pair.handler.begin_drain()
+    pair.handler._stage = stage
+    with Running(pair, call) as handler:
+        handler.wait_until_asleep()
+        pair.handler.end()
+        assert pair.client.recv_to_end() == b"hello"

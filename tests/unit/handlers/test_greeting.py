@@ -11,6 +11,7 @@ from graced.handlers.greeting import Greeting
 from graced.handlers.handler_socket import DirectSocket, HandlerSocket
 from handlers.pair import Make, Pair, Running
 from handlers.scene import Stage, connect_by_tcp
+from support.attempts import attempts
 
 NAME = "module:Banner"
 
@@ -60,6 +61,9 @@ def test_first_call_shows_it(
             pair.client.send(b"\n")
         else:
             assert pair.client.recv_exactly(10) == b"220 hello\n"
+        for _ in attempts("the handler has done something"):
+            if greeting.known is not None:
+                break
     assert greeting.known is greets
     assert type(pair.handler) is before
     assert caplog.text.count("the handler module:Banner speaks first") == greets
@@ -81,6 +85,9 @@ def test_words_of_another_thread_are_none_of_the_handler(make: Make) -> None:
         assert greeting.known is None
         go_on.set()
         pair.client.send(b"x")
+        for _ in attempts("the handler has read"):
+            if greeting.known is not None:
+                break
     assert greeting.known is False
 
 
