@@ -27,6 +27,7 @@ read says goodbye itself before it waits.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -219,13 +220,20 @@ class HandlerSocket(GoodbyeSocket):
         return socket.socket(self.family, self.type, self.proto, os.dup(self.fileno()))
 
     def shutdown(self, how: int) -> None:
-        """As of `socket.socket`."""
+        """As of `socket.socket`: of a closed one it is an error, and ends nothing for a child."""
+        if self._is_left_to_children and self._is_called_by_handler:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         super().shutdown(how)
         self._is_shut = self._is_shut or how != socket.SHUT_RD
 
+    @property
+    def _is_left_to_children(self) -> bool:
+        """Whether the handler has closed this object, and its children have the client."""
+        return self._closed and bool(self.lineage) and self.fileno() >= 0  # type: ignore[attr-defined]
+
     def outlive_children(self) -> None:
         """Wait for the children of a handler that serve its client now; close then."""
-        if self._closed and self.fileno() >= 0:  # type: ignore[attr-defined]
+        if self._is_left_to_children:
             self.lineage.wait(self)
         self.lineage.close()
 
