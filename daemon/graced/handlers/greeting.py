@@ -30,6 +30,11 @@ class Greeting:
         if self.known is None and isinstance(request, HandlerSocket) and _is_silent(request):
             request.try_out(self._learn)
 
+    def give_up(self) -> None:
+        """Try no more: a client without a handler can be handed over, whatever its handler does."""
+        if self.known is None:
+            self.known = False
+
     def _learn(self, greets: bool) -> None:
         if self.known is None:
             self.known = greets

@@ -218,6 +218,7 @@ class HandlerPool:
         All other handlers go on.  Looks at the handlers for `timeout` seconds; a handler that was
         not looked at counts as busy.
         """
+        self._greeting.give_up()
         until = time.monotonic() + timeout
         with self._lock:
             sessions = list(self._sessions)

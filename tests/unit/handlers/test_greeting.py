@@ -120,6 +120,13 @@ def test_calls_are_noted_if_the_drain_began_in_the_meantime(make: Make) -> None:
     assert type(pair.handler) is HandlerSocket
 
 
+def test_nothing_is_tried_before_a_handover(stage: Stage) -> None:
+    scene = stage(lambda request, _: by_message(request), greet=Greeting(None, NAME))
+    scene.pool.settle(0.0)
+    assert connect_by_tcp(scene).recv_to_end() == b"220 hello\n"
+    assert scene.pool.greet is False
+
+
 def test_pool_learns_from_its_first_silent_client(stage: Stage) -> None:
     types = []
 
