@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import signal
+from threading import Lock
 from types import FrameType, TracebackType
 
 from graced.errors import StartError
@@ -61,7 +62,7 @@ def expect_service_manager(environ: Mapping[str, str], pid: int) -> None:
 
 
 class SignalInbox:
-    """The queue of signals that have arrived.  A context manager.  Main thread only.
+    """The queue of signals that have arrived.  A context manager.  Main thread only, except `put`.
 
     On entry the watched signals are caught, unless they are ignored, and unblocked
     (`graced.__main__` has blocked the signals until then).  On exit the handlers, the signal mask
@@ -79,6 +80,8 @@ class SignalInbox:
         """
         self._watched = watched
         self._interrupting = interrupting
+        self._lock = Lock()
+        self._closed = False
         try:
             self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -114,8 +117,19 @@ class SignalInbox:
         self._close()
 
     def _close(self) -> None:
-        os.close(self._read)
-        os.close(self._write)
+        with self._lock:
+            self._closed = True
+            os.close(self._read)
+            os.close(self._write)
+
+    def put(self, signum: signal.Signals) -> None:
+        """Put a signal into the queue that nobody has sent, unless the inbox is closed.
+
+        Any thread may call, also where the program ignores the signal.
+        """
+        with self._lock:
+            if not self._closed:
+                os.write(self._write, bytes([signum]))
 
     def fileno(self) -> int:
         """The descriptor that is readable while a signal is in the queue."""

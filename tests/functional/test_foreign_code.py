@@ -16,6 +16,7 @@ from signal import SIGTERM, SIGUSR2
 
 import pytest
 
+from functional.foreign import QUICK
 from graced.handlers import restoring
 from support import (
     PASS,
@@ -38,6 +39,7 @@ HERE = "support.foreign_code"
         ("AsyncHandler", "has an async handle(), which nobody would run"),
         ("DatagramHandler", "is a DatagramRequestHandler, and this server has streams"),
         ("ThreadStartingHandler", "starts 1 thread at its import, dead in the daemon"),
+        ("LowLevelThreadHandler", "starts 1 thread at its import, dead in the daemon"),
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--check-config",)], ids=["start", "check"])
@@ -175,6 +177,33 @@ def test_attributes_of_the_server() -> None:
     with Graced("--handler", f"{HERE}:AskingHandler") as graced, graced.connect() as client:
         client.send(b"?")
         assert client.recv() == b"asked"
+
+
+IGNORE = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+
+
+@pytest.mark.parametrize("kind", [Graced, Daemon])
+@pytest.mark.parametrize("before", ["", IGNORE], ids=["usual", "SIGTERM ignored"])
+def test_handler_that_shuts_its_server_down(kind: type[Graced] | type[Daemon], before: str) -> None:
+    """The service stops as by SIGTERM, and does not wait for the call."""
+    options = ("--handler", f"{HERE}:QuittingHandler", "--grace", "30")
+    with kind(*options, before=before) as graced:
+        with graced.connect() as idle, graced.connect() as client:
+            idle.echo(b"hello")
+            client.echo(b"quit")
+            assert client.recv_to_end() == idle.recv_to_end() == b""
+        assert graced.wait() == 0
+        assert graced.stopped.closed == 0
+        assert graced.stopped.seconds < QUICK
+        assert graced.log.count("the handler has called shutdown.., which stops the service") == 1
+        assert graced.log.count("SIGTERM received") == 1
+        assert not graced.log.count("has called server_close")
+
+
+def test_handler_that_shuts_its_server_down_at_the_start() -> None:
+    with Graced("--handler", f"{HERE}:SelfEndingHandler") as graced:
+        assert graced.wait() == 0
+        assert graced.log.count("the handler has called shutdown") == 1
 
 
 @pytest.mark.parametrize("kind", [Graced, Daemon])

@@ -8,11 +8,13 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGTERM
+from time import monotonic
 
 import pytest
 
 from functional.foreign import CONFIGS, QUICK, foreign
-from support import Client, environment
+from strangers.gate import VARIABLE, Gate
+from support import Client, environment, odd
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_deadline_reaches_derived_sockets_of_handler(
 LIBRARY = """if True:
     import sys, time, socketserver, threading
     from graced import GracefulTCPServer
-    from support import foreign
+    from support import foreign, odd
 
     class OwnThreads:
         def process_request(self, *request):
@@ -118,7 +120,7 @@ LIBRARY = """if True:
     class Server({bases}GracefulTCPServer):
         grace_period = 1.0
 
-    server = Server(("127.0.0.1", 0), getattr(foreign, sys.argv[1]))
+    server = Server(("127.0.0.1", 0), getattr({module}, sys.argv[1]))
     print(server.server_address[1], flush=True)
     threading.Thread(target=lambda: (sys.stdin.readline(), server.shutdown()), daemon=True).start()
     server.serve_forever()
@@ -130,9 +132,15 @@ LIBRARY = """if True:
 class Library:
     """A program that uses the library, in a process of its own."""
 
-    def __init__(self, name: str, bases: str = "", env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        bases: str = "",
+        env: dict[str, str] | None = None,
+        module: str = "foreign",
+    ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", LIBRARY.format(bases=bases), name],
+            [sys.executable, "-c", LIBRARY.format(bases=bases, module=module), name],
             env=environment(env),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -192,6 +200,50 @@ def test_clients_of_forked_children_get_same_goodbye(kind: str) -> None:
         library.wait_until_over()
         if kind == "half a request":
             assert client.recv_to_end() == b""
+
+
+FORKING = "socketserver.ForkingMixIn, "
+AT_THE_DEADLINE = [*((name, "") for name in odd.ALL), ("Plain", FORKING), ("Detached", FORKING)]
+
+
+@pytest.mark.parametrize(("name", "bases"), AT_THE_DEADLINE)
+def test_library_ends_at_the_deadline_whatever_a_handler_has_made_of_its_request(
+    name: str, bases: str, tmp_path: Path
+) -> None:
+    env = {VARIABLE: str(tmp_path / "gate")}
+    with (
+        Gate(tmp_path / "gate") as gate,
+        Library(name, bases, env, "odd") as library,
+        library.connect() as client,
+    ):
+        client.send(b"hello\n")
+        assert client.recv_exactly(6) == b"HELLO\n"
+        client.send(b"stay\n")
+        began = monotonic()
+        library.shut_down()
+        # Declared: none.  A byte of anybody else would be wrong.
+        assert client.recv_to_end() == b""
+        assert monotonic() - began >= 1.0
+        library.wait_until_over()
+        # A child that does not look at its connection would live on.
+        gate.open()
+        assert monotonic() - began < 1.0 + QUICK
+
+
+def test_child_of_a_handler_that_has_returned_goes_on_in_the_library(tmp_path: Path) -> None:
+    """The handler closes its request and returns, which ends nothing for the child."""
+    env = {VARIABLE: str(tmp_path / "gate")}
+    with (
+        Gate(tmp_path / "gate") as gate,
+        Library("LeftToChild", "", env, "odd") as library,
+        library.connect() as client,
+    ):
+        client.send(b"slow\n")
+        assert client.recv_exactly(5) == b"one, "
+        library.shut_down()
+        gate.open()
+        assert client.recv_to_end() == b"two\nbye\n"
+        library.wait_until_over()
 
 
 @pytest.mark.parametrize("bases", ["", "OwnThreads, "])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from signal import SIGTERM, SIGUSR2
+from signal import SIGTERM, SIGUSR1, SIGUSR2
 from typing import Any
 
 import pytest
@@ -113,3 +113,56 @@ def test_handler_that_never_reads_goes_on(
     whole = found[: found.rindex(b"\n") + 1]
     lines = whole.splitlines()
     assert lines == [b"%d" % number for number in range(len(lines))]
+
+
+@KINDS
+def test_request_that_is_closed_by_a_with_block_goes_on(
+    store: FdStore, gate: Path, tmp_path: Path, kind: str
+) -> None:
+    """The exception at the read leaves the block, and closes nothing."""
+    options = ("--handler", "support.foreign:Context")
+    with Graced(*options, listen=address(kind, tmp_path), **start(store, gate)) as first:
+        client = first.connect()
+        tell(client, b"a", b"1")
+        restart(first)
+    with client, Graced(*options, listen=first.addresses[0], **start(store, gate)) as second:
+        tell(client, b"b", b"2")
+        client.close()
+        second.log.wait_for("closing connection .*: handler ended")
+        second.signal(SIGUSR1)
+        second.log.wait_for("serving: 0 clients now")
+        assert second.stop(SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "carried"),
+    [
+        ("Impatient", True),
+        ("Selecting", False),
+        ("Polling", False),
+        ("Patient", False),
+        ("OtherThread", False),
+    ],
+)
+def test_handler_that_waits_in_another_way_than_in_a_read(
+    store: FdStore, gate: Path, name: str, carried: bool
+) -> None:
+    """It reads again soon, or its client is told; a client without a handler is carried anyway."""
+    options = ("--handler", f"support.movable_waits:{name}", "--grace", "2")
+    with Graced(*options, **start(store, gate)) as first:
+        client, silent = first.connect(), first.served()
+        tell(client, b"a", b"1")
+        restart(first)
+        assert first.log.count("telling 1 client") == (not carried)
+        assert first.stopped.closed == 0
+    with (
+        client,
+        silent,
+        Graced(*options, listen=first.addresses[0], **start(store, gate)) as second,
+    ):
+        if carried:
+            tell(client, b"b", b"2")
+        else:
+            assert client.recv_to_end() == b""
+        tell(silent, b"a", b"1")
+        assert second.stop(SIGTERM) == 0

@@ -73,6 +73,12 @@ class Greeting(Lines):
     greeting = b"220 hello\n"
 
 
+class Banner(Lines):
+    """Speaks first, and its author has forgotten to say so."""
+
+    greeting = b"220 hello\n"
+
+
 class Unavailable(Lines):
     """Has a farewell for each client."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import csv
 import ctypes
@@ -154,6 +155,27 @@ class AskingHandler(socketserver.BaseRequestHandler):
             self.request.sendall(self.server.word)
 
 
+class QuittingHandler(socketserver.BaseRequestHandler):
+    """Stops its server when a client says so, as handlers of `socketserver` do."""
+
+    server: Any
+
+    def handle(self) -> None:
+        while data := self.request.recv(100):
+            if data == b"quit":
+                self.server.shutdown()
+                self.server.server_close()
+            self.request.sendall(data)
+
+
+class SelfEndingHandler(QuittingHandler):
+    """Stops before its first client."""
+
+    @classmethod
+    def startup(cls, server: Any) -> None:
+        server.shutdown()
+
+
 class HookedHandler(TutorialHandler):
     """Does something at the begin and at the end of the service."""
 
@@ -221,7 +243,10 @@ class OtherMethodsHandler(TutorialHandler):
 
 
 def __getattr__(name: str) -> Any:
-    if name != "ThreadStartingHandler":
+    if name == "ThreadStartingHandler":
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    elif name == "LowLevelThreadHandler":
+        _thread.start_new_thread(threading.Event().wait, ())
+    else:
         raise AttributeError(name)
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
     return TutorialHandler

@@ -61,6 +61,30 @@ def test_inbox_is_readable_when_signal_has_arrived() -> None:
         assert not readable(inbox, 0)
 
 
+def test_signal_that_a_thread_has_put_into_the_inbox_is_read() -> None:
+    with SignalInbox() as inbox:
+        thread = threading.Thread(target=inbox.put, args=(signal.SIGTERM,))
+        thread.start()
+        assert readable(inbox, PATIENCE)
+        assert inbox.take() == [signal.SIGTERM]
+        thread.join()
+
+
+def test_signal_that_comes_after_the_end_of_the_inbox_is_left_alone() -> None:
+    with SignalInbox() as inbox:
+        write = inbox._write
+    reused, other = os.pipe()
+    try:
+        os.dup2(other, write)
+        os.set_blocking(reused, False)
+        inbox.put(signal.SIGTERM)
+        with pytest.raises(BlockingIOError):
+            os.read(reused, 1)
+    finally:
+        for fd in {reused, other, write}:
+            os.close(fd)
+
+
 @pytest.mark.parametrize("signum", WATCHED, ids=lambda signum: signum.name)
 def test_watched_signal_neither_raises_nor_kills(signum: signal.Signals) -> None:
     with SignalInbox() as inbox:

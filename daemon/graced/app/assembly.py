@@ -11,7 +11,7 @@ from graced.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from graced.app.settings import Settings
@@ -24,11 +24,13 @@ def build(
     settings: Settings,
     handler: Handler | None,
     listeners: Sequence[Listener],
-    mirror: Mirror | None = None,
+    mirror: Mirror | None,
+    stop: Callable[[], None],
 ) -> Server:
     """Return a server that is not started yet.
 
     `handler`: None for the built-in echo.  `mirror`: None where a crash may end connections.
+    `stop` begins a stop of the service, for its handler to call in any thread.
     Calls the hook `startup`.  Raises `OSError` where the system has no epoll set or eventfd left,
     and `StartError` where the hook has failed.
     """
@@ -37,7 +39,7 @@ def build(
     # The built-in echo does without these modules: 2 ms of a start.
     from graced.app.handler_parts import HandlerParts  # noqa: PLC0415
 
-    parts = HandlerParts(handler, settings.max_handler_threads)
+    parts = HandlerParts(handler, settings.max_handler_threads, stop)
     server = _server(settings, handler.farewell, listeners, mirror, **parts.for_server)
     parts.start(server)
     return server

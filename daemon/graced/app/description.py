@@ -47,11 +47,12 @@ def of(settings: Settings, environ: Mapping[str, str]) -> str:
 def _head(name: str, handler: Handler) -> str:
     factory = handler.factory
     where = f"{factory.__module__}:{factory.__qualname__}"
-    kind = (
-        "a stream handler: runs on the I/O thread"
-        if handler.streams
-        else "a blocking handler: has a thread for each client"
-    )
+    if handler.streams:
+        kind = "a stream handler: runs on the I/O thread"
+    else:
+        kind = "a blocking handler: has a thread for each client, from "
+        # Beside that, an experiment may show it: `graced.handlers.greeting`.
+        kind += "the accept on" if handler.greets else "its first byte on"
     stay = "stay connected" if handler.movable else "are told"
     if handler.words:
         farewell = "the handler decides for each client"

@@ -10,6 +10,7 @@ from graced.handlers.server_view import ServerView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from graced.handlers.registry import Handler
@@ -19,18 +20,23 @@ if TYPE_CHECKING:
 class HandlerParts:
     """The arguments of a server for one handler, and the calls of its hooks.  Main thread only."""
 
-    def __init__(self, handler: Handler, max_threads: int) -> None:
-        """`max_threads`: of blocking handlers that run at once."""
+    def __init__(self, handler: Handler, max_threads: int, stop: Callable[[], None]) -> None:
+        """`max_threads`: of blocking handlers that run at once.
+
+        `stop` begins a stop of the service; any thread may call.
+        """
         self._handler = handler
+        self._stop = stop
         self._view: ServerView | None = None
         self.for_server: dict[str, Any] = {"on_restored": self._call_restored}
         """Arguments of `Server`."""
         if blocks(handler):
             from graced.handlers.blocking import Blocking  # noqa: PLC0415
+            from graced.handlers.greeting import Greeting  # noqa: PLC0415
 
             self.for_server["blocking"] = Blocking(
                 self._run,
-                greet=handler.greets,
+                greet=Greeting(handler.greets, handler.name),
                 movable=handler.movable,
                 max_threads=max_threads,
             )
@@ -39,7 +45,7 @@ class HandlerParts:
 
     def start(self, server: Server) -> None:
         """Call the hook `startup`.  Raises `StartError` where the hook has failed."""
-        self._view = view_of(server, self._handler)
+        self._view = view_of(server, self._handler, self._stop)
         run_startup(self._handler.factory, self._view)
 
     def _run(self, request: Any, address: Any) -> None:
@@ -49,9 +55,14 @@ class HandlerParts:
         run_hook(self._handler.factory, "restored", self._view)
 
 
-def view_of(server: Server, handler: Handler) -> ServerView:
-    """The object that a handler finds in ``self.server``, and that the hooks of its class get."""
+def view_of(
+    server: Server, handler: Handler, stop: Callable[[], None] = lambda: None
+) -> ServerView:
+    """The object that a handler finds in ``self.server``, and that the hooks of its class get.
+
+    `stop` begins a stop of the service.
+    """
     declared = getattr(handler.factory, "server", None)
     # systemd.exec(5): one path, unless somebody has added others to the unit.
     states = os.environ.get("STATE_DIRECTORY", "").split(":")
-    return ServerView(server, declared, handler.options, states[0] or None)
+    return ServerView(server, declared, handler.options, states[0] or None, stop)

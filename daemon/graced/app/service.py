@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
+from functools import partial
+from signal import SIGTERM
 from time import monotonic
 
 from graced.app import handler_path, terminal
@@ -211,7 +213,8 @@ class Service:
             mirrored = MirrorStore(self._notifier, self._inherited.names if self._inherited else ())
             mirror = Mirror(mirrored.replace) if self._mirrors else None
             try:
-                server = build(self._settings, self._handler, self._claims.listeners, mirror)
+                stop = partial(inbox.put, SIGTERM)
+                server = build(self._settings, self._handler, self._claims.listeners, mirror, stop)
             except OSError as error:
                 reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
                 raise StartError(reason) from None

@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from graced.handlers.greeting import Greeting
     from graced.handlers.pool import Run
 
 
@@ -20,7 +21,7 @@ class Blocking:
         self,
         run: Run,
         *,
-        greet: bool = False,
+        greet: bool | Greeting = False,
         movable: bool = False,
         max_threads: int = 256,
         new_pool: Callable[..., HandlerPool] = HandlerPool,

@@ -20,6 +20,8 @@ class EchoHandler(BaseRequestHandler):
     round trips.
     """
 
+    greets = False
+
     def handle(self) -> None:
         sock = self.request
         size = SMALL_BUFFER

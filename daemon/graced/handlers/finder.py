@@ -73,7 +73,7 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
         factory=factory if streams else _blocking(name, factory, moves=moves, speaks=speaks),
         streams=streams,
         farewell=own if own or built_in else None,
-        greets=bool(getattr(factory, "greets", False)),
+        greets=None if (greets := getattr(factory, "greets", None)) is None else bool(greets),
         movable=moves,
         holds_back=streams and factory.pause_writing is StreamProtocol.pause_writing,
         words=_words if speaks else None,

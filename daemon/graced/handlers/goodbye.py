@@ -11,7 +11,6 @@ import select
 import socket
 from contextlib import suppress
 from threading import Thread
-from time import sleep
 
 from graced.handlers.rest import NotedSocket
 from graced.sockets.closing import end_input, is_at_its_end
@@ -206,11 +205,21 @@ class GoodbyeSocket(NotedSocket):
             return
         if not self._is_overdue and is_at_its_end(self):
             return
-        sleep(max(0.0, self._gap - self.silence))
+        self._pause(self._gap - self.silence)
         with self._write_lock:
             self._tell()
             if self._is_overdue and self._stage == Stage.PENDING:
                 self._send_overdue()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not over the end of the connection: a deadline, a reset.
+
+        A client that has half-closed may read and compare yet.
+        """
+        poll = select.poll()
+        if self.fileno() >= 0:
+            poll.register(self, 0)
+        poll.poll(1000 * max(0.0, seconds))
 
     def _send_overdue(self) -> None:
         try:
@@ -235,7 +244,7 @@ class GoodbyeSocket(NotedSocket):
             return
         wait = max(0.0, self._gap - self.silence)
         if self._speaks and not self._to_read:
-            sleep(wait)
+            self._pause(wait)
             if self._has_answered:
                 self._tell()
             return
@@ -257,4 +266,4 @@ class GoodbyeSocket(NotedSocket):
             self._stage = Stage.FAREWELL_SENT
         if self._stage == Stage.FAREWELL_SENT:
             self._stage = Stage.ANSWERED
-            sleep(self._gap)
+            self._pause(self._gap)

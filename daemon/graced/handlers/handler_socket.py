@@ -27,6 +27,7 @@ read says goodbye itself before it waits.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -70,8 +71,9 @@ class HandlerSocket(GoodbyeSocket):
 
     __slots__ = (
         "_captured",
+        "_class_after",
         "_is_shut",
-        "_unmuted",
+        "_learn",
         "_written_before",
         "detached",
         "lineage",
@@ -138,15 +140,28 @@ class HandlerSocket(GoodbyeSocket):
 
     def mute(self) -> None:
         """Send nothing that the handler writes, until `unmute`.  Before the handler starts."""
-        self._unmuted = type(self)
+        self._class_after = type(self)
         self.__class__ = MutedSocket
 
     def unmute(self) -> None:
         """Send what the handler writes from now on.  Any thread may call."""
         if type(self) is MutedSocket:
-            self.__class__ = self._unmuted  # type: ignore[assignment]
-            if self._stage != Stage.ACTIVE:
-                self._note_calls()
+            self._go_on_as_before()
+
+    def try_out(self, learn: Callable[[bool], None]) -> None:
+        """Call `learn` at the first call of the handler: whether it writes, and does not read.
+
+        Before the handler starts.
+        """
+        self._learn = learn
+        self._class_after = type(self)
+        self.__class__ = TriedSocket
+
+    def _go_on_as_before(self) -> None:
+        """Give the object the class that it had before `mute` or `try_out`."""
+        self.__class__ = self._class_after
+        if self._stage != Stage.ACTIVE:
+            self._note_calls()
 
     def _note_calls(self) -> None:
         if type(self) is DirectSocket:
@@ -205,13 +220,20 @@ class HandlerSocket(GoodbyeSocket):
         return socket.socket(self.family, self.type, self.proto, os.dup(self.fileno()))
 
     def shutdown(self, how: int) -> None:
-        """As of `socket.socket`."""
+        """As of `socket.socket`: of a closed one it is an error, and ends nothing for a child."""
+        if self._is_left_to_children and self._is_called_by_handler:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         super().shutdown(how)
         self._is_shut = self._is_shut or how != socket.SHUT_RD
 
+    @property
+    def _is_left_to_children(self) -> bool:
+        """Whether the handler has closed this object, and its children have the client."""
+        return self._closed and bool(self.lineage) and self.fileno() >= 0  # type: ignore[attr-defined]
+
     def outlive_children(self) -> None:
         """Wait for the children of a handler that serve its client now; close then."""
-        if self._closed and self.fileno() >= 0:  # type: ignore[attr-defined]
+        if self._is_left_to_children:
             self.lineage.wait(self)
         self.lineage.close()
 
@@ -319,6 +341,32 @@ class MutedSocket(HandlerSocket):
         if type(self) is not MutedSocket:
             return self.sendfile(file, offset, count)
         return len(file.read() if count is None else file.read(count))
+
+
+class TriedSocket(HandlerSocket):
+    """The socket of a handler that has called nothing yet, and whose client has said nothing.
+
+    Another thread may write to this client, as in a chat: that is no word of this handler.
+    """
+
+    __slots__ = ()
+
+    # Not by super(): another thread may change the class at any moment, to freeze the handler.
+
+    def _before_reading(self) -> None:
+        self._find_out(writes=False)
+        HandlerSocket._before_reading(self)
+
+    def _write(self, call: Callable[..., Any], *args: Any) -> Any:
+        result = HandlerSocket._write(self, call, *args)
+        if memoryview(args[0]).nbytes if result is None else result:
+            self._find_out(writes=True)
+        return result
+
+    def _find_out(self, *, writes: bool) -> None:
+        if type(self) is TriedSocket and self._is_called_by_handler:
+            self._go_on_as_before()
+            self._learn(writes)
 
 
 class DirectSocket(HandlerSocket):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from threading import Condition, Lock, Thread, current_thread, get_ident
 
+from graced.handlers.greeting import Greeting
 from graced.handlers.handler_socket import FreezeInterrupt, HandlerSocket
 from graced.handlers.restoring import Restoring
+from graced.handlers.seldom import Seldom
 from graced.handlers.session import Session, is_end_of_tls, new_session
 from graced.handlers.strays import Strays
 from graced.log import events
@@ -34,8 +35,6 @@ LAST_WRITES_TIMEOUT = 0.2
 """Seconds that the answers of all handlers together may take to be complete at the deadline.
 
 An answer is complete when the client has acknowledged it, for which a client may take 40 ms."""
-WARNING_INTERVAL = 600.0
-"""Seconds between two warnings that clients wait for a thread, at least."""
 _LAST_WRITES_INTERVAL = 0.005
 """Seconds between two looks at handlers that have not."""
 
@@ -50,7 +49,7 @@ class HandlerPool:
         self,
         run: Run,
         *,
-        greet: bool,
+        greet: bool | Greeting,
         max_threads: int,
         movable: bool,
         farewell: bytes | None,
@@ -69,7 +68,7 @@ class HandlerPool:
         reason for the log; `on_free`, after a refusal of `reserve`, when a thread is free.
         `on_restored`: see `graced.handlers.restoring`.
         """
-        self.greet = greet
+        self._greeting = greet if isinstance(greet, Greeting) else Greeting(bool(greet))
         self.movable = movable
         self._run = run
         self._max_threads = max_threads
@@ -89,9 +88,14 @@ class HandlerPool:
         self._starting = 0
         self._reserved = 0
         self._has_refused = False
-        self._warned_at = -math.inf
+        self._warning = Seldom()
         self._draining = False
         self._closing = False
+
+    @property
+    def greet(self) -> bool | None:
+        """Whether handlers speak first; None: nobody knows yet."""
+        return self._greeting.known
 
     def reserve(self) -> bool:
         """Reserve a thread for the next `start`; return False where all are in use."""
@@ -100,16 +104,9 @@ class HandlerPool:
                 self._reserved += 1
                 return True
             self._has_refused = True
-        if self._may_warn():
+        if self._warning.is_due():
             events.HANDLERS_BUSY(handlers=self._max_threads)
         return False
-
-    def _may_warn(self) -> bool:
-        now = time.monotonic()
-        if now - self._warned_at < WARNING_INTERVAL:
-            return False
-        self._warned_at = now
-        return True
 
     def start(self, client: Client) -> bool:
         """Start a handler for `client`, which belongs to the pool from now on.
@@ -120,7 +117,7 @@ class HandlerPool:
         try:
             self._start_thread(session)
         except RuntimeError as error:
-            if self._may_warn():
+            if self._warning.is_due():
                 events.LIMITS(reason=f"no thread for a handler ({error}), its client waits")
             session.reclaim()
             return False
@@ -130,6 +127,8 @@ class HandlerPool:
         session = new_session(client, self._farewell, self._gap, self._stall_timeout)
         if client.saved is not None:
             self.restoring.add(session)
+        else:
+            self._greeting.watch(session.request)
         with self._lock:
             self._reserved = max(0, self._reserved - 1)
             self._sessions.add(session)
@@ -219,6 +218,7 @@ class HandlerPool:
         All other handlers go on.  Looks at the handlers for `timeout` seconds; a handler that was
         not looked at counts as busy.
         """
+        self._greeting.give_up()
         until = time.monotonic() + timeout
         with self._lock:
             sessions = list(self._sessions)

@@ -19,7 +19,8 @@ thread for each client.  The class may have three attributes:
     class method ``configure`` gets the values.
 ``greets``
     True where the server speaks first: the handler starts when its client is accepted, not when the
-    first byte of the client has come.  A stream handler always starts at the accept.
+    first byte of the client has come.  Where the class does not say, a silent client may show it
+    (`graced.handlers.greeting`).  A stream handler always starts at the accept.
 
 Clients of a handler with the following two methods stay connected at a restart.
 The clients of other handlers receive the farewell at a restart, and have the grace period:
@@ -62,7 +63,8 @@ class Handler(SimpleNamespace):
     """The method `farewell` of a stream handler; None: the handler has no such method."""
     farewell: bytes | None
     """The declared farewell; None: there is none, or the handler has a method for it."""
-    greets: bool
+    greets: bool | None
+    """Whether it speaks first; None: its class does not say."""
     movable: bool
     """Whether the handler can save its state and go on in another process."""
     options: Mapping[str, Any] = MappingProxyType({})

@@ -38,6 +38,11 @@ SIGNAL = Event(
     INFO,
     "%(signal)s received, closing in %(seconds)g s, %(clients_left:client)s remaining",
 )
+SHUTDOWN_CALLED = Event(
+    "6ec715a94d32413d91cabea12a376cf4",
+    INFO,
+    "the handler has called %(call)s(), which stops the service as SIGTERM does",
+)
 SIGNAL_AGAIN = Event(
     "d74278d8237d4656b246ddec8a9b884c",
     INFO,
@@ -69,6 +74,12 @@ HANDLERS_BUSY = Event(
     "42defef74ef347feb42c0f91b8517f78",
     WARNING,
     "no handler thread is free of %(handlers)d, further clients wait",
+)
+HANDLER_GREETS = Event(
+    "f1cb61ef999b4a52bfa92b765f333ddc",
+    WARNING,
+    "the handler %(handler)s speaks first, and a client has waited %(seconds)g s for that:"
+    " its class needs greets = True",
 )
 HOOK_FAILED = Event(
     "139f63eefc9a4ab4a947fbba3da7cb61",

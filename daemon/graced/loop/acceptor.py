@@ -288,6 +288,7 @@ class Acceptors:
             if self._handlers.greet and self._handlers.reserve():
                 self._handlers.start(client)
                 return
+            self._clients.silence.expect(client)
         try:
             self._poller.register(sock.fileno(), client, EPOLLIN)
         except OSError as error:

@@ -20,6 +20,7 @@ from graced.loop.phase import (
     TRACED,
     WRITE_BLOCKED,
 )
+from graced.loop.silence import SilenceWatch
 from graced.loop.waiting import Waiting
 from graced.sockets import closing
 from graced.sockets.closing import LINGER_TIMEOUT
@@ -121,6 +122,8 @@ class Clients:
             report_activity=self.report_activity,
         )
         """Clients that wait for a thread."""
+        self.silence = SilenceWatch(poller, handlers, self.waiting, self.present)
+        """Clients that may wait for the first word of their handler."""
         self._unsent = 0
         self.activity_awaited = False
         """Whether `report_activity` has to be called at the next activity."""

@@ -41,11 +41,15 @@ class Handlers(Protocol):
     The I/O thread calls; no method blocks.
     """
 
-    greet: bool
-    """Whether handlers speak first: a handler then starts when its client is accepted, otherwise
-    when the first byte has come."""
     movable: bool
     """Whether a handler can save its state and go on in another process."""
+
+    @property
+    def greet(self) -> bool | None:
+        """Whether handlers speak first; None: nobody knows yet.
+
+        A handler then starts when its client is accepted, otherwise when the first byte has come.
+        """
 
     def reserve(self) -> bool:
         """Reserve a thread for the next `start`; return False where all are in use.

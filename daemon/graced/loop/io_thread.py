@@ -166,6 +166,7 @@ class IOThread(Thread):
             phase.AWAITING_THREAD: self._clients.waiting.retry,
             phase.LISTENING: self._acceptors.retry,
             phase.SWEEPING: self._idle.close_idle,
+            phase.TRYING: self._clients.silence.start_handler,
             phase.REPORTING: self._acceptors.report_refusals,
             phase.REMINDING: self._farewell.remind,
             phase.HANDSHAKING: self._end_handshakes,

@@ -50,9 +50,11 @@ ENDING = 17
 """The I/O thread ends now, whether or not clients still linger."""
 CALLING = 18
 """A function that a stream handler has scheduled is due."""
-GONE = 19
+TRYING = 19
+"""A client may have been silent for so long that its handler is tried out."""
+GONE = 20
 """The client or acceptor belongs to this I/O thread no more; nothing is done about it."""
-PHASES = 20
+PHASES = 21
 """The number of all phases: the length of the tables."""
 
 # How far the farewell of a client has come: `Client.told`.

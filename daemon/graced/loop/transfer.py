@@ -93,6 +93,7 @@ class Transfer:
             self._poller.register(client.sock.fileno(), client, EPOLLIN)
             if self._handlers:
                 client.address = client.sock.getpeername()
+                self._clients.silence.expect(client)
         except OSError as error:
             self._clients.lost(client, error)
             return

@@ -68,6 +68,12 @@ class Waiting:
         else:
             self._start(client)
 
+    def start_if_free(self, client: Client) -> None:
+        """Start the handler of a registered client, unless all threads are in use."""
+        assert self._handlers
+        if self._handlers.reserve():
+            self._start(client)
+
     def start(self) -> None:
         """Start handlers: a thread may be free."""
         assert self._handlers

@@ -38,8 +38,9 @@ def stage() -> Iterator[Stage]:
         max_threads: int = 10,
         gap: float = 0.0,
         movable: bool = False,
+        greet: Any = False,
     ) -> Scene:
-        scenes.append(Scene(run, max_threads=max_threads, gap=gap, movable=movable))
+        scenes.append(Scene(run, max_threads=max_threads, gap=gap, movable=movable, greet=greet))
         return scenes[-1]
 
     yield stage

@@ -20,13 +20,19 @@ class Scene:
     """A pool, its clients, and the reasons for which clients were closed."""
 
     def __init__(
-        self, run: Callable[[Any, Any], None], *, max_threads: int, gap: float, movable: bool
+        self,
+        run: Callable[[Any, Any], None],
+        *,
+        max_threads: int,
+        gap: float,
+        movable: bool,
+        greet: Any,
     ) -> None:
         self.closed: Queue[tuple[Client, str]] = Queue()
         self.others: list[Other] = []
         self.pool = HandlerPool(
             run,
-            greet=False,
+            greet=greet,
             max_threads=max_threads,
             movable=movable,
             farewell=FAREWELL,

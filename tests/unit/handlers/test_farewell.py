@@ -14,6 +14,7 @@ from typing import ClassVar
 import pytest
 
 from graced.handlers import goodbye, rest
+from graced.handlers.goodbye import Stage
 from graced.handlers.handler_socket import HandlerSocket
 from handlers.pair import (
     GAP,
@@ -368,3 +369,34 @@ def test_method_is_called_when_there_is_a_thread(make: Make, later: type[LaterTh
     assert say_goodbye(pair) == goodbye.RETRY
     later.waiting.pop()()
     pair.client.expect_farewell_alone()
+
+
+LONG_GAP = 10 * PATIENCE
+"""Longer than `Running` waits for the end of a handler."""
+
+
+def write(request: HandlerSocket) -> None:
+    with suppress(BrokenPipeError):
+        request.sendall(b"hello")
+
+
+@pytest.mark.parametrize(
+    ("call", "stage"),
+    [
+        (lambda request: request.recv(1), Stage.PENDING),
+        (HandlerSocket.tell_at_end, Stage.PENDING),
+        (write, Stage.FAREWELL_SENT),
+    ],
+    ids=["reads", "returns", "writes"],
+)
+def test_handler_that_waits_for_the_gap_ends_at_the_deadline(
+    make: Make, call: Callable[[HandlerSocket], None], stage: int
+) -> None:
+    pair = make(gap=LONG_GAP)
+    pair.handler.sendall(b"hello")
+    pair.handler.begin_drain()
+    pair.handler._stage = stage
+    with Running(pair, call) as handler:
+        handler.wait_until_asleep()
+        pair.handler.end()
+        assert pair.client.recv_to_end() == b"hello"

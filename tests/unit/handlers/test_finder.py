@@ -41,16 +41,17 @@ def test_echo_threaded() -> None:
 @pytest.mark.parametrize(
     ("attributes", "farewell", "greets"),
     [
-        ({}, FAREWELL, False),
-        ({"farewell": b"bytes"}, b"bytes", False),
-        ({"farewell": "t\u00e4xt"}, "t\u00e4xt".encode(), False),
-        ({"farewell": None}, None, False),
-        ({"farewell": ""}, None, False),
+        ({}, FAREWELL, None),
+        ({"farewell": b"bytes"}, b"bytes", None),
+        ({"farewell": "t\u00e4xt"}, "t\u00e4xt".encode(), None),
+        ({"farewell": None}, None, None),
+        ({"farewell": ""}, None, None),
+        ({"greets": False}, FAREWELL, False),
         ({"greets": True}, FAREWELL, True),
     ],
 )
 def test_attributes_of_handler(
-    plugin: Any, attributes: dict[str, Any], farewell: bytes, greets: bool
+    plugin: Any, attributes: dict[str, Any], farewell: bytes, greets: bool | None
 ) -> None:
     plugin.Mine = type("Mine", (TutorialHandler,), attributes)
     assert finder.find("a_plugin:Mine", FAREWELL) == Handler(
@@ -99,7 +100,7 @@ def test_stream_handler(plugin: Any) -> None:
         factory=plugin.Mine,
         streams=True,
         farewell=None,
-        greets=False,
+        greets=None,
         movable=True,
         holds_back=True,
         words=None,

@@ -36,7 +36,7 @@ TRIES = 50
 class Handlers:
     """Handlers that take clients and do nothing with them."""
 
-    def __init__(self, *, greet: bool = False, movable: bool = False) -> None:
+    def __init__(self, *, greet: bool | None = False, movable: bool = False) -> None:
         self.greet = greet
         self.movable = movable
         self.longest_silence = 0.0
