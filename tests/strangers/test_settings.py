@@ -11,7 +11,7 @@ import pytest
 
 from strangers.conversation import AT_ONCE
 from strangers.service import GRACE, KINDS, SHORT_GRACE, server
-from support import MACHINE, MOMENT
+from support import MACHINE, MOMENT, Graced
 
 
 def settings(text: str) -> bytes:
@@ -22,14 +22,19 @@ def settings(text: str) -> bytes:
     return struct.pack(">L", len(data)) + data
 
 
+def apply_first(graced: Graced) -> None:
+    """The server serves, and hears signals, when this configuration is applied."""
+    with graced.connect() as client:
+        client.send(settings("the first"))
+        graced.log.wait_for("the first")
+        assert client.recv_to_end() == b""
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_configuration_under_way_is_applied(kind: str, tmp_path: Path) -> None:
     with server("settings", kind, tmp_path, GRACE) as graced:
-        early, late = settings("applied early"), settings("applied late")
-        with graced.connect() as client:
-            client.send(early)
-            graced.log.wait_for("applied early")
-            assert client.recv_to_end() == b""
+        late = settings("applied late")
+        apply_first(graced)
         with graced.connect() as silent, graced.connect() as client:
             client.send(late[:50])
             graced.signal(SIGTERM)
@@ -46,6 +51,7 @@ def test_configuration_under_way_is_applied(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_a_configuration_is_not_applied(kind: str, tmp_path: Path) -> None:
     with server("settings", kind, tmp_path, SHORT_GRACE) as graced:
+        apply_first(graced)
         with graced.connect() as client:
             client.send(settings("applied")[:-1])
             graced.signal(SIGTERM)
