@@ -152,7 +152,7 @@ class LateClaims:
         self._begun.wait()
         pause = FIRST_PAUSE
         look_again = monotonic() + LONGEST_PAUSE
-        while any(claim.attempt for claim in self._claims):
+        while True:
             looks = monotonic() >= look_again
             if looks:
                 look_again = monotonic() + LONGEST_PAUSE
@@ -160,6 +160,8 @@ class LateClaims:
                 if claim.attempt and not self._ended.is_set():
                     self._try(claim, claim.attempt)
             if not any(claim.attempt for claim in self._missing()):
+                if not any(claim.lasts for claim in self._claims):
+                    return
                 pause = LONGEST_PAUSE
             if self._ended.wait(min(pause, max(0.0, look_again - monotonic()))):
                 return
