@@ -47,11 +47,11 @@ def of(settings: Settings, environ: Mapping[str, str]) -> str:
 def _head(name: str, handler: Handler) -> str:
     factory = handler.factory
     where = f"{factory.__module__}:{factory.__qualname__}"
-    kind = (
-        "a stream handler: runs on the I/O thread"
-        if handler.streams
-        else "a blocking handler: has a thread for each client"
-    )
+    kind = "a blocking handler: has a thread for each client"
+    if handler.streams:
+        kind = "a stream handler: runs on the I/O thread"
+    elif handler.asynchronous:
+        kind = "an asyncio handler: runs on a loop in a thread of its own"
     stay = "stay connected" if handler.movable else "are told"
     if handler.words:
         farewell = "the handler decides for each client"

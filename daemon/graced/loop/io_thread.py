@@ -89,6 +89,9 @@ class IOThread(Thread):
     requests (`post` to `finish`) and read the counters.
     """
 
+    title = "an I/O thread"
+    """The thread, in the log."""
+
     def __init__(
         self,
         listeners: Iterable[Listener],
