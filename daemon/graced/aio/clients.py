@@ -111,7 +111,10 @@ class LoopClients:
         session.opening = self._loop.create_task(self._open(session), context=context)
 
     async def _open(self, session: Session) -> None:
-        """Make the transport, which calls `_opened`."""
+        """Make the transport, which calls `opened`."""
+        if self._closing:
+            # At the deadline, which has closed the client before its turn came.
+            return
         try:
             sock = session.open(partial(self._closed, session), lend=self._lends)
         except OSError as error:
@@ -299,9 +302,8 @@ class LoopClients:
 
     def count_busy(self) -> int:
         """The number of clients whose answer is under way."""
-        now = self._loop.time()
         return sum(
-            bool(each.executing) or (each.works(now, math.inf) and not each.is_answered)
+            bool(each.executing) or (each.works(math.inf) and not each.is_answered)
             for each in self.present()
             if each.is_open and each.transport
         )
@@ -339,6 +341,9 @@ class LoopClients:
 
     def close_all(self, told: Event) -> None:
         """End all connections, set `told`, and end the loop."""
+        if self._closing:
+            told.set()
+            return
         self._closing = True
         for session in self.present():
             if session.lingers:

@@ -56,7 +56,7 @@ class Goodbye:
         self._gap = gap
         self._fail = fail
         self._until = math.inf
-        """Time of the loop at which a timed call is no part of an answer any more."""
+        """Monotonic time from which on a timed call is no part of an answer."""
         self._watched: set[Session] = set()
         """Clients that are not told yet, or not read because the farewell stands alone."""
         self._is_due = False
@@ -66,7 +66,7 @@ class Goodbye:
         self.draining = True
         now = monotonic()
         left = max(0.0, (self._deadline() or now) - now)
-        self._until = self._loop.time() + left - min(LAST_PART, left / 4)
+        self._until = now + left - min(LAST_PART, left / 4)
         self._watched.update(sessions)
         self._look()
 
@@ -89,13 +89,12 @@ class Goodbye:
         self._look()
 
     def _look(self) -> None:
-        now = self._loop.time()
         for session in list(self._watched):
             if not session.is_open and session.transport:
                 self._watched.discard(session)
             elif session.is_told:
                 self._consider_reading(session)
-            elif session.is_at_rest(now, self._until) and session.silence >= self._gap:
+            elif session.is_at_rest(self._until) and session.silence >= self._gap:
                 self._tell(session)
             if session.is_told and not session.is_unread:
                 self._watched.discard(session)
@@ -158,7 +157,7 @@ class Goodbye:
     def end(self, session: Session) -> None:
         """Send a declared farewell to a client at rest, and end of file, at the deadline."""
         words = b""
-        if not session.is_told and session.is_at_rest(math.inf, -math.inf):
+        if not session.is_told and session.is_at_rest(-math.inf):
             words = self._words_for(session) or b""
         with suppress(OSError):
             # The client may have departed, or take nothing: it is closed all the same.

@@ -11,7 +11,8 @@ At rest
     most of it (`graced.sockets.tcp_info`); of a Unix socket it knows nothing, so there the calls of
     the transport are noted.  A coroutine waits for its client where its reader waits with nothing
     in its buffer.  A protocol waits for its client unless it waits for something else: an executor,
-    or a timed call that is due before the end of the drain, maybe the next part of an answer.
+    or a timed call that may be the next part of an answer.  That is one that was asked for since
+    the client has last spoken, for soon: a ping each 20 seconds is no part of an answer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import os
 import socket
 from time import monotonic
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from graced.loop.phase import INPUT_ENDED, NOT_TOLD
 from graced.sockets.closing import is_at_its_end
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.loop.client import Client
+
+
+LONGEST_PAUSE = 5.0
+"""Seconds between two parts of an answer; a timed call for later is something else."""
+_JIFFY = 0.02
+"""Seconds by which the kernel's times may be late."""
+_LATE = 0.3
+"""Seconds by which a timed call may be late: nobody says whether it has been made."""
 
 
 class LentSocket(socket.socket):
@@ -93,14 +102,14 @@ class CopiedSocket(socket.socket):
 class NotingSocket(LentSocket):
     """A lent Unix socket of which the last read or write is known."""
 
-    __slots__ = ("last_activity", "read", "spoke_last", "written")
+    __slots__ = ("last_activity", "read_at", "spoke_last", "written")
 
     def __init__(self, sock: socket.socket, on_closed: Callable[[], None]) -> None:
         super().__init__(sock, on_closed)
-        self.last_activity = monotonic()
+        self.last_activity = self.read_at = monotonic()
         self.spoke_last = True
         """Whether a write came after the last read, or nothing was ever said."""
-        self.read = self.written = 0
+        self.written = 0
         """Bytes."""
 
     def recv(self, *args: Any) -> bytes:
@@ -115,8 +124,7 @@ class NotingSocket(LentSocket):
 
     def _note_read(self, length: int) -> None:
         if length:
-            self.last_activity = monotonic()
-            self.read += length
+            self.last_activity = self.read_at = monotonic()
             self.spoke_last = False
 
     def send(self, *args: Any) -> int:
@@ -166,7 +174,8 @@ class Session:
         """Bytes written while some are unsent, and since when; see `stalls`."""
         self._lent: LentSocket | None = None
         self._noted: NotingSocket | None = None
-        self._timers: WeakSet[Any] | None = None
+        self._timers: WeakKeyDictionary[Any, float] | None = None
+        """Timed calls, and when they were asked for."""
 
     def open(self, on_closed: Callable[[], None], *, lend: bool) -> socket.socket:
         """The socket for a transport of asyncio (`lend`) or uvloop.
@@ -201,19 +210,32 @@ class Session:
     def note_timer(self, handle: Any) -> None:
         """Note a timed call that code of this client has asked for."""
         if self._timers is None:
-            self._timers = WeakSet()
-        self._timers.add(handle)
+            self._timers = WeakKeyDictionary()
+        self._timers[handle] = monotonic()
 
     def note_return(self, _future: Any) -> None:
         """Note that a call of an executor has returned."""
         self.executing -= 1
 
-    def works(self, now: float, until: float) -> bool:
-        """Whether an executor works, or a timed call is due before `until`; times of the loop."""
-        timers = self._timers or ()
-        return bool(self.executing) or any(
-            now <= each.when() < until and not each.cancelled() for each in timers
+    def works(self, until: float) -> bool:
+        """Whether an executor works, or a part of an answer may be due before `until`."""
+        if self.executing or not self._timers:
+            return bool(self.executing)
+        heard = self._heard_at - _JIFFY
+        due = monotonic() - _LATE
+        return any(
+            due <= handle.when() < min(until, asked + LONGEST_PAUSE)
+            for handle, asked in self._timers.items()
+            if asked >= heard and not handle.cancelled()
         )
+
+    @property
+    def _heard_at(self) -> float:
+        """Monotonic time of the last byte of the client, or of the beginning."""
+        if self._noted:
+            return self._noted.read_at
+        info = tcp_info(self.sock)
+        return monotonic() - info.received_ago if info else 0.0
 
     # The state of the client.
 
@@ -243,10 +265,10 @@ class Session:
         info = tcp_info(self.sock)
         return info is not None and not info.pending and spoke_last(self.sock, info)
 
-    def is_at_rest(self, now: float, until: float) -> bool:
+    def is_at_rest(self, until: float) -> bool:
         """Whether the client may be told; for how long it has been quiet is not looked at.
 
-        `now`, `until`: see `works`.
+        `until`: the monotonic time from which on a timed call is no part of an answer.
         """
         transport = self.transport
         if transport is None or transport.is_closing() or not self.is_answered:
@@ -254,7 +276,7 @@ class Session:
         if transport.is_reading() and unread(self.sock):
             return False
         if self.reader is None:
-            return not self.works(now, until)
+            return not self.works(until)
         waits: bool = self.reader._waiter is not None and not self.reader._buffer
         return waits
 

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from aio.scene import Scene
+from graced.aio.session import _JIFFY, LONGEST_PAUSE
 from graced.handlers.asynchronous import COROUTINE
 from support import FAREWELL, PATIENCE
 
@@ -54,6 +55,44 @@ def test_timed_calls_without_end_delay_the_goodbye_to_the_last_part_of_the_drain
         scene.pool.drain()
         client.expect_farewell_alone()
         assert deadline - 0.6 < time.monotonic() < deadline
+
+
+def test_timed_call_of_a_keepalive_is_no_answer() -> None:
+    """One that is due long after it was asked for, and one from before the last request."""
+
+    class Pinging(Echo):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            asyncio.get_running_loop().call_later(LONGEST_PAUSE - 1, print)
+            asyncio.get_running_loop().call_later(LONGEST_PAUSE + 1, print)
+
+    with Scene(Pinging, farewell=FAREWELL, deadline=time.monotonic() + 3600) as scene:
+        client = scene.connect()
+        time.sleep(2 * _JIFFY)
+        client.echo(b"hello")
+        scene.pool.drain()
+        began = time.monotonic()
+        client.expect_farewell_alone()
+        assert time.monotonic() - began < 1.0
+
+
+def test_timed_call_that_is_due_in_this_moment_is_an_answer() -> None:
+    """The look at the client comes first, with both due in the same turn of the loop."""
+
+    class Late(Echo):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.2, self.transport.write, b"world")
+            # The loop is held up over the moment at which the goodbye looks, and the answer is due.
+            loop.call_later(0.15, time.sleep, 0.1)
+
+    with Scene(Late, farewell=FAREWELL, deadline=time.monotonic() + 3600, gap=0.18) as scene:
+        client = scene.connect()
+        client.echo(b"hello")
+        scene.pool.drain()
+        assert client.recv() == b"world"
+        client.expect_farewell_alone()
 
 
 def test_cancelled_timed_call_is_no_answer() -> None:
