@@ -124,6 +124,7 @@ def clients(name: str, graced: Graced, directory: Path) -> Iterator[dict[str, An
         assert found["resting"].client.recv_exactly(len(before + after)) == before + after
         await_next_tick()
         rest = found["asking"].request(slow=False)
+        await_next_tick()
         found["asking"].client.send(rest[0][:3])
         said, before, after = found["answered"].request(slow=True)
         found["answered"].client.send(said)

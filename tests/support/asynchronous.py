@@ -54,7 +54,15 @@ partly = functools.partial(Echo)
 
 
 class Polite(Echo):
+    """Declares the farewell of the built-in echo, and reads no client that takes nothing."""
+
     farewell = b"SHUTDOWN"
+
+    def pause_writing(self) -> None:
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.transport.resume_reading()
 
 
 class Named(Echo):

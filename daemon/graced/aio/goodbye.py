@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from graced.aio.session import Session
 
+LONGEST_HOLD = 1.0
+"""Seconds, besides the gap, that a client is not read at most before it is told."""
 LAST_PART = 1.0
 """Seconds before the deadline, at most, in which a timed call keeps no client from its goodbye."""
 
@@ -94,34 +96,63 @@ class Goodbye:
                 self._watched.discard(session)
             elif session.is_told:
                 self._consider_reading(session)
-            elif session.is_at_rest(self._until) and session.silence >= self._gap:
-                self._tell(session)
+            elif session.hold:
+                self._consider_hold(session, session.hold)
+            elif session.is_at_rest(self._until):
+                if session.silence >= self._gap and not session.is_pending:
+                    self._tell(session)
+                elif session.transport.is_reading():
+                    # A client that never pauses would never be told.
+                    session.hold = (session.written, monotonic())
+                    session.transport.pause_reading()
             if session.is_told and not session.is_unread:
                 self._watched.discard(session)
         self._look_soon()
 
+    def _consider_hold(self, session: Session, hold: tuple[int, float]) -> None:
+        """Tell a client that was not read for the gap, unless its handler has gone on speaking."""
+        written, since = hold
+        held = monotonic() - since
+        is_late = held > self._gap + LONGEST_HOLD
+        if is_late or session.written != written or session.works(self._until):
+            self._release(session)
+        elif held >= self._gap and not session.is_pending:
+            self._tell(session)
+
+    def _release(self, session: Session) -> None:
+        if session.hold:
+            session.hold = None
+            session.transport.resume_reading()
+
     def _tell(self, session: Session) -> None:
         try:
-            if session.sock.recv(1, MSG_PEEK) and session.transport.is_reading():
-                # It has come this moment, and is answered first.
-                return
+            has_input = bool(session.sock.recv(1, MSG_PEEK))
         except BlockingIOError:
-            pass
+            has_input = False
         except OSError:
             # The transport finds the error.
+            self._release(session)
             return
-        session.client.told = TOLD
+        if has_input and session.transport.is_reading():
+            # It has come this moment, and is answered first.
+            return
         words = self._words_for(session)
         if session.transport.is_closing():
             return
         if words:
+            session.client.told = TOLD
             session.transport.write(words)
-            if session.transport.is_reading():
-                session.is_unread = True
-                session.transport.pause_reading()
-        else:
-            session.client.told = INPUT_ENDED
-            end_input(session.sock)
+            session.is_unread = session.hold is not None or session.transport.is_reading()
+            session.hold = None
+            session.transport.pause_reading()
+            return
+        if has_input and session.hold and not self._words:
+            # As above.  A method of the handler has spoken, and is not asked again.
+            self._release(session)
+            return
+        self._release(session)
+        session.client.told = INPUT_ENDED
+        end_input(session.sock)
 
     def _words_for(self, session: Session) -> bytes | None:
         """The farewell that is declared for a client; None: its input ends."""

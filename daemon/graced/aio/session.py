@@ -165,6 +165,9 @@ class Session:
         self.is_frozen = False
         self.is_held = False
         """Whether the client is not read until the state of all handlers is restored."""
+        self.hold: tuple[int, float] | None = None
+        """While the client is not read before the farewell: bytes written by then, and since when.
+        """
         self.is_unread = False
         """Whether the client is not read because the farewell stands alone."""
         self.read_at: float | None = None
@@ -257,16 +260,22 @@ class Session:
 
     @property
     def is_answered(self) -> bool:
-        """Whether the server spoke last, or nothing was ever said, and everything is sent."""
+        """Whether the server spoke last, or nothing was ever said."""
         if self.transport.get_write_buffer_size():
             return False
         if self._noted:
             return self._noted.spoke_last
         info = tcp_info(self.sock)
-        return info is not None and not info.pending and spoke_last(self.sock, info)
+        return info is not None and spoke_last(self.sock, info)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether bytes have not arrived that were written to the client."""
+        info = tcp_info(self.sock)
+        return bool(self.transport.get_write_buffer_size() or (info and info.pending))
 
     def is_at_rest(self, until: float) -> bool:
-        """Whether the client may be told; for how long it has been quiet is not looked at.
+        """Whether the client may be told, once it was quiet and has everything.
 
         `until`: the monotonic time from which on a timed call is no part of an answer.
         """
@@ -296,7 +305,7 @@ class Session:
         transport = self.transport
         return (
             self.is_open
-            and not (self.is_unread or self.executing or transport.is_closing())
+            and not (self.executing or transport.is_closing())
             and transport.get_protocol() is self.protocol
             and not is_half_closed(self.sock)
         )

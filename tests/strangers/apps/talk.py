@@ -25,7 +25,9 @@ SERVER = SimpleNamespace(handler=talk, handler_tasks=set(), is_serving=lambda: T
 """What a connection asks its server for."""
 
 
-def farewell(connection: Any) -> bytes:
-    """A frame that says that the server is going away."""
+def farewell(connection: Any) -> bytes | None:
+    """A frame that says that the server is going away, unless the end has begun."""
+    if connection.protocol.state.name != "OPEN":
+        return None
     connection.protocol.send_close(1001)
     return b"".join(connection.protocol.data_to_send())
