@@ -14,11 +14,11 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock
 
 from graced.errors import StartError, StuckError
-from graced.frames import current_frames
 from graced.loop.admission import Admission
 from graced.loop.client import Client
 from graced.loop.connection_log import DEADLINE, ConnectionLog, is_probe
 from graced.loop.io_thread import IOThread
+from graced.loop.liveness import Liveness
 from graced.loop.policy import Policy
 from graced.threads import start_thread
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.handlers.blocking import Blocking
-    from graced.handlers.pool import HandlerPool
-    from graced.loop.interfaces import Listener, Mirror, Streaming
+    from graced.loop.interfaces import Listener, Mirror, Pool, Streaming, Watched
 
 
 IO_REPLY_TIMEOUT = 1.0
@@ -77,14 +76,12 @@ class Server:
         self._admission = admission
         self._mirror = mirror
         self._log = ConnectionLog(policy)
-        self.streaming = streaming.name if streaming else ""
-        """The name of the stream handler, if the clients have one."""
+        self._streams = streaming is not None
         self._on_restored = on_restored
         self._echoed_by_handlers = self._departed_handlers = self._closed_handlers = 0
         self._count_lock = Lock()
         self._counted = self._activity_awaited = False
-        self._probe = 0
-        self.pool: HandlerPool | None = None
+        self.pool: Pool | None = None
         if blocking:
             self.pool = blocking.new_pool(
                 blocking.run,
@@ -112,6 +109,14 @@ class Server:
             )
             for number in range(io_threads)
         ]
+        watched: list[Watched] = [*self.io_threads]
+        calling = watched if streaming else []
+        if event_loop := self.pool and self.pool.event_loop:
+            event_loop.changed = self._changed
+            watched, calling = [*watched, event_loop], [event_loop]
+        name = streaming.name if streaming else event_loop.handler if event_loop else ""
+        self.liveness = Liveness(watched, calling, name)
+        """Signs of life of the threads that must not wait."""
 
     def start(
         self, inherited: Sequence[Client] = (), begin: Callable[[], None] = lambda: None
@@ -217,7 +222,7 @@ class Server:
         if self.pool and restores:
             self.pool.restoring.begin()
         together = None
-        if self.streaming and restores:
+        if self._streams and restores:
             from graced.handlers.restoring import Together  # noqa: PLC0415
 
             together = Together(number, self._on_restored)
@@ -256,25 +261,6 @@ class Server:
     def failure(self) -> BaseException | None:
         """The exception that has ended an I/O thread, if any."""
         return next((t.failure for t in self.io_threads if t.failure), None)
-
-    def probe(self) -> None:
-        """Ask every I/O thread for a sign of life."""
-        self._probe += 1
-        for thread in self.io_threads:
-            thread.probe(self._probe)
-
-    @property
-    def alive(self) -> bool:
-        """Whether every I/O thread has answered the last probe."""
-        return all(thread.answered == self._probe for thread in self.io_threads)
-
-    def blocked_at(self) -> str:
-        """Where a stream handler holds up an I/O thread; empty: nowhere."""
-        for thread in self.io_threads:
-            frame = current_frames().get(thread.ident or 0)
-            if self.streaming and frame and thread.answered != self._probe:
-                return f"{frame.f_code.co_qualname}, {frame.f_code.co_filename}:{frame.f_lineno}"
-        return ""
 
     def report_next_activity(self) -> None:
         """Make `changed_fd` readable once, when bytes are sent or a client comes or goes."""

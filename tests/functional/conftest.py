@@ -11,6 +11,7 @@ HANDLERS = {
     "echo": "echo",
     "echo-threaded": "echo-threaded",
     "plug-in": "support.handlers:TellingHandler",
+    "asyncio": "support.asynchronous:Polite",
 }
 ADDRESSES = {
     "IPv4": "127.0.0.1:0",
@@ -18,7 +19,14 @@ ADDRESSES = {
     "all": "*:0",
     "unix": "unix:",
 }
-BOTH = [("echo", "IPv4"), ("echo", "unix"), ("echo-threaded", "unix"), ("plug-in", "IPv4")]
+BOTH = [
+    ("echo", "IPv4"),
+    ("echo", "unix"),
+    ("echo-threaded", "unix"),
+    ("plug-in", "IPv4"),
+    ("asyncio", "IPv4"),
+    ("asyncio", "unix"),
+]
 """Where it is both that matter."""
 
 

@@ -144,12 +144,12 @@ def test_server_is_alive_when_all_threads_are(make: Make, io_threads: int) -> No
     server = make(io_threads=io_threads)
     gate = threading.Event()
     server.io_threads[-1].post(gate.wait)  # type: ignore[arg-type]
-    server.probe()
+    server.liveness.probe()
     for thread in server.io_threads[:-1]:
         wait_for(server, lambda thread=thread: thread.answered)  # type: ignore[misc]
-    assert not server.alive
+    assert server.liveness.late
     gate.set()
-    wait_for(server, lambda: server.alive)
+    wait_for(server, lambda: not server.liveness.late)
 
 
 def test_failure_of_a_thread_is_a_change(make: Make) -> None:

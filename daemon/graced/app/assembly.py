@@ -39,7 +39,12 @@ def build(
     # The built-in echo does without these modules: 2 ms of a start.
     from graced.app.handler_parts import HandlerParts  # noqa: PLC0415
 
-    parts = HandlerParts(handler, settings.max_handler_threads, stop)
+    fast = False
+    if handler.asynchronous:
+        from graced.app import loop_choice  # noqa: PLC0415
+
+        fast = loop_choice.is_fast(settings, handler, listeners)
+    parts = HandlerParts(handler, settings.max_handler_threads, stop, fast=fast)
     server = _server(settings, handler.farewell, listeners, mirror, **parts.for_server)
     parts.start(server)
     return server

@@ -32,7 +32,7 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import graced
-from graced.app import handler_path, occupancy, unit
+from graced.app import handler_path, loop_choice, occupancy, unit
 from graced.app.instance import MAIN, OPTION
 from graced.errors import (
     AlreadyRunningError,
@@ -148,7 +148,9 @@ class Check:
         settings = load()
         import_everything()
         handler = handler_path.prepare(settings, self._environ)
-        limits.check_descriptors(settings.max_clients, MAX_LINGERING, self._limit(settings))
+        others = MAX_LINGERING + loop_choice.copies(settings, handler)
+        limit = self._limit(settings.max_clients + others)
+        limits.check_descriptors(settings.max_clients, others, limit)
         if registry.blocks(handler):
             tasks = service.tasks if service else None
             lack = limits.lack_of_tasks(settings.max_handler_threads, tasks)
@@ -171,12 +173,12 @@ class Check:
                 raise
             self.notes.append(str(error))
 
-    def _limit(self, settings: Settings) -> int:
-        """The limit of descriptors.
+    def _limit(self, clients: int) -> int:
+        """The limit of descriptors; `clients`: those that are needed for clients.
 
         A daemon still runs under the old limit when its unit has been given a higher limit.
         """
-        need = settings.max_clients + MAX_LINGERING + limits.OWN_DESCRIPTORS
+        need = clients + limits.OWN_DESCRIPTORS
         limit: int = self._subject.descriptors
         if limit != resource.RLIM_INFINITY and need > limit and not self._subject.unit:
             own = unit.own_name()

@@ -49,6 +49,8 @@ def _head(name: str, handler: Handler) -> str:
     where = f"{factory.__module__}:{factory.__qualname__}"
     if handler.streams:
         kind = "a stream handler: runs on the I/O thread"
+    elif handler.asynchronous:
+        kind = "an asyncio handler: runs on a loop in a thread of its own"
     else:
         kind = "a blocking handler: has a thread for each client, from "
         # Beside that, an experiment may show it: `graced.handlers.greeting`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from graced.handlers.hooks import run_hook, run_startup
 from graced.handlers.registry import blocks
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 class HandlerParts:
     """The arguments of a server for one handler, and the calls of its hooks.  Main thread only."""
 
-    def __init__(self, handler: Handler, max_threads: int, stop: Callable[[], None]) -> None:
-        """`max_threads`: of blocking handlers that run at once.
+    def __init__(
+        self, handler: Handler, max_threads: int, stop: Callable[[], None], *, fast: bool = False
+    ) -> None:
+        """`max_threads`: of blocking handlers that run at once.  `fast`: on uvloop's loop.
 
         `stop` begins a stop of the service; any thread may call.
         """
@@ -30,7 +33,11 @@ class HandlerParts:
         self._view: ServerView | None = None
         self.for_server: dict[str, Any] = {"on_restored": self._call_restored}
         """Arguments of `Server`."""
-        if blocks(handler):
+        if handler.asynchronous:
+            from graced.aio.parts import asynchronous  # noqa: PLC0415
+
+            self.for_server["blocking"] = asynchronous(handler, self._deadline, fast=fast)
+        elif blocks(handler):
             from graced.handlers.blocking import Blocking  # noqa: PLC0415
             from graced.handlers.greeting import Greeting  # noqa: PLC0415
 
@@ -46,13 +53,23 @@ class HandlerParts:
     def start(self, server: Server) -> None:
         """Call the hook `startup`.  Raises `StartError` where the hook has failed."""
         self._view = view_of(server, self._handler, self._stop)
-        run_startup(self._handler.factory, self._view)
+        event_loop = server.pool and server.pool.event_loop
+        # On the loop, where the hook can create a task.
+        call = event_loop.call if event_loop else _call
+        call(partial(run_startup, self._handler.factory, self._view))
+
+    def _deadline(self) -> float | None:
+        return self._view.deadline if self._view else None
 
     def _run(self, request: Any, address: Any) -> None:
         self._handler.factory(request, address, self._view)
 
     def _call_restored(self) -> None:
         run_hook(self._handler.factory, "restored", self._view)
+
+
+def _call(function: Callable[[], None]) -> None:
+    function()
 
 
 def view_of(

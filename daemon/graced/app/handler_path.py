@@ -68,6 +68,10 @@ def prepare(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
     if handler is None:
         configuring.refuse_all(settings.handler, settings.options)
     else:
+        if handler.asynchronous:
+            from graced.app import loop_choice  # noqa: PLC0415
+
+            loop_choice.check(settings, handler)
         configuring.configure(handler, settings.handler, settings.options)
     return handler
 

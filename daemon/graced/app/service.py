@@ -142,7 +142,13 @@ class Service:
 
             bridge.install(self._log)
         self._handler = handler_path.prepare(settings, self._launch.environment)
-        limits.check_descriptors(settings.max_clients, others=MAX_LINGERING)
+        others = MAX_LINGERING
+        if self._handler and self._handler.asynchronous:
+            from graced.app import loop_choice  # noqa: PLC0415
+
+            others += loop_choice.copies(settings, self._handler)
+            limits.raise_descriptors(settings.max_clients, others=others)
+        limits.check_descriptors(settings.max_clients, others=others)
         threads = settings.max_handler_threads
         if registry.blocks(self._handler) and (lack := limits.lack_of_tasks(threads)):
             events.LIMITS(reason=lack)

@@ -23,6 +23,7 @@ CONFIG_FILE = "/etc/graced/graced.toml"
 DROP_INS = "/etc/graced/conf.d"
 PID_FILE = "/run/graced/graced.pid"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+EVENT_LOOPS = ("asyncio", "uvloop")
 KEEP = ("restart", "always", "never")
 LONGEST_USER_TIMEOUT = 86400.0
 """Seconds."""
@@ -166,6 +167,13 @@ SETTINGS = (
         reason="with a GIL a second thread only makes both wait for each other",
     ),
     Setting(
+        key="server.event_loop",
+        default="asyncio",
+        check=_one_of(EVENT_LOOPS),
+        unit=", ".join(EVENT_LOOPS),
+        reason="needs no other package, one descriptor for each client, and serves Unix sockets",
+    ),
+    Setting(
         key="shutdown.grace_period",
         default=5.0,
         check=_seconds(0, 86400),
@@ -271,6 +279,7 @@ class Settings(SimpleNamespace):
     keepalive_count: int
     user_timeout: float
     io_threads: int
+    event_loop: str
     grace_period: float
     farewell: bytes
     farewell_is_written: bool

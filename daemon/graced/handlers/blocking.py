@@ -1,4 +1,4 @@
-"""Blocking handlers as a server asks for them."""
+"""Handlers with threads of their own, as a server asks for them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from graced.handlers.pool import HandlerPool
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from graced.handlers.greeting import Greeting
     from graced.handlers.pool import Run
 
 
 class Blocking:
-    """Blocking handlers: the function that runs a handler, and the options of the handlers."""
+    """Handlers in threads of their own: the function that runs a handler, and their options.
+
+    With a pool of `graced.aio` all handlers are in one.
+    """
 
     __slots__ = ("greet", "max_threads", "movable", "new_pool", "run")
 
@@ -24,7 +28,7 @@ class Blocking:
         greet: bool | Greeting = False,
         movable: bool = False,
         max_threads: int = 256,
-        new_pool: Callable[..., HandlerPool] = HandlerPool,
+        new_pool: Callable[..., Any] = HandlerPool,
     ) -> None:
         self.run = run
         self.greet = greet

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from graced.errors import ConfigError
+from graced.handlers import asynchronous
 from graced.handlers.function_kind import kind_of
 from graced.handlers.goodbye import as_bytes
 from graced.handlers.handler_socket import HandlerSocket
@@ -55,8 +56,12 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
     with refuse_threads(name, "at its import"):
         factory = _import(name) if ":" in name else _entry_point(name)
     streams = isinstance(factory, type) and issubclass(factory, StreamProtocol)
+    kind = "" if streams else asynchronous.kind(factory)
+    made, factory = factory, asynchronous.declaring(factory) if kind else factory
     if streams:
         _refuse_coroutines(name, factory, CALLBACKS, "a StreamProtocol has ordinary methods")
+    elif kind:
+        _refuse_uncallable(name, made, factory)
     else:
         _refuse_unfit(name, factory)
     for hook in HOOKS:
@@ -67,10 +72,11 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
         own = None if speaks else as_bytes(own)
     except TypeError as error:
         raise ConfigError(f"handler {name!r}: {error} or a method") from None
-    moves = can_move(factory)
-    return Handler(
+    moves = can_move(factory) and kind != asynchronous.COROUTINE
+    runs_as_it_is = streams or kind
+    handler = Handler(
         name=ECHO if built_in else f"{factory.__module__}:{factory.__qualname__}",
-        factory=factory if streams else _blocking(name, factory, moves=moves, speaks=speaks),
+        factory=factory if runs_as_it_is else _blocking(name, factory, moves=moves, speaks=speaks),
         streams=streams,
         farewell=own if own or built_in else None,
         greets=None if (greets := getattr(factory, "greets", None)) is None else bool(greets),
@@ -78,6 +84,9 @@ def find(name: str, farewell: bytes, *, written: bool = True) -> Handler:
         holds_back=streams and factory.pause_writing is StreamProtocol.pause_writing,
         words=_words if speaks else None,
     )
+    if kind:
+        handler.asynchronous, handler.make = kind, made
+    return handler
 
 
 def _refuse_coroutines(name: str, factory: Any, methods: Iterable[str], why: str) -> None:
@@ -90,11 +99,23 @@ def _refuse_coroutine(name: str, method: str, function: Any, why: str) -> None:
         raise ConfigError(f"handler {name!r} has {kind} {method}(), which nobody would run: {why}")
 
 
+def _refuse_uncallable(name: str, made: Any, factory: Any) -> None:
+    if reason := asynchronous.reason_against(made):
+        raise ConfigError(f"handler {name!r} {reason}")
+    methods = CALLBACKS if can_move(factory) else [*set(CALLBACKS) - {"save", "restore"}]
+    _refuse_coroutines(name, factory, methods, "asyncio calls ordinary methods")
+    if asynchronous.kind(made) == asynchronous.COROUTINE and callable(
+        getattr(factory, "farewell", None)
+    ):
+        raise ConfigError(f"handler {name!r}: the farewell of a coroutine function must be bytes")
+
+
 def _refuse_unfit(name: str, factory: Any) -> None:
     if not (isinstance(factory, type) and callable(getattr(factory, "handle", None))):
         raise ConfigError(
             f"handler {name!r} is neither a graced.StreamProtocol"
-            " nor a socketserver.BaseRequestHandler class"
+            " nor a socketserver.BaseRequestHandler class,"
+            " nor an asyncio.Protocol class, a functools.partial of one, or a coroutine function"
         )
     # Imports socketserver, as the module of the factory did.
     from graced.handlers.handler_class import reason_against  # noqa: PLC0415

@@ -24,11 +24,21 @@ def underlying(factory: Any) -> Any:
     return factory
 
 
+def is_coroutine_function(function: Any) -> bool:
+    """Whether a call returns a coroutine; also of an object that is called."""
+    function = underlying(function)
+    return bool((_flags(function) or _flags(type(function).__call__)) & _COROUTINE)
+
+
+def _flags(function: Any) -> int:
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    flags: int = getattr(code, "co_flags", 0)
+    return flags
+
+
 def kind_of(function: Any) -> str | None:
     """Return "an async" or "a generator" for a function that a call does not run, else None."""
-    function = underlying(function)
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    flags = getattr(code, "co_flags", 0)
+    flags = _flags(underlying(function))
     if flags & (_COROUTINE | _ASYNC_GENERATOR):
         return "an async"
     return "a generator" if flags & _GENERATOR else None

@@ -75,7 +75,7 @@ def movable(factory: Any) -> Any:
         def _state_or_none(self) -> bytes | None:
             """What `save` returns; None where that has failed: the client is told then."""
             try:
-                return _as_state(self.save())
+                return as_state(self.save())
             except BaseException as error:
                 client = format_address(self.client_address)
                 events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
@@ -88,7 +88,7 @@ def movable(factory: Any) -> Any:
     return named_like(factory, Movable)
 
 
-def _as_state(saved: Any) -> bytes:
+def as_state(saved: Any) -> bytes:
     """What `save` has returned.  Raises `TypeError`: of a number `bytes` would make zeros."""
     if not isinstance(saved, bytes | bytearray | memoryview):
         raise TypeError(f"save() must return bytes, not {saved!r}")

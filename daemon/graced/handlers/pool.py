@@ -44,6 +44,7 @@ class HandlerPool:
 
     daemon_threads = True
     """Whether the interpreter exits while a handler runs."""
+    event_loop = None  # Each handler has a thread.
 
     def __init__(
         self,

@@ -1,9 +1,10 @@
 """The registry: what is known of handlers; `graced.handlers.finder` finds a handler by its name.
 
 The built-in ``echo`` runs on the I/O threads and has no code here, the hot loop *is* the echo.  A
-subclass of `graced.StreamProtocol` is called by the I/O threads (`graced.loop.streams`).  Every
+subclass of `graced.StreamProtocol` is called by the I/O threads (`graced.loop.streams`).  An
+`asyncio.Protocol` class and a coroutine function run on an asyncio loop (`graced.aio`).  Every
 other handler is a `socketserver.BaseRequestHandler` class, whose ``handle`` blocks and gets a
-thread for each client.  The class may have three attributes:
+thread for each client.  The class may have four attributes:
 
 ``farewell``
     `bytes` or `str` to be sent instead of the configured farewell; or a method that returns them
@@ -54,13 +55,17 @@ class Handler(SimpleNamespace):
     name: str
     """The names of module and class: a saved state is for the handler with the same identity."""
     factory: Any
-    """The class, or a subclass."""
+    """The class, or a subclass; or a coroutine function."""
+    asynchronous: str = ""
+    """How it runs on an asyncio loop, see `graced.handlers.asynchronous`; empty: it does not."""
+    make: Any = None
+    """Of a handler on an asyncio loop: the class, function or `functools.partial` to be called."""
     streams: bool
     """Whether this is a stream handler, and not a blocking one."""
     holds_back: bool
     """Of a stream handler: whether it leaves `pause_writing` to graced."""
     words: Callable[[Any], bytes | None] | None
-    """The method `farewell` of a stream handler; None: the handler has no such method."""
+    """Calls the method `farewell` of a stream handler or protocol; None: there is no method."""
     farewell: bytes | None
     """The declared farewell; None: there is none, or the handler has a method for it."""
     greets: bool | None
@@ -87,4 +92,4 @@ def name_of(handler: Handler | None) -> str:
 
 def blocks(handler: Handler | None) -> bool:
     """Whether the handler needs a thread for each client; None: the built-in echo does not."""
-    return handler is not None and not handler.streams
+    return handler is not None and not handler.streams and not handler.asynchronous

@@ -238,7 +238,7 @@ BARRIER_LATE = Event(
 WATCHDOG_LATE = Event(
     "dc8b0cc7c86f4c1fba02140d830a2e03",
     WARNING,
-    "an I/O thread has not turned for %(seconds).1f s, not feeding the watchdog",
+    "%(thread)s has not turned for %(seconds).1f s, not feeding the watchdog",
 )
 HANDLER_BLOCKS = Event(
     "aa4610499aa04d8c8a743f9c1cac15dd",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from socket import socket
+from threading import Thread
 from typing import Any, Protocol
 
 from graced.loop.client import Client
@@ -74,6 +75,77 @@ class Handlers(Protocol):
 
         Return the seconds of the longest silence among the others.
         """
+
+
+class Watched(Protocol):
+    """A thread that must not wait (see `graced.loop.liveness.Liveness`)."""
+
+    title: str
+    """The thread, in the log."""
+    answered: int
+    """The number of the last probe that was answered."""
+
+    @property
+    def ident(self) -> int | None:
+        """The identity of the thread, once it has started."""
+
+    def probe(self, number: int) -> None:
+        """Ask for a sign of life: `answered` becomes `number`."""
+
+
+class CallingLoop(Watched, Protocol):
+    """A thread that calls the handlers of many clients (see `graced.aio.event_loop.EventLoop`)."""
+
+    handler: str
+    """The name of the handler."""
+    changed: Callable[[], None]
+    """Called when a probe is answered."""
+
+
+class Restoring(Protocol):
+    """Handlers that restore their state, and go on together."""
+
+    def begin(self) -> None:
+        """Let all handlers wait: clients with a saved state come now, until `all_started`."""
+
+    def all_started(self) -> None:
+        """Wait for no more clients."""
+
+
+class Pool(Handlers, Protocol):
+    """Handlers as the server has them (see `HandlerPool` and `graced.aio.pool.LoopPool`).
+
+    The main thread calls.
+    """
+
+    restoring: Any
+    """A `Restoring`."""
+
+    @property
+    def threads(self) -> list[Thread]:
+        """The threads in which handlers run."""
+
+    @property
+    def event_loop(self) -> Any:
+        """The `CallingLoop` of the handlers; None: each has a thread."""
+
+    def settle(self, timeout: float) -> int:
+        """Return the number of handlers that are busy, before `freeze`."""
+
+    def freeze(self, timeout: float) -> list[Client]:
+        """Take clients from their handlers and return them; the others remain."""
+
+    def thaw(self) -> list[Client]:
+        """After `settle`: let handlers go on; return the clients of handlers that cannot."""
+
+    def drain(self) -> None:
+        """Say goodbye to the clients, each when it is at rest."""
+
+    def close_all(self) -> int:
+        """End the connections of all clients, and return their number."""
+
+    def join(self, timeout: float) -> int:
+        """Wait for the handlers; return the number of those that have not ended."""
 
 
 class Streaming(Protocol):

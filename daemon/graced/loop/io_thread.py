@@ -52,6 +52,7 @@ Where the rest is
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from threading import Thread
 from time import monotonic
@@ -88,6 +89,9 @@ class IOThread(Thread):
     The main thread constructs, starts, joins and closes the thread.  Any thread may make the
     requests (`post` to `finish`) and read the counters.
     """
+
+    title = "an I/O thread"
+    """The thread, in the log."""
 
     def __init__(
         self,
@@ -230,12 +234,8 @@ class IOThread(Thread):
 
     def unlisten(self, listener: Listener, done: Callable[[], None]) -> None:
         """Accept no more clients from a listener; then call `done` in this thread."""
-
-        def unlisten() -> None:
-            self._acceptors.remove(listener)
-            done()
-
-        self.post(unlisten)
+        self.post(partial(self._acceptors.remove, listener))
+        self.post(done)
 
     def start_waiting(self) -> None:
         """Start handlers of clients that wait for a thread: a thread may be free."""

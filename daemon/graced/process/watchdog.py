@@ -1,4 +1,4 @@
-"""The watchdog: WATCHDOG=1 to the service manager while every I/O thread answers.
+"""The watchdog: WATCHDOG=1 to the service manager while every thread answers that must not wait.
 
 The service manager kills a service without such a message for WatchdogSec=, and starts the service
 again.
@@ -18,12 +18,12 @@ FEEDS_PER_INTERVAL = 3
 
 
 class Watchdog:
-    """Asks the I/O threads for a sign of life and reports WATCHDOG=1.  Main thread only."""
+    """Asks the threads for a sign of life and reports WATCHDOG=1.  Main thread only."""
 
     def __init__(self, server: Server, notifier: Notifier) -> None:
         self.due = math.inf
         """Monotonic time of the next necessary `look`."""
-        self._server = server
+        self._liveness = server.liveness
         self._notifier = notifier
         self._interval = notifier.watchdog / FEEDS_PER_INTERVAL
         self._probed_at = 0.0
@@ -36,8 +36,8 @@ class Watchdog:
             self.due = time.monotonic()
 
     def look(self) -> None:
-        """Feed the watchdog if all I/O threads have answered, and probe them when due."""
-        if self._probed_at and self._server.alive:
+        """Feed the watchdog if all threads have answered, and probe them when due."""
+        if self._probed_at and not self._liveness.late:
             self._notifier.feed_watchdog()
             self._probed_at = 0.0
             self._warned = False
@@ -47,9 +47,10 @@ class Watchdog:
         self.due = now + self._interval
         if not self._probed_at:
             self._probed_at = now
-            self._server.probe()
+            self._liveness.probe()
         elif not self._warned:
             self._warned = True
-            events.WATCHDOG_LATE(seconds=now - self._probed_at)
-            if place := self._server.blocked_at():
-                events.HANDLER_BLOCKS(handler=self._server.streaming, place=place)
+            thread = self._liveness.late
+            events.WATCHDOG_LATE(thread=thread, seconds=now - self._probed_at)
+            if place := self._liveness.blocked_at():
+                events.HANDLER_BLOCKS(handler=self._liveness.handler, place=place)

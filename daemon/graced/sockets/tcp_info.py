@@ -8,18 +8,27 @@ import struct
 _SIZE = 216
 _LISTENER = struct.Struct("=24x I")
 """unacked, which is the length of the queue of a listening socket"""
-_FIELDS = struct.Struct("=24x I 16x I 4x I 72x Q 8x I 52x 2Q")
-"""unacked, last_data_sent, last_data_recv, bytes_received, notsent_bytes, bytes_sent, bytes_retrans
-"""
+_ESTABLISHED, _CLOSE = 1, 7
+"""States of linux/tcp_states.h."""
+_FIELDS = struct.Struct("=B 23x I 16x I 4x I 72x Q 8x I 52x 2Q")
+"""state, unacked, last_data_sent, last_data_recv, bytes_received, notsent_bytes, bytes_sent,
+bytes_retrans"""
 
 
 class TcpInfo:
     """The state of one connection."""
 
-    __slots__ = ("pending", "received", "received_ago", "sent_ago", "written")
+    __slots__ = ("established", "pending", "received", "received_ago", "sent_ago", "written")
 
     def __init__(
-        self, *, sent_ago: float, received_ago: float, received: int, written: int, pending: bool
+        self,
+        *,
+        sent_ago: float,
+        received_ago: float,
+        received: int,
+        written: int,
+        pending: bool,
+        established: bool = True,
     ) -> None:
         self.sent_ago = sent_ago
         """Seconds since the last byte that was sent, in steps of a jiffy (4 ms on Debian)."""
@@ -31,6 +40,8 @@ class TcpInfo:
         """Bytes that were written to the socket so far, arrived or not."""
         self.pending = pending
         """Whether bytes that were written have not arrived."""
+        self.established = established
+        """Whether neither side has ended its half of the connection."""
 
     @property
     def silence(self) -> float:
@@ -42,7 +53,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
     """Ask the kernel; None where `sock` is not TCP, is closed, or the kernel is older than 4.19."""
     try:
         data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
-        unacked, sent_ago, received_ago, received, unsent, sent, again = _FIELDS.unpack(data)
+        state, unacked, sent_ago, received_ago, received, unsent, sent, again = _FIELDS.unpack(data)
     except (OSError, struct.error):
         return None
     return TcpInfo(
@@ -51,7 +62,19 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
         received=received,
         written=sent - again + unsent,
         pending=bool(unacked or unsent),
+        established=state == _ESTABLISHED,
     )
+
+
+def is_broken(sock: socket.socket) -> bool:
+    """Whether the kernel has given up a TCP connection: the client has reset it, or is lost.
+
+    Before anything of ours has closed it; that of a Unix socket is never known.
+    """
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE
+    except OSError:
+        return False
 
 
 def spoke_last(sock: socket.socket, info: TcpInfo) -> bool:

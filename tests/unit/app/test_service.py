@@ -228,6 +228,7 @@ def test_own_farewell_of_the_handler_is_told(
     client: socket.socket, log: Log, belongings: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = SimpleNamespace(name="mine:Mine", farewell=b"221 Bye\r\n", streams=False)
+    handler.asynchronous = ""
     for function in ("find", "prepare"):
         monkeypatch.setattr(handler_path, function, lambda *_: handler)
     # `logging` is left as the other tests expect it.

@@ -29,16 +29,17 @@ class StubServer:
     """A server whose I/O threads answer a probe when the test says so."""
 
     def __init__(self) -> None:
-        self.alive = True
+        self.liveness = self
+        self.late = ""
         self.probes = 0
-        self.streaming = ""
+        self.handler = ""
         self.place = ""
 
     def blocked_at(self) -> str:
         return self.place
 
     def probe(self) -> None:
-        self.alive = False
+        self.late = "an I/O thread"
         self.probes += 1
 
 
@@ -95,7 +96,7 @@ def test_answered_probe_feeds_once(
     dog.look()
     assert server.probes == 1
     assert fed(notify_socket, notifier) == 0
-    server.alive = True
+    server.late = ""
     dog.look()
     dog.look()
     assert fed(notify_socket, notifier) == 1
@@ -110,7 +111,7 @@ def test_probes_come_thrice_within_watchdog_sec(
         dog.look()
         assert server.probes == number
         assert dog.due == pytest.approx(clock.now + WATCHDOG_SEC / 3)
-        server.alive = True
+        server.late = ""
         dog.look()
         assert fed(notify_socket, notifier) == number
         clock.now = dog.due
@@ -131,7 +132,7 @@ def test_late_answer_is_one_warning_and_no_feeding(
     assert caplog.messages == ["an I/O thread has not turned for 1.0 s, not feeding the watchdog"]
     assert server.probes == 1
     assert fed(notify_socket, notifier) == 0
-    server.alive = True
+    server.late = ""
     dog.look()
     assert fed(notify_socket, notifier) == 1
     # The next late answer is a new warning.

@@ -1,0 +1,230 @@
+"""The pool of asyncio handlers: handover, restoring, deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from aio.scene import Scene
+from graced.aio import pool as pool_module
+from graced.aio.moving import packed
+from graced.loop.client import Client as ServedClient
+from support import PATIENCE
+
+
+class Echo(asyncio.Protocol):
+    state = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(self.state + data)
+
+    def save(self) -> bytes:
+        return b"saved "
+
+    def restore(self, state: bytes) -> None:
+        self.state = state
+
+
+def close(clients: list[ServedClient]) -> None:
+    for client in clients:
+        client.sock.close()
+
+
+# The handover.
+
+
+def test_connection_outlives_its_transport() -> None:
+    with Scene(Echo) as scene:
+        client = scene.connect()
+        client.echo(b"hello")
+        (frozen,) = scene.pool.freeze(PATIENCE)
+        assert frozen.saved == packed(b"", b"saved ")
+        scene.settle()
+        assert type(frozen.sock).__name__ == "socket"
+        frozen.sock.send(b"still there")
+        assert client.recv() == b"still there"
+        close([frozen])
+        assert scene.closed.empty()
+
+
+def test_client_that_is_just_coming_is_taken() -> None:
+    with Scene(Echo) as scene:
+        for _ in range(20):
+            scene.connect()
+            frozen = scene.pool.freeze(PATIENCE)
+            close(frozen)
+            assert len(frozen) == 1
+
+
+def test_unsent_bytes_are_taken() -> None:
+    class Flood(Echo):
+        def data_received(self, _data: bytes) -> None:
+            self.transport.write(bytes(range(250)) * 100_000)
+
+    with Scene(Flood) as scene:
+        client = scene.connect()
+        client.send(b"a")
+        received = client.recv_exactly(1)
+        (frozen,) = scene.pool.freeze(PATIENCE)
+        assert frozen.saved
+        scene.pool.start(frozen)
+        received += client.recv_exactly(25_000_000 - 1)
+        assert received == bytes(range(250)) * 100_000
+
+
+def test_loop_that_is_held_up_keeps_its_clients() -> None:
+    go_on = threading.Event()
+    with Scene(Echo) as scene:
+        client = scene.connect()
+        client.echo(b"hello")
+        scene.pool.event_loop.post(go_on.wait)
+        began = time.monotonic()
+        assert scene.pool.freeze(0.1) == []
+        assert time.monotonic() - began < 1.0
+        go_on.set()
+        client.echo(b"hello")
+
+
+def test_clients_of_a_handler_that_saves_too_slowly_are_served_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on = threading.Event()
+
+    class Slow(Echo):
+        def save(self) -> bytes:
+            go_on.wait(PATIENCE)
+            return super().save()
+
+    monkeypatch.setattr(pool_module, "SAVE_TIMEOUT", 0.1)
+    with Scene(Slow) as scene:
+        client = scene.connect()
+        client.echo(b"hello")
+        assert scene.pool.freeze(PATIENCE) == []
+        go_on.set()
+        client.send(b"hello")
+        assert client.recv_exactly(11) == b"saved hello"
+
+
+def test_client_with_an_executor_at_work_is_not_taken() -> None:
+    go_on = threading.Event()
+
+    class Slow(Echo):
+        def data_received(self, _data: bytes) -> None:
+            loop = asyncio.get_running_loop()
+            self.task = loop.create_task(self.answer())
+            self.transport.write(b"1")
+
+        async def answer(self) -> None:
+            await asyncio.to_thread(go_on.wait)
+            self.transport.write(b"2")
+
+    with Scene(Slow) as scene:
+        client = scene.connect()
+        client.send(b"a")
+        assert client.recv_exactly(1) == b"1"
+        assert scene.pool.settle(PATIENCE) == 1
+        assert scene.pool.freeze(PATIENCE) == []
+        go_on.set()
+        assert client.recv_exactly(1) == b"2"
+        scene.settle()
+        assert scene.pool.settle(PATIENCE) == 0
+        scene.end_executor()
+
+
+# Restoring.
+
+
+def test_nobody_goes_on_before_all_are_restored() -> None:
+    heard: list[str] = []
+
+    class Noting(Echo):
+        def connection_made(self, transport: Any) -> None:
+            heard.append("made")
+            super().connection_made(transport)
+
+        def restore(self, state: bytes) -> None:
+            heard.append("restored")
+            super().restore(state)
+
+        def data_received(self, data: bytes) -> None:
+            heard.append("data")
+            super().data_received(data)
+
+    with Scene(Noting, on_restored=lambda: heard.append("all")) as scene:
+        scene.pool.restoring.begin()
+        old = [scene.connect(packed(b"unsent ", b"state ")) for _ in range(2)]
+        new = scene.connect()
+        for client in (*old, new):
+            client.send(b"hello")
+        for client in old:
+            assert client.recv_exactly(7) == b"unsent "
+        scene.settle()
+        assert heard == ["made", "restored"] * 2
+        scene.pool.restoring.all_started()
+        for client in old:
+            assert client.recv_exactly(11) == b"state hello"
+        assert new.recv_exactly(5) == b"hello"
+        assert heard[:5] == ["made", "restored", "made", "restored", "all"]
+        assert sorted(heard[5:]) == ["data"] * 3 + ["made"]
+
+
+def test_new_client_that_waits_for_the_others_is_taken() -> None:
+    with Scene(Echo) as scene:
+        scene.pool.restoring.begin()
+        client = scene.connect()
+        scene.settle()
+        (frozen,) = scene.pool.freeze(PATIENCE)
+        assert frozen.saved is None
+        scene.pool.restoring.all_started()
+        scene.settle()
+        scene.pool.start(frozen)
+        client.echo(b"hello")
+
+
+def test_handler_that_does_not_restore_ends_its_client_only() -> None:
+    class Fails(Echo):
+        def restore(self, state: bytes) -> None:
+            if state == b"bad":
+                raise ValueError("bad state")
+
+    with Scene(Fails) as scene:
+        scene.pool.restoring.begin()
+        bad, good = scene.connect(packed(b"", b"bad")), scene.connect(packed(b"", b"good"))
+        scene.pool.restoring.all_started()
+        good.echo(b"hello")
+        assert bad.recv_to_end() == b""
+        assert scene.closed.get(timeout=PATIENCE) == "handler failed"
+
+
+# The deadline.
+
+
+def test_connections_end_though_the_loop_is_held_up() -> None:
+    go_on = threading.Event()
+    with Scene(Echo) as scene:
+        client = scene.connect()
+        client.echo(b"hello")
+        scene.pool.event_loop.post(lambda: go_on.wait(PATIENCE))
+        assert scene.pool.close_all() == 1
+        assert client.recv_to_end() == b""
+        assert scene.pool.join(0.01) == 1
+        go_on.set()
+        assert scene.pool.join(PATIENCE) == 0
+
+
+def test_client_that_comes_after_the_deadline_is_closed() -> None:
+    with Scene(Echo) as scene:
+        go_on = threading.Event()
+        scene.pool.event_loop.post(lambda: go_on.wait(PATIENCE))
+        client = scene.connect()
+        threading.Thread(target=scene.pool.close_all, daemon=True).start()
+        go_on.set()
+        assert client.recv_to_end() == b""
+        assert scene.closed.get(timeout=PATIENCE) == "deadline"
