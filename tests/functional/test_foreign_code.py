@@ -213,7 +213,7 @@ def test_hooks(kind: type[Graced] | type[Daemon]) -> None:
             client.send(b"?")
             assert client.recv() == b"ready"
         assert graced.stop(SIGTERM) == 0
-        graced.log.wait_for("the end of ready")
+        graced.log.wait_for("the end of ready for one")
 
 
 @pytest.mark.parametrize("options", [(), ("--daemon",)], ids=["foreground", "daemon"])

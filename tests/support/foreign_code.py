@@ -190,10 +190,11 @@ class HookedHandler(TutorialHandler):
     @classmethod
     def shutdown(cls, server: Any) -> None:
         assert server.draining.is_set()
-        print("the end of", cls.word.decode())
+        print("the end of", cls.word.decode(), "for", server.guest)
 
     def handle(self) -> None:
         while self.request.recv(100):
+            self.server.guest = "one"  # type: ignore[attr-defined]
             self.request.sendall(self.word)
 
 

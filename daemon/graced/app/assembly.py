@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from graced.app.handler_parts import HandlerParts
     from graced.app.settings import Settings
     from graced.handlers.registry import Handler
     from graced.handover.mirror import Mirror
@@ -26,8 +27,8 @@ def build(
     listeners: Sequence[Listener],
     mirror: Mirror | None,
     stop: Callable[[], None],
-) -> Server:
-    """Return a server that is not started yet.
+) -> tuple[Server, HandlerParts | None]:
+    """Return a server that is not started yet, with the parts of its handler.
 
     `handler`: None for the built-in echo.  `mirror`: None where a crash may end connections.
     `stop` begins a stop of the service, for its handler to call in any thread.
@@ -35,7 +36,7 @@ def build(
     and `StartError` where the hook has failed.
     """
     if not handler:
-        return _server(settings, settings.farewell, listeners, mirror)
+        return _server(settings, settings.farewell, listeners, mirror), None
     # The built-in echo does without these modules: 2 ms of a start.
     from graced.app.handler_parts import HandlerParts  # noqa: PLC0415
 
@@ -47,7 +48,7 @@ def build(
     parts = HandlerParts(handler, settings.max_handler_threads, stop, fast=fast)
     server = _server(settings, handler.farewell, listeners, mirror, **parts.for_server)
     parts.start(server)
-    return server
+    return server, parts
 
 
 def _server(

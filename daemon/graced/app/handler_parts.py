@@ -52,11 +52,15 @@ class HandlerParts:
 
     def start(self, server: Server) -> None:
         """Call the hook `startup`.  Raises `StartError` where the hook has failed."""
-        self._view = view_of(server, self._handler, self._stop)
+        self._view = self._view_of(server)
         event_loop = server.pool and server.pool.event_loop
         # On the loop, where the hook can create a task.
         call = event_loop.call if event_loop else _call
         call(partial(run_startup, self._handler.factory, self._view))
+
+    def call_shutdown(self) -> None:
+        """Call the hook `shutdown`, after the last client.  Any thread may call."""
+        run_hook(self._handler.factory, "shutdown", self._view)
 
     def _deadline(self) -> float | None:
         return self._view.deadline if self._view else None
@@ -67,19 +71,13 @@ class HandlerParts:
     def _call_restored(self) -> None:
         run_hook(self._handler.factory, "restored", self._view)
 
+    def _view_of(self, server: Server) -> ServerView:
+        """The object that a handler finds in ``self.server``, and that all hooks get."""
+        declared = getattr(self._handler.factory, "server", None)
+        # systemd.exec(5): one path, unless somebody has added others to the unit.
+        states = os.environ.get("STATE_DIRECTORY", "").split(":")
+        return ServerView(server, declared, self._handler.options, states[0] or None, self._stop)
+
 
 def _call(function: Callable[[], None]) -> None:
     function()
-
-
-def view_of(
-    server: Server, handler: Handler, stop: Callable[[], None] = lambda: None
-) -> ServerView:
-    """The object that a handler finds in ``self.server``, and that the hooks of its class get.
-
-    `stop` begins a stop of the service.
-    """
-    declared = getattr(handler.factory, "server", None)
-    # systemd.exec(5): one path, unless somebody has added others to the unit.
-    states = os.environ.get("STATE_DIRECTORY", "").split(":")
-    return ServerView(server, declared, handler.options, states[0] or None, stop)

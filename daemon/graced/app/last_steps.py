@@ -12,26 +12,23 @@ from threading import Thread
 from time import monotonic
 
 from graced.app import open_files
-from graced.app.handler_parts import view_of
-from graced.handlers.hooks import run_hook
 from graced.log import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from graced.handlers.registry import Handler
-    from graced.server import Server
+    from collections.abc import Callable
 
 TIMEOUT = 0.2
 """Seconds that this may take beyond the deadline: with the rest of the exit half a second."""
 
 
-def run(server: Server, handler: Handler) -> None:
+def run(call_shutdown: Callable[[], object], deadline: float | None) -> None:
     """Run the hook ``shutdown`` and functions of `atexit`, and complete files.
 
-    Returns at the deadline of the server, or `TIMEOUT` seconds from now.
+    Returns at the deadline of the server, a monotonic time, or `TIMEOUT` seconds from now.
     """
-    timeout = max(TIMEOUT, (server.deadline or 0.0) - monotonic())
-    thread = Thread(target=_run, args=(server, handler), name="exit", daemon=True)
+    timeout = max(TIMEOUT, (deadline or 0.0) - monotonic())
+    thread = Thread(target=_run, args=(call_shutdown,), name="exit", daemon=True)
     try:
         thread.start()
     except RuntimeError as error:
@@ -43,8 +40,8 @@ def run(server: Server, handler: Handler) -> None:
         events.LIMITS(reason="the hook shutdown or exit functions have not ended in time")
 
 
-def _run(server: Server, handler: Handler) -> None:
-    run_hook(handler.factory, "shutdown", view_of(server, handler))
+def _run(call_shutdown: Callable[[], object]) -> None:
+    call_shutdown()
     # Prints the exceptions of the functions, as at the exit of Python.
     atexit._run_exitfuncs()
     open_files.complete()

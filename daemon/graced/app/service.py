@@ -220,7 +220,9 @@ class Service:
             mirror = Mirror(mirrored.replace) if self._mirrors else None
             try:
                 stop = partial(inbox.put, SIGTERM)
-                server = build(self._settings, self._handler, self._claims.listeners, mirror, stop)
+                server, parts = build(
+                    self._settings, self._handler, self._claims.listeners, mirror, stop
+                )
             except OSError as error:
                 reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
                 raise StartError(reason) from None
@@ -257,10 +259,10 @@ class Service:
                 # A stop shuts the listeners, for every process that has a copy.
                 self._store.forget({LISTENERS})
             supervisor.stop()
-            if self._handler:
+            if parts:
                 from graced.app import last_steps  # noqa: PLC0415
 
-                last_steps.run(server, self._handler)
+                last_steps.run(parts.call_shutdown, server.deadline)
         return HANDED_OVER if handing_over else 0
 
     @property

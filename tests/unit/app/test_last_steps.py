@@ -8,13 +8,15 @@ import io
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from graced.app import last_steps
 from graced.log import events
+
+
+def no_hook() -> None:
+    """A handler without the hook `shutdown`."""
 
 
 def test_no_thread_for_the_last_steps_is_said(
@@ -24,8 +26,7 @@ def test_no_thread_for_the_last_steps_is_said(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", full)
-    server: Any = type("Server", (), {"deadline": None})()
-    last_steps.run(server, None)  # type: ignore[arg-type]
+    last_steps.run(no_hook, None)
     (record,) = caplog.records
     assert record.msg is events.LIMITS
     assert "hook shutdown and exit functions are not called" in record.getMessage()
@@ -41,22 +42,13 @@ class Odd(io.TextIOWrapper):
             raise KeyError("odd")
 
 
-HANDLER: Any = SimpleNamespace(factory=None)
-
-
-def server() -> Any:
-    return type("Server", (), {"deadline": None})()
-
-
 @pytest.fixture
-def without_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither hooks nor the exit functions of the tests are called."""
-    monkeypatch.setattr(last_steps, "run_hook", lambda *_: None)
-    monkeypatch.setattr(last_steps, "view_of", lambda *_: None)
+def without_exit_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the tests are not called."""
     monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: None)
 
 
-@pytest.mark.usefixtures("without_hooks")
+@pytest.mark.usefixtures("without_exit_functions")
 def test_file_that_cannot_be_flushed_is_said_and_costs_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -68,7 +60,7 @@ def test_file_that_cannot_be_flushed_is_said_and_costs_no_other(
     monkeypatch.setattr(gc, "get_objects", lambda: [full, odd, closed, good])
     for file in (full, good):
         file.write("last words")
-    last_steps.run(server(), HANDLER)
+    last_steps.run(no_hook, None)
     assert (tmp_path / "good").read_text() == "last words"
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
@@ -81,14 +73,13 @@ def test_file_that_cannot_be_flushed_is_said_and_costs_no_other(
         full.close()
 
 
-@pytest.mark.usefixtures("without_hooks")
+@pytest.mark.usefixtures("without_exit_functions")
 def test_last_steps_that_do_not_end_are_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     over = threading.Event()
-    monkeypatch.setattr(last_steps, "run_hook", lambda *_: over.wait())
     monkeypatch.setattr(last_steps, "TIMEOUT", 0)
-    last_steps.run(server(), HANDLER)
+    last_steps.run(over.wait, None)
     over.set()
     for thread in threading.enumerate():
         if thread.name == "exit":

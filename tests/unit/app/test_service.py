@@ -206,10 +206,10 @@ def test_inherited_is_said_when_the_clients_are_served(
     def refuse(_thread: object) -> None:
         raise StartError("cannot start a thread: can't start new thread")
 
-    def build(*arguments: Any) -> server.Server:
-        built = assembly.build(*arguments)
+    def build(*arguments: Any) -> tuple[server.Server, None]:
+        built, _ = assembly.build(*arguments)
         belongings.callback(built.close)
-        return built
+        return built, None
 
     monkeypatch.setattr(server, "start_thread", refuse)
     monkeypatch.setattr(service, "build", build)
