@@ -137,9 +137,11 @@ def test_callback_that_exits_ends_neither_process_nor_loop() -> None:
     ):
         graced.tracebacks = True
         client.send(b"exit")
-        graced.log.wait_for("^<3>.*a callback has ended the event loop, which goes on")
+        assert client.recv_to_end() == b""
+        graced.log.wait_for(f"^<3>.*the handler of {client.name} failed: .*SystemExit: 3")
+        graced.log.wait_for(f"closing connection from {client.name}: handler failed, 0 bytes")
         other.echo(b"hello")
-        client.close()
+        assert graced.log.count("Traceback") == 1
         other.close()
         assert graced.stop() == 0
 
