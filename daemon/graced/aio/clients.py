@@ -106,9 +106,9 @@ class LoopClients:
     def _open_soon(self, session: Session) -> None:
         if session.is_frozen:
             return
-        context = copy_context()
-        context.run(SESSION.set, session)
-        session.opening = self._loop.create_task(self._open(session), context=context)
+        session.context = copy_context()
+        session.context.run(SESSION.set, session)
+        session.opening = self._loop.create_task(self._open(session), context=session.context)
 
     async def _open(self, session: Session) -> None:
         """Make the transport, which calls `opened`."""

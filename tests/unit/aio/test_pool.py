@@ -138,6 +138,28 @@ def test_client_with_an_executor_at_work_is_not_taken() -> None:
         scene.end_executor()
 
 
+@pytest.mark.parametrize("client_is", ["new", "restored"])
+def test_work_of_a_restored_client_is_known_as_that_of_a_new_one(client_is: str) -> None:
+    go_on = threading.Event()
+
+    class Slow(Echo):
+        def data_received(self, _data: bytes) -> None:
+            asyncio.get_running_loop().run_in_executor(None, go_on.wait)
+            self.transport.write(b"1")
+
+    saved = packed(b"", b"") if client_is == "restored" else None
+    with Scene(Slow) as scene:
+        scene.pool.restoring.begin()
+        client = scene.connect(saved)
+        scene.pool.restoring.all_started()
+        client.send(b"a")
+        assert client.recv_exactly(1) == b"1"
+        assert scene.pool.settle(PATIENCE) == 1
+        assert scene.pool.freeze(PATIENCE) == []
+        go_on.set()
+        scene.end_executor()
+
+
 # Restoring.
 
 
