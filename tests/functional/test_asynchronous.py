@@ -545,6 +545,28 @@ def test_restart_carries_state_and_unsent_bytes(loop: str) -> None:
             second.log.wait_for("shutdown 0")
 
 
+def test_unix_client_is_told_at_once_by_a_start_on_uvloop(tmp_path: Path) -> None:
+    fast = on_uvloop()
+    store = FdStore()
+    with store, ExitStack() as stack:
+
+        def start(listen: str, config: str) -> Graced:
+            options: dict[str, Any] = {"before": PASS, "pass_fds": store.descriptors}
+            env = store.environment
+            return Graced(*plugin("Counter"), listen=listen, config=config, env=env, **options)
+
+        first = stack.enter_context(start(f"unix:{tmp_path}/socket", "[handler]\nfirst = 7"))
+        client = stack.enter_context(first.connect())
+        client.send(b"a")
+        assert client.recv_exactly(2) == b"1\n"
+        first.signal(SIGUSR2)
+        assert first.wait() == 79
+        with start("127.0.0.1:0", fast + "[handler]\nfirst = 7") as second:
+            assert client.recv_to_end() == b""
+            second.log.wait_for("^<4>.*turned away: uvloop serves no Unix sockets")
+            assert second.stop() == 0
+
+
 @pytest.mark.parametrize("name", ["Echo", "echo", "Unsaved"])
 def test_client_whose_handler_cannot_be_saved_is_told_at_a_restart(name: str) -> None:
     with FdStore() as store:

@@ -246,7 +246,9 @@ def test_client_that_comes_after_the_deadline_is_closed() -> None:
         go_on = threading.Event()
         scene.pool.event_loop.post(lambda: go_on.wait(PATIENCE))
         client = scene.connect()
-        threading.Thread(target=scene.pool.close_all, daemon=True).start()
+        closing = threading.Thread(target=scene.pool.close_all, daemon=True)
+        closing.start()
         go_on.set()
         assert client.recv_to_end() == b""
         assert scene.closed.get(timeout=PATIENCE) == "deadline"
+        closing.join(PATIENCE)
