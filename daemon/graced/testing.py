@@ -36,7 +36,7 @@ from graced.app.configuration import HANDLER, key_in_toml, literal
 from graced.errors import HANDED_OVER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
 TIMEOUT = 60.0
@@ -72,7 +72,7 @@ class Service:
 
     def __init__(
         self,
-        handler: str | type,
+        handler: str | Callable[..., Any],
         *,
         options: Mapping[str, Any] | None = None,
         config: str = "",
@@ -81,10 +81,15 @@ class Service:
     ) -> None:
         """Nothing is started yet.
 
-        `handler`: a name as in the configuration, or the class, in a module that a new process can
-        import by the `sys.path` of this one.  `options`: the section ``[handler]``; `config`: other
-        sections, as TOML.  `grace`: the grace period in seconds.
+        `handler`: a name as in the configuration, or the class or function, in a module that a new
+        process can import by the `sys.path` of this one.  Raises `TypeError` for an object that
+        does not know its name, as a `functools.partial`.
+
+        `options`: the section ``[handler]``; `config`: other sections, as TOML.  `grace`: the grace
+        period in seconds.
         """
+        if not isinstance(handler, str) and not hasattr(handler, "__qualname__"):
+            raise TypeError(f"the handler must be given by its name, 'MODULE:NAME': {handler}")
         name = (
             handler if isinstance(handler, str) else f"{handler.__module__}:{handler.__qualname__}"
         )

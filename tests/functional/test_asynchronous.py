@@ -137,9 +137,11 @@ def test_callback_that_exits_ends_neither_process_nor_loop() -> None:
     ):
         graced.tracebacks = True
         client.send(b"exit")
-        graced.log.wait_for("^<3>.*a callback has ended the event loop, which goes on")
+        assert client.recv_to_end() == b""
+        graced.log.wait_for(f"^<3>.*the handler of {client.name} failed: .*SystemExit: 3")
+        graced.log.wait_for(f"closing connection from {client.name}: handler failed, 0 bytes")
         other.echo(b"hello")
-        client.close()
+        assert graced.log.count("Traceback") == 1
         other.close()
         assert graced.stop() == 0
 
@@ -541,6 +543,28 @@ def test_restart_carries_state_and_unsent_bytes(loop: str) -> None:
             assert second.wait() == 0
             assert second.stopped[1:] == (len(clients) + 1, 0)
             second.log.wait_for("shutdown 0")
+
+
+def test_unix_client_is_told_at_once_by_a_start_on_uvloop(tmp_path: Path) -> None:
+    fast = on_uvloop()
+    store = FdStore()
+    with store, ExitStack() as stack:
+
+        def start(listen: str, config: str) -> Graced:
+            options: dict[str, Any] = {"before": PASS, "pass_fds": store.descriptors}
+            env = store.environment
+            return Graced(*plugin("Counter"), listen=listen, config=config, env=env, **options)
+
+        first = stack.enter_context(start(f"unix:{tmp_path}/socket", "[handler]\nfirst = 7"))
+        client = stack.enter_context(first.connect())
+        client.send(b"a")
+        assert client.recv_exactly(2) == b"1\n"
+        first.signal(SIGUSR2)
+        assert first.wait() == 79
+        with start("127.0.0.1:0", fast + "[handler]\nfirst = 7") as second:
+            assert client.recv_to_end() == b""
+            second.log.wait_for("^<4>.*turned away: uvloop serves no Unix sockets")
+            assert second.stop() == 0
 
 
 @pytest.mark.parametrize("name", ["Echo", "echo", "Unsaved"])

@@ -102,6 +102,25 @@ def test_options_are_described_without_being_checked(tmp_path: Path) -> None:
     assert result.stdout.endswith("# the path of the sensor: a string. Required.\n#path =\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "beginning", "restart", "end"),
+    [
+        ("Counter", "", "stay connected", "#first = 1"),
+        ("echo", "", "are told", "It has no options."),
+        ("partly", "support.asynchronous:partly is support.asynchronous:Echo", "are told", "."),
+    ],
+)
+def test_asyncio_handler_is_described(name: str, beginning: str, restart: str, end: str) -> None:
+    handler = f"support.asynchronous:{name}"
+    result = run_graced("--config", os.devnull, "--handler", handler, "--describe")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(
+        f"{beginning or handler}, an asyncio handler: runs on a loop in a thread of its own\n"
+        f"clients {restart} at a restart; farewell: end of file\n\n"
+    )
+    assert result.stdout.endswith(f"{end}\n")
+
+
 @KINDS
 @pytest.mark.parametrize(("number", "status"), [(7, 0), (10, HANDED_OVER)])
 def test_option_of_next_start_decides_between_stop_and_handover(

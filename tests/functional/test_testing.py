@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from graced.testing import Service, ServiceError
+from support import asynchronous
 from support.foreign import Lines
 from support.handlers import FailingHandler
 from support.options import Blocking, Lenient, Stream
@@ -27,6 +29,32 @@ def test_client_stays_connected_at_a_restart_and_hears_of_a_stop(handler: type) 
             assert client.recv(100) == b""
         assert service.wait() == 0
         assert not service.failures
+
+
+def test_asyncio_handler_is_served_and_restarted() -> None:
+    with Service(asynchronous.Counter, options={"first": 7}) as service:
+        with service.connect() as client:
+            for number in (b"1\n", b"2\n"):
+                client.sendall(b"a")
+                assert client.recv(100) == number
+                service.restart()
+            service.begin_stop()
+            assert client.recv(100) == b""
+        assert service.wait() == 0
+        assert not service.failures
+
+
+@pytest.mark.parametrize("handler", [asynchronous.echo, f"{asynchronous.HERE}:partly"])
+def test_handler_may_be_a_function_or_a_name(handler: Any) -> None:
+    with Service(handler) as service, service.connect() as client:
+        client.sendall(b"a")
+        assert client.recv(1) == b"a"
+
+
+@pytest.mark.parametrize("handler", [asynchronous.partly, asynchronous.called])
+def test_object_that_does_not_know_its_name_is_refused(handler: Any) -> None:
+    with pytest.raises(TypeError, match="must be given by its name"):
+        Service(handler)
 
 
 def test_client_that_does_not_go_is_closed() -> None:

@@ -106,9 +106,9 @@ class LoopClients:
     def _open_soon(self, session: Session) -> None:
         if session.is_frozen:
             return
-        context = copy_context()
-        context.run(SESSION.set, session)
-        session.opening = self._loop.create_task(self._open(session), context=context)
+        session.context = copy_context()
+        session.context.run(SESSION.set, session)
+        session.opening = self._loop.create_task(self._open(session), context=session.context)
 
     async def _open(self, session: Session) -> None:
         """Make the transport, which calls `opened`."""
@@ -190,11 +190,14 @@ class LoopClients:
             events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
 
     def _on_exception(self, loop: Any, context: dict[str, Any]) -> None:
-        """Log an exception that asyncio has caught; one of a transport ends the connection."""
+        """Log an exception that asyncio has caught.
+
+        One of a transport ends the connection, and so does one that would end the process.
+        """
         session, error = self._session_of(context), context.get("exception")
         if session is None or error is None or "future" in context or "task" in context:
             loop.default_exception_handler(context)
-        elif "transport" in context:
+        elif "transport" in context or isinstance(error, SystemExit | KeyboardInterrupt):
             self._fail(session, error)
         else:
             self._log_failure(session, error)
@@ -207,7 +210,9 @@ class LoopClients:
         inner = getattr(context.get("handle"), "_context", None)
         if inner is None:
             transport = context.get("transport")
-            return next((each for each in self.present() if each.transport is transport), None)
+            return transport and next(
+                (each for each in self.present() if each.transport is transport), None
+            )
         found = inner.get(SESSION)
         return found if isinstance(found, Session) else None
 

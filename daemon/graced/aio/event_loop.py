@@ -73,6 +73,14 @@ def _note_call(future: Any) -> Any:
     return future
 
 
+def _handle_of(error: BaseException) -> Any:
+    """The call of asyncio's loop that an exception has left; None on uvloop's, which hides it."""
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code is not asyncio.Handle._run.__code__:
+        trace = trace.tb_next
+    return trace and trace.tb_frame.f_locals["self"]
+
+
 class EventLoop(Thread):
     """A thread that runs a loop until `finish`."""
 
@@ -109,7 +117,9 @@ class EventLoop(Thread):
             except BaseException as error:
                 # Of a callback that exits: the process ends by a signal, and other clients remain.
                 message = "a callback has ended the event loop, which goes on"
-                self.loop.call_exception_handler({"message": message, "exception": error})
+                found = {"handle": handle} if (handle := _handle_of(error)) else {}
+                context = {"message": message, "exception": error, **found}
+                self.loop.call_exception_handler(context)
         self.loop.close()
 
     def post(self, action: Callable[[], object]) -> None:

@@ -122,7 +122,7 @@ class Goodbye:
     def _release(self, session: Session) -> None:
         if session.hold:
             session.hold = None
-            session.transport.resume_reading()
+            session.resume_reading()
 
     def _tell(self, session: Session) -> None:
         try:
@@ -183,7 +183,7 @@ class Goodbye:
         if now >= session.read_at:
             session.is_unread = False
             session.client.told = ANSWERED
-            session.transport.resume_reading()
+            session.resume_reading()
 
     def end(self, session: Session) -> None:
         """Send a declared farewell to a client at rest, and end of file, at the deadline."""

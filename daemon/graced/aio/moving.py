@@ -139,6 +139,6 @@ class Restoring:
         for session in restored:
             if session.is_held:
                 session.is_held = False
-                session.transport.resume_reading()
+                session.resume_reading()
         for session in new:
             self._start(session)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextvars import Context
 from time import monotonic
 from weakref import WeakKeyDictionary
 
@@ -154,6 +155,8 @@ class Session:
         self.reader: Any = None
         self.task: asyncio.Task[Any] | None = None
         """The coroutine of the client, if its handler is one."""
+        self.context = Context()
+        """The context of the client's code, once it is opened."""
         self.opening: asyncio.Task[Any] | None = None
         """Makes the transport."""
         self.executing = 0
@@ -194,6 +197,13 @@ class Session:
             self.sock = self.client.sock = made
         self.is_open = True
         return made
+
+    def resume_reading(self) -> None:
+        """Let the transport read again: in the context of the client, which its callbacks get.
+
+        asyncio calls them in the context of whoever has asked it to read.
+        """
+        self.context.run(self.transport.resume_reading)
 
     def take_back(self) -> None:
         """Take the descriptor from the transport, for the next owner of the client."""

@@ -14,10 +14,11 @@ from graced.log import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from graced.app.settings import Settings
     from graced.handlers.registry import Handler
+    from graced.loop.client import Client
     from graced.sockets.listener import Listener
 
 UVLOOP = "uvloop"
@@ -53,7 +54,33 @@ def is_fast(settings: Settings, handler: Handler, listeners: Sequence[Listener])
     """Whether the loop is uvloop's; not where the service manager has passed a Unix socket."""
     if not wants_uvloop(settings, handler):
         return False
-    if any(listener.sock.family == AF_UNIX for listener in listeners):
+    if _any_unix(listeners):
         events.LIMITS(reason="uvloop serves no Unix socket: the loop is asyncio's")
         return False
     return True
+
+
+def leave_out(
+    settings: Settings,
+    handler: Handler | None,
+    listeners: Sequence[Listener],
+    clients: Iterable[Client],
+) -> str:
+    """Let inherited clients be turned away that uvloop does not serve, on Unix sockets.
+
+    They came when the loop was another.  Return the reason for the log; empty: there are none.
+    """
+    if not wants_uvloop(settings, handler) or _any_unix(listeners):
+        return ""
+    others = [client for client in clients if client.counted and client.sock.family == AF_UNIX]
+    if others:
+        from graced.aio.moving import unpacked  # noqa: PLC0415
+    for client in others:
+        client.counted = False
+        if client.saved is not None:
+            client.unsent, _ = unpacked(client.saved)
+    return "uvloop serves no Unix sockets" if others else ""
+
+
+def _any_unix(listeners: Sequence[Listener]) -> bool:
+    return any(listener.sock.family == AF_UNIX for listener in listeners)

@@ -289,6 +289,12 @@ class Service:
                 client.counted = False
         if reason := inherited.expect_handler(registry.name_of(self._handler)):
             events.NOT_INHERITED(reason=reason)
+        if self._handler and self._handler.asynchronous:
+            from graced.app import loop_choice  # noqa: PLC0415
+
+            listeners, clients = self._claims.listeners, inherited.clients
+            if reason := loop_choice.leave_out(self._settings, self._handler, listeners, clients):
+                events.NOT_INHERITED(reason=reason)
         server.restore_counts(inherited.counts)
         count = sum(client.counted for client in inherited.clients)
         waited = round(1000 * (monotonic() - inherited.frozen))

@@ -95,6 +95,29 @@ def test_timed_call_that_is_due_in_this_moment_is_an_answer() -> None:
         client.expect_farewell_alone()
 
 
+def test_timed_call_of_a_client_that_was_not_read_for_the_gap_is_an_answer() -> None:
+    """The client speaks before the gap is over, in which it would be told."""
+    asked = threading.Event()
+
+    class Parts(Echo):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if data == b"parts":
+                asyncio.get_running_loop().call_later(1.25, self.transport.write, b"world")
+                asked.set()
+
+    with Scene(Parts, deadline=time.monotonic() + 3600, gap=0.5) as scene:
+        client = scene.connect()
+        client.echo(b"hello")
+        scene.pool.drain()
+        scene.settle()
+        (session,) = scene.pool._clients.present()
+        assert session.hold
+        client.echo(b"parts")
+        assert asked.is_set()
+        assert client.recv_to_end() == b"world"
+
+
 def test_cancelled_timed_call_is_no_answer() -> None:
     class Cancelled(Echo):
         def data_received(self, data: bytes) -> None:

@@ -138,6 +138,28 @@ def test_client_with_an_executor_at_work_is_not_taken() -> None:
         scene.end_executor()
 
 
+@pytest.mark.parametrize("client_is", ["new", "restored"])
+def test_work_of_a_restored_client_is_known_as_that_of_a_new_one(client_is: str) -> None:
+    go_on = threading.Event()
+
+    class Slow(Echo):
+        def data_received(self, _data: bytes) -> None:
+            asyncio.get_running_loop().run_in_executor(None, go_on.wait)
+            self.transport.write(b"1")
+
+    saved = packed(b"", b"") if client_is == "restored" else None
+    with Scene(Slow) as scene:
+        scene.pool.restoring.begin()
+        client = scene.connect(saved)
+        scene.pool.restoring.all_started()
+        client.send(b"a")
+        assert client.recv_exactly(1) == b"1"
+        assert scene.pool.settle(PATIENCE) == 1
+        assert scene.pool.freeze(PATIENCE) == []
+        go_on.set()
+        scene.end_executor()
+
+
 # Restoring.
 
 
@@ -224,7 +246,9 @@ def test_client_that_comes_after_the_deadline_is_closed() -> None:
         go_on = threading.Event()
         scene.pool.event_loop.post(lambda: go_on.wait(PATIENCE))
         client = scene.connect()
-        threading.Thread(target=scene.pool.close_all, daemon=True).start()
+        closing = threading.Thread(target=scene.pool.close_all, daemon=True)
+        closing.start()
         go_on.set()
         assert client.recv_to_end() == b""
         assert scene.closed.get(timeout=PATIENCE) == "deadline"
+        closing.join(PATIENCE)
