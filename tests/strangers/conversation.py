@@ -172,14 +172,15 @@ def cases(recorded: dict[str, list[Turn]], *, lead: int, keeps: bool) -> list[Ca
                 )
             )
     if turns := recorded.get("upload"):
-        upload = turns[lead]
+        # The head of an answer may come before the end of its request.
+        upload = turns[lead] if keeps else _as_one(turns[lead:])
         first, rest = _halves(upload.said)
         found.append(
             Case(
                 "mid-upload",
                 [*steps(turns[:lead]), Step(first)],
                 [Step(rest, len(upload.answered))],
-                answers(turns[: lead + 1]),
+                answers([*turns[:lead], upload]),
             )
         )
     return found
@@ -197,6 +198,10 @@ def _under_way(
         answers([*slow[:lead], *calls]),
         1,
     )
+
+
+def _as_one(turns: list[Turn]) -> Turn:
+    return Turn(b"".join(turn.said for turn in turns), answers(turns))
 
 
 def _halves(data: bytes) -> tuple[bytes, bytes]:

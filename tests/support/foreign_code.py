@@ -6,6 +6,7 @@ import _thread
 import atexit
 import csv
 import ctypes
+import dbm.dumb
 import faulthandler
 import gzip
 import os
@@ -104,7 +105,9 @@ class TalkativeHandler(socketserver.StreamRequestHandler):
         Troubled()
 
     def say_by_thread(self) -> None:
-        threading.Thread(target=fail).start()
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
 
     def say_by_library(self) -> None:
         library = ctypes.CDLL(None)
@@ -128,7 +131,9 @@ class PackingHandler(TutorialHandler):
         archive.writestr("name", "packed")
         table = csv.writer(open(f"{directory}/table", "w", encoding="utf-8"))  # noqa: SIM115
         table.writerow([1, 2])
-        shelf: Any = shelve.open(f"{directory}/shelf", writeback=True)  # noqa: SIM115
+        # From Python 3.13 on the default is SQLite, which another thread may not close.
+        entries: Any = dbm.dumb.open(f"{directory}/shelf")  # noqa: SIM115
+        shelf: Any = shelve.Shelf(entries, writeback=True)
         shelf["list"] = []
         shelf["list"].append(1)
         temporary = tempfile.NamedTemporaryFile(dir=directory, prefix="temporary")  # noqa: SIM115

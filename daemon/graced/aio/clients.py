@@ -165,7 +165,7 @@ class LoopClients:
 
     def _start_coroutine(self, session: Session) -> None:
         def connected(reader: Any, writer: Any) -> None:
-            session.reader = reader
+            session.reader, session.writer = reader, writer
             session.task = self._loop.create_task(self._handler.make(reader, writer))
             session.task.add_done_callback(partial(self._returned, session))
 

@@ -153,6 +153,8 @@ class Session:
         self.protocol: Any = None
         """The handler of the client, if it is a protocol."""
         self.reader: Any = None
+        self.writer: Any = None
+        """Kept, because from Python 3.13 on one that nobody has closes the connection by itself."""
         self.task: asyncio.Task[Any] | None = None
         """The coroutine of the client, if its handler is one."""
         self.context = Context()
