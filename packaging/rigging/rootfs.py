@@ -47,6 +47,7 @@ DEV = (
     "python3-pytest",
     "python3-pytest-xdist",
     "python3-setuptools",
+    "python3-uvloop",
     "python3-venv",
     # Each release has one, named after its Python.
     r"?name(^libpython3\.[0-9]+-testsuite$)",

@@ -114,7 +114,7 @@ def test_timed_call_of_a_client_that_was_not_read_for_the_gap_is_an_answer() -> 
         (session,) = scene.pool._clients.present()
         assert session.hold
         client.echo(b"parts")
-        assert asked.is_set()
+        assert asked.wait(PATIENCE)
         assert client.recv_to_end() == b"world"
 
 

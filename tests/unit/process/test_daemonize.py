@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
+from ast import literal_eval
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import pytest
 
 from graced.errors import HANDED_OVER, ConfigError, StartError
+from graced.log.standard_streams import JOURNAL_STREAM_SOCKET
 from graced.process import daemonize
 from graced.process.daemonize import Parent
 from graced.systemd.notify import Notifier
@@ -383,7 +385,12 @@ def run_daemon(*arguments: str) -> tuple[subprocess.CompletedProcess[str], str]:
 def test_daemon_has_session_and_streams_of_its_own() -> None:
     command, output = run_daemon()
     assert (command.returncode, command.stdout, command.stderr) == (0, "command\n", "")
-    assert output == repr([True, "/", *["/dev/null"] * 3])
+    led, directory, stdin, stdout, stderr = literal_eval(output)
+    assert (led, directory, stdin, stdout) == (True, "/", "/dev/null", stderr)
+    if os.path.exists(JOURNAL_STREAM_SOCKET):
+        assert stdout.startswith("socket:")
+    else:
+        assert stdout == "/dev/null"
 
 
 def test_command_raises_failure_of_daemon() -> None:
