@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from pathlib import Path
 
 from support import PATIENCE, Client, Graced
 
@@ -23,7 +22,8 @@ CREATE = 0x600
 NEW_LINK, DELETE_LINK = 16, 17
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND = 3, 18, 1
 """rtnetlink(7), linux/if_link.h."""
-SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP = 0x8914, 0x8916, 1
+NEW_ADDRESS, IFA_ADDRESS, IFA_LOCAL, IFA_F_NODAD = 20, 1, 2, 2
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
 def attribute(number: int, data: bytes) -> bytes:
@@ -31,9 +31,13 @@ def attribute(number: int, data: bytes) -> bytes:
     return packed + bytes(-len(packed) % 4)
 
 
-def ask(kind: int, flags: int, index: int, attributes: bytes) -> None:
+def link(index: int) -> bytes:
+    """What a message about an interface begins with."""
+    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
+
+
+def ask(kind: int, flags: int, body: bytes) -> None:
     """Send one message of rtnetlink(7), and read the acknowledgement."""
-    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0) + attributes
     head = struct.pack("=IHHII", 16 + len(body), kind, REQUEST_AND_ACKNOWLEDGE | flags, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
         netlink.send(head + body)
@@ -45,15 +49,16 @@ def ask(kind: int, flags: int, index: int, attributes: bytes) -> None:
 def create() -> int:
     """Create the interface, give it the address, and return its number."""
     kind = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"veth\0"))
-    ask(NEW_LINK, CREATE, 0, attribute(IFLA_IFNAME, NAME.encode() + b"\0") + kind)
-    # Else nobody may use the address until it is known to be unique.
-    Path(f"/proc/sys/net/ipv6/conf/{NAME}/accept_dad").write_text("0")
+    ask(NEW_LINK, CREATE, link(0) + attribute(IFLA_IFNAME, NAME.encode() + b"\0") + kind)
     number = socket.if_nametoindex(NAME)
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as control:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         for name in ("lo", NAME, PEER):
             fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), IFF_UP))
-        address = socket.inet_pton(socket.AF_INET6, ADDRESS)
-        fcntl.ioctl(control, SIOCSIFADDR, struct.pack("=16sIi", address, 64, number))
+    address = socket.inet_pton(socket.AF_INET6, ADDRESS)
+    # Else nobody may use the address until it is known to be unique.
+    body = struct.pack("=BBBBI", socket.AF_INET6, 64, IFA_F_NODAD, 0, number)
+    body += attribute(IFA_LOCAL, address) + attribute(IFA_ADDRESS, address)
+    ask(NEW_ADDRESS, CREATE, body)
     return number
 
 
@@ -70,7 +75,7 @@ def main() -> None:
     with Graced(*quick, listen=f"[{ADDRESS}%{NAME}]:{PORT}") as graced:
         with connect(first) as client:
             client.echo(b"before")
-        ask(DELETE_LINK, 0, first, b"")
+        ask(DELETE_LINK, 0, link(first))
         second = create()
         assert second != first
         graced.log.wait_for(r"^<6>no longer listening on .*: its interface has gone$")

@@ -17,6 +17,8 @@ from support import FAREWELL, PASS, FdStore, Graced, NotifySocket, run_graced, s
 from support.asynchronous import HERE, Counter, Flood
 from support.process import environment
 
+UVLOOP = pytest.mark.needs("module uvloop")
+ON_UVLOOP = '[server]\nevent_loop = "uvloop"\n'
 GAP = 0.1
 """Seconds of silence around a farewell."""
 
@@ -381,14 +383,10 @@ def test_callback_that_blocks_is_named() -> None:
 # uvloop.
 
 
-def on_uvloop() -> str:
-    pytest.importorskip("uvloop")
-    return '[server]\nevent_loop = "uvloop"\n'
-
-
+@UVLOOP
 @pytest.mark.parametrize("name", ["Echo", "BufferedEcho", "echo"])
 def test_echo_on_uvloop_hears_end_of_file(name: str) -> None:
-    with Graced(*plugin(name), config=on_uvloop()) as graced, graced.connect() as client:
+    with Graced(*plugin(name), config=ON_UVLOOP) as graced, graced.connect() as client:
         client.echo(b"hello")
         client.echo(b"x" * 100_000)
         with graced.connect() as other:
@@ -402,9 +400,10 @@ def test_echo_on_uvloop_hears_end_of_file(name: str) -> None:
         graced.log.wait_for("closing connection from .*: at rest, 100005 bytes echoed")
 
 
+@UVLOOP
 @pytest.mark.parametrize("name", ["Parts", "ExecutedParts", "parts"])
 def test_goodbye_on_uvloop_comes_after_an_answer_in_parts(name: str) -> None:
-    config = on_uvloop() + '[shutdown]\nfarewell = "SHUTDOWN"'
+    config = ON_UVLOOP + '[shutdown]\nfarewell = "SHUTDOWN"'
     with (
         Graced(*plugin(name), "--grace", "30", config=config) as graced,
         graced.connect() as client,
@@ -422,9 +421,10 @@ def test_goodbye_on_uvloop_comes_after_an_answer_in_parts(name: str) -> None:
         assert graced.wait() == 0
 
 
+@UVLOOP
 @pytest.mark.parametrize("name", ["Failing", "failing"])
 def test_exception_on_uvloop_is_one_record(name: str) -> None:
-    with Graced(*plugin(name), config=on_uvloop()) as graced, graced.connect() as client:
+    with Graced(*plugin(name), config=ON_UVLOOP) as graced, graced.connect() as client:
         graced.tracebacks = True
         client.echo(b"hello")
         client.send(b"data")
@@ -434,17 +434,19 @@ def test_exception_on_uvloop_is_one_record(name: str) -> None:
         assert graced.log.count(f"the handler of {client.name} failed: .*data is not nice") == 1
 
 
+@UVLOOP
 def test_client_on_uvloop_that_takes_nothing_is_closed_as_stalled() -> None:
-    config = on_uvloop() + "[limits]\nstall_timeout = 1"
+    config = ON_UVLOOP + "[limits]\nstall_timeout = 1"
     with Graced(*plugin("Flood"), config=config) as graced, graced.connect() as client:
         client.send(b"a")
         graced.log.wait_for("closing connection from .*: stalled")
 
 
+@UVLOOP
 @pytest.mark.parametrize(("name", "word"), [("stubborn", b"a\n"), ("Failing", b"block")])
 def test_handler_on_uvloop_cannot_hold_up_the_exit(name: str, word: bytes) -> None:
     with (
-        Graced(*plugin(name), "--grace", "0.5", config=on_uvloop()) as graced,
+        Graced(*plugin(name), "--grace", "0.5", config=ON_UVLOOP) as graced,
         graced.connect() as client,
         graced.served() as other,
     ):
@@ -457,9 +459,10 @@ def test_handler_on_uvloop_cannot_hold_up_the_exit(name: str, word: bytes) -> No
         assert graced.stopped.seconds < 1.0
 
 
+@UVLOOP
 def test_uvloop_that_cannot_serve_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "graced.toml"
-    config.write_text(on_uvloop() + "[limits]\nmax_clients = 400_000")
+    config.write_text(ON_UVLOOP + "[limits]\nmax_clients = 400_000")
     socket = tmp_path / "socket"
     for options, complaint in (
         ((), "limits.max_clients = 400000 needs 800320 descriptors"),
@@ -491,12 +494,10 @@ def test_uvloop_that_is_not_installed_is_refused(tmp_path: Path) -> None:
 # The restart.
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=UVLOOP)])
 def test_restart_carries_state_and_unsent_bytes(loop: str) -> None:
     """Of uvloop nobody learns the unsent bytes: that client stays, and is told."""
     fast = loop == "uvloop"
-    if fast:
-        on_uvloop()
     store = FdStore()
     with store, ExitStack() as stack:
         config = f'[server]\nevent_loop = "{loop}"\n[handler]\nfirst = 7'
@@ -545,8 +546,9 @@ def test_restart_carries_state_and_unsent_bytes(loop: str) -> None:
             second.log.wait_for("shutdown 0")
 
 
+@UVLOOP
 def test_unix_client_is_told_at_once_by_a_start_on_uvloop(tmp_path: Path) -> None:
-    fast = on_uvloop()
+    fast = ON_UVLOOP
     store = FdStore()
     with store, ExitStack() as stack:
 

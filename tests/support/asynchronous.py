@@ -162,6 +162,7 @@ class Failing(Echo):
         elif data == b"exit":
             raise SystemExit(3)
         elif data == b"block":
+            # A call in C, so that the frame that the warning names is this one.
             time.sleep(3600)
         else:
             super().data_received(data)

@@ -68,6 +68,7 @@ def test_timed_call_of_a_keepalive_is_no_answer() -> None:
 
     with Scene(Pinging, farewell=FAREWELL, deadline=time.monotonic() + 3600) as scene:
         client = scene.connect()
+        # Time itself is what the test is about: the kernel tells when the client spoke in ticks.
         time.sleep(2 * _JIFFY)
         client.echo(b"hello")
         scene.pool.drain()
