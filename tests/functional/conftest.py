@@ -1,11 +1,14 @@
-"""What most tests are done with: each kind of handler, each kind of address."""
+"""What most tests are done with: each kind of handler and of address, a service manager."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from support import FdStore
 
 HANDLERS = {
     "echo": "echo",
@@ -34,6 +37,14 @@ BOTH = [
 def handler(request: pytest.FixtureRequest) -> Any:
     """For ``--handler``."""
     return request.param
+
+
+@pytest.fixture
+def store() -> Iterator[FdStore]:
+    """A service manager, which keeps descriptors for the next start."""
+    found = FdStore()
+    with found:
+        yield found
 
 
 @pytest.fixture(params=list(ADDRESSES.values()), ids=list(ADDRESSES))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support import FAREWELL, PASS, FdStore, Graced, NotifySocket, run_graced, settled
+from support import FAREWELL, PASS, Client, FdStore, Graced, NotifySocket, run_graced, settled
 from support.asynchronous import HERE, Counter, Flood
 from support.process import environment
 
@@ -247,6 +247,17 @@ def test_farewell_in_the_words_of_a_method() -> None:
         assert graced.wait() == 0
 
 
+IN_PARTS = b"part 0\npart 1\npart 2\n"
+
+
+def stop_between_parts(graced: Graced, client: Client) -> None:
+    """The signal comes when the client has the first part of its answer."""
+    client.send(b"hello\n")
+    heard = client.recv_exactly(7)
+    graced.signal(SIGTERM)
+    assert heard + client.recv_exactly(len(IN_PARTS) - len(heard)) == IN_PARTS
+
+
 @pytest.mark.parametrize("name", ["Parts", "ExecutedParts", "parts"])
 @pytest.mark.parametrize("config", ["", '[shutdown]\nfarewell = "SHUTDOWN"'], ids=["eof", "words"])
 def test_goodbye_comes_after_an_answer_in_parts(name: str, config: str) -> None:
@@ -254,12 +265,7 @@ def test_goodbye_comes_after_an_answer_in_parts(name: str, config: str) -> None:
         Graced(*plugin(name), "--grace", "30", config=config) as graced,
         graced.connect() as client,
     ):
-        client.send(b"hello\n")
-        heard = client.recv_exactly(7)
-        graced.signal(SIGTERM)
-        answer = b"part 0\npart 1\npart 2\n"
-        heard += client.recv_exactly(len(answer) - len(heard))
-        assert heard == answer
+        stop_between_parts(graced, client)
         if config:
             client.expect_farewell_alone()
         else:
@@ -408,15 +414,10 @@ def test_goodbye_on_uvloop_comes_after_an_answer_in_parts(name: str) -> None:
         Graced(*plugin(name), "--grace", "30", config=config) as graced,
         graced.connect() as client,
     ):
-        client.send(b"hello\n")
-        heard = client.recv_exactly(7)
-        graced.signal(SIGTERM)
-        answer = b"part 0\npart 1\npart 2\n"
-        heard += client.recv_exactly(len(answer) - len(heard))
-        assert heard == answer
+        stop_between_parts(graced, client)
         client.expect_farewell_alone()
         client.send(b"again\n")
-        assert client.recv_exactly(len(answer)) == answer
+        assert client.recv_exactly(len(IN_PARTS)) == IN_PARTS
         client.close()
         assert graced.wait() == 0
 

@@ -25,13 +25,6 @@ def listener() -> Iterator[socket.socket]:
         yield sock
 
 
-@pytest.fixture
-def store() -> Iterator[FdStore]:
-    found = FdStore()
-    with found:
-        yield found
-
-
 def manager(store: FdStore, listener: socket.socket) -> dict[str, Any]:
     """What the service manager gives a process: the socket of the socket unit, and the store."""
     passed = [listener.fileno(), *store.descriptors]

@@ -6,7 +6,6 @@ import itertools
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, SIGUSR1, SIGUSR2
 from typing import Any
@@ -20,13 +19,6 @@ LISTENERS, CLIENTS, MIRRORED = "graced-listeners", "graced-clients", "graced-kep
 NUMBERS = itertools.count()
 FAILURES = ["KilledHandler", "FailingStartHandler"]
 """Of support.faulty: what fails in the daemon, after the fork, and is tried again."""
-
-
-@pytest.fixture
-def store() -> Iterator[FdStore]:
-    store = FdStore()
-    with store:
-        yield store
 
 
 def stored(store: FdStore) -> list[tuple[str, int]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, SIGUSR2
 from typing import Any
@@ -35,13 +34,6 @@ Outbox._transmit = transmit_or_die
 from graced.app.cli import main
 sys.exit(main())
 """
-
-
-@pytest.fixture
-def store() -> Iterator[FdStore]:
-    store = FdStore()
-    with store:
-        yield store
 
 
 def start(store: FdStore) -> dict[str, Any]:

@@ -23,13 +23,6 @@ AGAIN = "; trying again while the service runs, once a minute in the end"
 
 
 @pytest.fixture
-def store() -> Iterator[FdStore]:
-    found = FdStore()
-    with found:
-        yield found
-
-
-@pytest.fixture
 def squatter() -> Iterator[socket.socket]:
     """Another program that has an address."""
     with socket.create_server(("127.0.0.1", 0)) as sock:

@@ -48,13 +48,6 @@ def resolver(tmp_path: Path) -> Resolver:
     return Resolver(tmp_path)
 
 
-@pytest.fixture
-def store() -> Iterator[FdStore]:
-    found = FdStore()
-    with found:
-        yield found
-
-
 class NamedGraced(Graced):
     """A daemon with a resolver of its own."""
 

@@ -30,13 +30,6 @@ def resolver(tmp_path: Path) -> Resolver:
 
 
 @pytest.fixture
-def store() -> Iterator[FdStore]:
-    found = FdStore()
-    with found:
-        yield found
-
-
-@pytest.fixture
 def place() -> Iterator[Place]:
     with reserved_port() as port:
         yield Place(port)

@@ -92,6 +92,21 @@ LAST_WORDS = {b"SHUTDOWNbye\n", b"SHUTDOWN", b"bye\n", b""}
 """The farewell comes while the handler waits for its client, if that can be seen."""
 
 
+def expect_whole_answer(client: Client, begin: bytes, gate: Gate) -> None:
+    """The rest of a long answer, whose handler pauses in the middle until the gate opens."""
+    assert begin + client.recv_exactly(odd.PART - len(begin)) == odd.part(1)
+    # Longer than the gap, and than the pause between two looks at the client.
+    client.sock.settimeout(0.4)
+    with pytest.raises(TimeoutError):
+        raise AssertionError(client.recv())
+    client.sock.settimeout(PATIENCE)
+    gate.open()
+    assert client.recv_exactly(odd.PART) == odd.part(2)
+    client.finish()
+    assert client.recv_to_end() in LAST_WORDS
+    client.close()
+
+
 @pytest.mark.parametrize("config", ["", DECLARED], ids=["undeclared", "declared"])
 @HANDLERS
 def test_nothing_is_said_in_the_middle_of_a_long_answer(
@@ -109,17 +124,7 @@ def test_nothing_is_said_in_the_middle_of_a_long_answer(
         graced.signal(SIGTERM)
         assert silent.recv() == (b"SHUTDOWN" if config else b"")
         silent.close()
-        assert begin + client.recv_exactly(odd.PART - len(begin)) == odd.part(1)
-        # Longer than the gap, and than the pause between two looks at the client.
-        client.sock.settimeout(0.4)
-        with pytest.raises(TimeoutError):
-            raise AssertionError(client.recv())
-        client.sock.settimeout(PATIENCE)
-        gate.open()
-        assert client.recv_exactly(odd.PART) == odd.part(2)
-        client.finish()
-        assert client.recv_to_end() in LAST_WORDS
-        client.close()
+        expect_whole_answer(client, begin, gate)
         assert graced.wait() == 0
 
 
@@ -142,16 +147,7 @@ def test_library_says_nothing_in_the_middle_of_a_long_answer(
         client.send(b"long\n")
         begin = client.recv_exactly(100_000)
         with library.draining(server):
-            assert begin + client.recv_exactly(odd.PART - len(begin)) == odd.part(1)
-            client.sock.settimeout(0.4)
-            with pytest.raises(TimeoutError):
-                raise AssertionError(client.recv())
-            client.sock.settimeout(PATIENCE)
-            gate.open()
-            assert client.recv_exactly(odd.PART) == odd.part(2)
-            client.finish()
-            assert client.recv_to_end() in LAST_WORDS
-            client.close()
+            expect_whole_answer(client, begin, gate)
 
 
 @HANDLERS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGTERM, SIGUSR2
@@ -14,13 +13,6 @@ from support import PASS, Client, FdStore, Graced, run_graced
 
 COUNTING, OTHER = "support.movable:CountingHandler", "support.movable:OtherHandler"
 STREAM = "support.streams:MovableEcho"
-
-
-@pytest.fixture
-def store() -> Iterator[FdStore]:
-    store = FdStore()
-    with store:
-        yield store
 
 
 def start(store: FdStore) -> dict[str, Any]:

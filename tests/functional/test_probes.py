@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, SIGUSR1, SIGUSR2
 from typing import Any
@@ -14,13 +14,6 @@ from support import PASS, Client, FdStore, Graced
 
 QUIET = "[log]\nprobes = false\n"
 HANDLERS = ["echo", "echo-threaded", "support.streams:MovableEcho"]
-
-
-@pytest.fixture
-def store() -> Iterator[FdStore]:
-    found = FdStore()
-    with found:
-        yield found
 
 
 def status_of(graced: Graced, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGTERM, SIGUSR1, SIGUSR2
@@ -14,13 +13,6 @@ from support import PASS, Client, FdStore, Graced
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 CHAT = ("--handler", "support.movable:ChatHandler")
-
-
-@pytest.fixture
-def store() -> Iterator[FdStore]:
-    store = FdStore()
-    with store:
-        yield store
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGTERM, SIGUSR2
@@ -16,13 +15,6 @@ COUNTING = ("--handler", "support.movable:CountingHandler")
 FORGETFUL = ("--handler", "support.movable:ForgetfulHandler")
 SETTLING = "may save their state"
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
-
-
-@pytest.fixture
-def store() -> Iterator[FdStore]:
-    store = FdStore()
-    with store:
-        yield store
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from signal import SIGTERM, SIGUSR1, SIGUSR2
@@ -146,13 +145,6 @@ def test_deadline_tells() -> None:
             graced.signal(SIGTERM)
             assert waiting.recv_to_end() == words
             assert graced.wait() == 0
-
-
-@pytest.fixture
-def store() -> Iterator[FdStore]:
-    store = FdStore()
-    with store:
-        yield store
 
 
 def start(store: FdStore) -> dict[str, Any]:
