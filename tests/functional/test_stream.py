@@ -55,6 +55,8 @@ def test_64_megabytes_come_back_and_farewell_once(handler: str, address: str) ->
             place += number
             if place >= AT and not signalled:
                 graced.signal(SIGTERM)
+                # A fast machine sends the rest before the main thread has its turn.
+                graced.log.wait_for("SIGTERM received")
                 signalled = True
         sender.join()
         client.close()

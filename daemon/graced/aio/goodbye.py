@@ -4,7 +4,8 @@ A declared farewell is written to the transport.  Where none is declared the inp
 ends: the transport finds end of file, and tells the protocol, the reader, or the TLS in between.
 
 Nothing wakes the loop when a client comes to rest, as nothing of ours is in the way of a message.
-So the loop looks again after each gap, in the drain only.
+So the loop looks again after each gap, in the drain only; and sooner while a client talks, which is
+at rest for moments only: it is told when a look finds one of them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
     from graced.aio.session import Session
 
+TALKING_INTERVAL = 0.02
+"""Seconds between two looks while a client talks."""
+LOOK_TIME = 0.0001
+"""Seconds of that interval for each client, which a look costs some system calls."""
 LONGEST_HOLD = 1.0
 """Seconds, besides the gap, that a client is not read at most before it is told."""
 LAST_PART = 1.0
@@ -62,6 +67,7 @@ class Goodbye:
         self._watched: set[Session] = set()
         """Clients that are not told yet, or not read because the farewell stands alone."""
         self._is_due = False
+        self._anybody_talks = False
 
     def drain(self, sessions: Iterable[Session]) -> None:
         """Tell the clients that are at rest, and each other client as soon as it is at rest."""
@@ -84,13 +90,17 @@ class Goodbye:
     def _look_soon(self) -> None:
         if self._watched and not self._is_due:
             self._is_due = True
-            self._loop.call_later(max(self._gap, MIN_REMIND_INTERVAL), self._look_again)
+            pause = max(self._gap, MIN_REMIND_INTERVAL)
+            if self._anybody_talks:
+                pause = min(pause, max(TALKING_INTERVAL, LOOK_TIME * len(self._watched)))
+            self._loop.call_later(pause, self._look_again)
 
     def _look_again(self) -> None:
         self._is_due = False
         self._look()
 
     def _look(self) -> None:
+        self._anybody_talks = False
         for session in list(self._watched):
             if not session.is_open and session.transport:
                 self._watched.discard(session)
@@ -105,6 +115,8 @@ class Goodbye:
                     # A client that never pauses would never be told.
                     session.hold = (session.written, monotonic())
                     session.transport.pause_reading()
+            elif session.transport and session.silence < self._gap:
+                self._anybody_talks = True
             if session.is_told and not session.is_unread:
                 self._watched.discard(session)
         self._look_soon()
