@@ -291,6 +291,11 @@ class Server:
         return self._admission.probes
 
     @property
+    def refused(self) -> int:
+        """The number of clients so far that were refused."""
+        return self._admission.refused
+
+    @property
     def echoed(self) -> int:
         """The number of bytes sent to clients so far."""
         return self._echoed_by_handlers + sum(thread.echoed for thread in self.io_threads)
@@ -306,14 +311,14 @@ class Server:
         return self._closed_handlers + sum(thread.closed for thread in self.io_threads)
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """Clients, bytes and probes so far, to be restored in the next process."""
-        return self.admitted, self.echoed, self.probes
+    def counts(self) -> tuple[int, int, int, int]:
+        """Clients, bytes, probes and refusals so far, to be restored in the next process."""
+        return self.admitted, self.echoed, self.probes, self.refused
 
-    def restore_counts(self, counts: tuple[int, int, int]) -> None:
+    def restore_counts(self, counts: tuple[int, int, int, int]) -> None:
         """Go on counting where the last process has stopped.  Before `start`."""
-        admission = self._admission
-        admission.admitted, self._echoed_by_handlers, admission.probes = counts
+        to = self._admission
+        to.admitted, self._echoed_by_handlers, to.probes, to.refused = counts
 
     # The end.
 

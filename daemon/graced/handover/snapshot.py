@@ -5,9 +5,9 @@ bytes were echoed; the snapshot does.  The kernel gives each socket a cookie and
 again (socket(7), SO_COOKIE), which matches a socket with its state.  Times are monotonic, by the
 same clock for all processes until the next boot.
 
-The counts of the process follow the clients, then the name of the handler, then the number of
-probes.  A reader of release 0.1 ignores bytes there, and a snapshot of release 0.1 ends before
-them, so either release reads a snapshot of the other.
+The counts of the process follow the clients, then the name of the handler, then the numbers of
+probes and of refused clients.  A reader of release 0.1 ignores bytes there, and a snapshot of
+release 0.1 ends before them, so either release reads a snapshot of the other.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from socket import socket
     from typing import Any
 
-    Counts = tuple[int, int, int]
-    """Clients admitted, bytes echoed and probes, by all processes so far."""
+    Counts = tuple[int, int, int, int]
+    """Clients admitted, bytes echoed, probes and clients refused, by all processes so far."""
 
 SO_COOKIE = 57
 """asm-generic/socket.h; Python has no name for it."""
@@ -40,8 +40,8 @@ _COUNTS = struct.Struct("=QQ")
 """clients admitted, bytes echoed"""
 _NAME = struct.Struct("=H")
 """bytes of the name of the handler"""
-_PROBES = struct.Struct("=Q")
-"""probes"""
+_COUNT = struct.Struct("=Q")
+"""probes; clients refused"""
 
 
 class SnapshotError(Exception):
@@ -97,8 +97,8 @@ def encode(clients: Iterable[Client], frozen: float, counts: Counts, handler: st
         ]
     head = _HEAD.pack(frozen, len(parts) // 4)
     name = handler.encode("utf-8", "surrogateescape")
-    *most, probes = counts
-    tail = [_COUNTS.pack(*most), _NAME.pack(len(name)), name, _PROBES.pack(probes)]
+    tail = [_COUNTS.pack(*counts[:2]), _NAME.pack(len(name)), name]
+    tail += [_COUNT.pack(count) for count in counts[2:]]
     return b"".join([_MAGIC, head, *parts, *tail])
 
 
@@ -135,14 +135,14 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
     reader = _Reader(data[len(_MAGIC) :])
     frozen, number = reader.unpack(_HEAD)
     clients = []
-    counts = (number, 0, 0)
+    counts = (number, 0, 0, 0)
     for _ in range(number):
         key, since, last, echoed, port, host_size, unsent_size, saved_size = reader.unpack(_CLIENT)
         # A release 0.1 has written an IPv4 client of a dual-stack socket in the notation of IPv6.
         host = plain_host(reader.take(host_size).decode("utf-8", "surrogateescape"))
         unsent = reader.take(unsent_size)
         saved = None if saved_size < 0 else reader.take(saved_size)
-        counts = (number, counts[1] + echoed, 0)
+        counts = (number, counts[1] + echoed, 0, 0)
         if key in by_cookie:
             client = Client(by_cookie[key], host, port, phase, since)
             client.last, client.echoed, client.unsent, client.saved = last, echoed, unsent, saved
@@ -151,11 +151,13 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
             clients.append(client)
     if not reader.at_end:
         admitted, total = reader.unpack(_COUNTS)
-        counts = (admitted, total, 0)
+        counts = (admitted, total, 0, 0)
     handler = None
     if not reader.at_end:
         (size,) = reader.unpack(_NAME)
         handler = reader.take(size).decode("utf-8", "surrogateescape")
     if not reader.at_end:
-        counts = (*counts[:2], *reader.unpack(_PROBES))
+        counts = (*counts[:2], *reader.unpack(_COUNT), 0)
+    if not reader.at_end:
+        counts = (*counts[:3], *reader.unpack(_COUNT))
     return Snapshot(frozen, clients, counts, handler)

@@ -12,6 +12,7 @@ from graced.loop.admission import Refusals
 from graced.loop.client import Client
 from graced.loop.event_source import EventSource
 from graced.loop.phase import GONE, LISTENING, TOLD
+from graced.sockets import closing
 from graced.sockets.address import plain_host
 from graced.sockets.tcp_info import queue_length
 
@@ -127,6 +128,8 @@ class Acceptors:
         self._poller = clients.poller
         self._admission = clients.admission
         self._policy = clients.policy
+        self._access = clients.policy.access
+        self._drops = bool(self._access and not self._access.tells)
         self._handlers = clients.handlers
         self._mirror = clients.mirror
         self._interest = EPOLLIN | (EPOLLEXCLUSIVE if shared else 0)
@@ -268,10 +271,11 @@ class Acceptors:
             host, port = acceptor.listener.name, self._next_unix_number
             self._next_unix_number += 1
         client = self._clients.new(sock, host, port)
-        refusal = self._admission.enter(host)
+        denial = self._access.denial(host) if self._access else ""
+        refusal = denial or self._admission.enter(host)
         if refusal:
             client.counted = False
-            self._refuse(client, refusal)
+            self._refuse(client, refusal, tell=not (denial and self._drops))
             return
         self._clients.log.begin(client, greets=bool(self._handlers and self._handlers.greet))
         if self._clients.activity_awaited:
@@ -300,15 +304,18 @@ class Acceptors:
         elif self._clients.streams:
             self._clients.streams.connect(client)
 
-    def _refuse(self, client: Client, reason: str) -> None:
+    def _refuse(self, client: Client, reason: str, *, tell: bool) -> None:
         self.count_refusal(client, reason)
-        if self._clients.lingering < MAX_LINGERING:
+        if not tell:
+            closing.reset(client.sock)
+        elif self._clients.lingering < MAX_LINGERING:
             self.turn_away(client)
         else:
             client.sock.close()
 
     def count_refusal(self, client: Client, reason: str) -> None:
-        """Report a refused client, soon and together with others."""
+        """Count a refused client, and report it soon and together with others."""
+        self._admission.refuse()
         self._refusals.add(client, reason)
         if not self._refusals.due:
             self.report_refusals(self._refusals)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.loop.access import Access
+
 
 class Policy:
     """The values that an I/O thread needs of the configuration.  Read by any thread."""
 
     __slots__ = (
+        "access",
         "farewell",
         "gap",
         "idle_timeout",
@@ -24,6 +29,7 @@ class Policy:
         stall_timeout: float = 60.0,
         log_connections: bool = True,
         log_probes: bool = True,
+        access: Access | None = None,
     ) -> None:
         self.farewell = farewell
         """Bytes that tell a client that the server is going offline; empty: nothing tells it.
@@ -39,3 +45,5 @@ class Policy:
         """Whether each connection is logged at the beginning and at the end."""
         self.log_probes = log_probes
         """Whether connections without a byte are logged, too."""
+        self.access = access
+        """Which hosts may connect; None: all."""
