@@ -48,14 +48,20 @@ _LATE = 0.3
 class LentSocket(socket.socket):
     """A socket that a transport of asyncio uses and does not close."""
 
-    __slots__ = ("is_shut", "on_closed")
+    __slots__ = ("is_shut", "on_closed", "peer")
 
     def __init__(self, sock: socket.socket, on_closed: Callable[[], None]) -> None:
         """Take over the descriptor of `sock`."""
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self.on_closed: Callable[[], None] | None = on_closed
+        self.peer: Any = None
+        """The address of the client that its proxy has told; None: there is no proxy."""
         self.is_shut = False
         """Whether the transport has sent end of file."""
+
+    def getpeername(self) -> Any:
+        """The address of the client, for ``get_extra_info("peername")`` of the transport."""
+        return super().getpeername() if self.peer is None else self.peer
 
     def close(self) -> None:
         """Report, once, that the transport has closed the connection."""
@@ -195,6 +201,7 @@ class Session:
         else:
             is_unix = self.sock.family == socket.AF_UNIX
             made = self._lent = (NotingSocket if is_unix else LentSocket)(self.sock, on_closed)
+            self._lent.peer = self.client.peer if self.client.header else None
             self._noted = self._lent if isinstance(self._lent, NotingSocket) else None
             self.sock = self.client.sock = made
         self.is_open = True
@@ -278,7 +285,7 @@ class Session:
         if self._noted:
             return self._noted.spoke_last
         info = tcp_info(self.sock)
-        return info is not None and spoke_last(self.sock, info)
+        return info is not None and spoke_last(self.sock, info, self.client.header)
 
     @property
     def is_pending(self) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graced.handover.mirror import Mirror
     from graced.loop.access import Access
     from graced.loop.new_clients import NewClients
+    from graced.loop.proxies import Proxies
     from graced.sockets.listener import Listener
 
 
@@ -74,6 +75,7 @@ def _server(
             log_connections=settings.connections,
             log_probes=settings.probes,
             access=_access(settings),
+            proxies=_proxies(settings),
         ),
         mirror=mirror,
         io_threads=settings.io_threads or default_io_threads(),
@@ -88,6 +90,15 @@ def _access(settings: Settings) -> Access | None:
     from graced.loop.access import Access  # noqa: PLC0415
 
     return Access(settings.allow, settings.deny, tells=settings.refusal == "tell")
+
+
+def _proxies(settings: Settings) -> Proxies | None:
+    """The hosts that tell the addresses of their clients; None, and no module, where none does."""
+    if not settings.proxy_protocol:
+        return None
+    from graced.loop.proxies import Proxies  # noqa: PLC0415
+
+    return Proxies(settings.proxy_protocol)
 
 
 def _new_clients(settings: Settings) -> NewClients | None:

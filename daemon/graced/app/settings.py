@@ -27,6 +27,8 @@ PID_FILE = "/run/graced/graced.pid"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 EVENT_LOOPS = ("asyncio", "uvloop")
 REFUSALS = ("tell", "drop")
+UNIX = "unix"
+"""In place of a network, the clients of all Unix sockets."""
 KEEP = ("restart", "always", "never")
 LONGEST_USER_TIMEOUT = 86400.0
 """Seconds."""
@@ -115,6 +117,13 @@ def _networks(value: Any) -> tuple[Network, ...]:
     return tuple(found.values())
 
 
+def _proxies(value: Any) -> tuple[Network | str, ...]:
+    written = [value] if isinstance(value, str) else value
+    if not isinstance(written, list) or UNIX not in written:
+        return _networks(written)
+    return (*_networks([each for each in written if each != UNIX]), UNIX)
+
+
 class Setting(SimpleNamespace):
     """One key of the configuration."""
 
@@ -193,6 +202,13 @@ SETTINGS = (
         check=_one_of(EVENT_LOOPS),
         unit=", ".join(EVENT_LOOPS),
         reason="needs no other package, one descriptor for each client, and serves Unix sockets",
+    ),
+    Setting(
+        key="server.proxy_protocol",
+        default=[],
+        check=_proxies,
+        unit="networks or addresses of proxies, unix = the clients of Unix sockets",
+        reason="a client that is no proxy could claim any address",
     ),
     Setting(
         key="shutdown.grace_period",
@@ -336,6 +352,7 @@ class Settings(SimpleNamespace):
     user_timeout: float
     io_threads: int
     event_loop: str
+    proxy_protocol: tuple[Network | str, ...]
     grace_period: float
     farewell: bytes
     farewell_is_written: bool

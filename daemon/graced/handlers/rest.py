@@ -64,6 +64,7 @@ class NotedSocket(socket.socket):
         "_to_read",
         "_write_lock",
         "_written_at_read",
+        "header",
         "thread",
     )
 
@@ -74,6 +75,8 @@ class NotedSocket(socket.socket):
         """The handler's thread; None before the handler has started.
 
         `ANY_THREAD`: unknown, maybe there is none yet."""
+        self.header = 0
+        """See `graced.loop.client.Client`."""
         self._last = _NOTHING
         self._written_at_read = 0
         """Bytes that were written when the handler last read."""
@@ -138,7 +141,7 @@ class NotedSocket(socket.socket):
     def _spoke_last(self, info: TcpInfo | None) -> bool:
         """Whether the handler has written since it last read."""
         if info and (self._last == _NOTHING or self._has_written_unseen(info)):
-            return spoke_last(self, info)
+            return spoke_last(self, info, self.header)
         return self._last != _READ
 
     def _has_written_unseen(self, info: TcpInfo) -> bool:

@@ -152,6 +152,7 @@ def new_session(
     request = client.sock
     if type(request) is socket.socket:
         request = HandlerSocket(request, farewell, gap, told=client.told != NOT_TOLD)
+        request.header = client.header
         request.saved = client.saved
         client.sock = request
     request.setblocking(True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from graced.loop.clients import Clients
     from graced.loop.idle import IdleSweep
     from graced.loop.interfaces import Listener
+    from graced.loop.proxied import Arrival, Arrivals
 
 NO_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """accept(2) failed for want of a resource that others will give back."""
@@ -134,6 +135,15 @@ class Acceptors:
         self._mirror = clients.mirror
         self._interest = EPOLLIN | (EPOLLEXCLUSIVE if shared else 0)
         self._refusals = Refusals()
+        self.arrivals: Arrivals | None = None
+        """Connections whose clients are told by proxies, if there are proxies."""
+        if proxies := clients.policy.proxies:
+            # Where there is no proxy a start does without this module.
+            from graced.loop.proxied import Arrivals  # noqa: PLC0415
+
+            self.arrivals = Arrivals(
+                clients, proxies, most=MAX_LINGERING, admit=self._admit_client, refuse=self._refuse
+            )
         self._next_unix_number = 1
         self._serving_backlog = False
         """Whether the clients that are accepted now have connected before the drain."""
@@ -222,6 +232,8 @@ class Acceptors:
             if acceptor.listener.sock.family == AF_UNIX:
                 # A shut Unix socket stays readable, so epoll would report it for ever.
                 self._abandon(acceptor)
+        for client in self.arrivals.take() if self.arrivals else ():
+            self.turn_away(client)
 
     def _pause(self, acceptor: Acceptor, reason: str) -> None:
         if not acceptor.paused:
@@ -270,8 +282,15 @@ class Acceptors:
         else:
             host, port = acceptor.listener.name, self._next_unix_number
             self._next_unix_number += 1
-        client = self._clients.new(sock, host, port)
-        denial = self._access.denial(host) if self._access else ""
+        if self.arrivals and self.arrivals.expects(host):
+            self.arrivals.accept(sock, host, port)
+        else:
+            self._admit_client(self._clients.new(sock, host, port), address)
+
+    def _admit_client(self, client: Client, address: Any, *, trusted: bool = False) -> None:
+        """Serve a client, if it may be served.  `trusted`: it is a proxy, and no rule holds."""
+        sock, host = client.sock, client.host
+        denial = self._access.denial(host) if self._access and not trusted else ""
         refusal = denial or self._admission.enter(host)
         if refusal:
             client.counted = False
@@ -304,11 +323,11 @@ class Acceptors:
         elif self._clients.streams:
             self._clients.streams.connect(client)
 
-    def _refuse(self, client: Client, reason: str, *, tell: bool) -> None:
+    def _refuse(self, client: Client, reason: str, *, tell: bool = True) -> None:
         self.count_refusal(client, reason)
         if not tell:
             closing.reset(client.sock)
-        elif self._clients.lingering < MAX_LINGERING:
+        elif self._clients.uncounted < MAX_LINGERING:
             self.turn_away(client)
         else:
             client.sock.close()
@@ -324,6 +343,22 @@ class Acceptors:
         """Log the refused clients since the last report, if there were any."""
         if refusals.report():
             self._poller.schedule_after(refusals, REPORT_INTERVAL)
+
+    # Connections from proxies.
+
+    def hear_header(self, arrival: Arrival, _event: int) -> None:
+        """Take what has come of the header of a connection."""
+        assert self.arrivals
+        try:
+            self.arrivals.hear(arrival)
+        except NoCapacityError:
+            # Its client is closed, and the log says why.
+            return
+
+    def miss_header(self, arrival: Arrival) -> None:
+        """Refuse a connection whose header has not come in time."""
+        assert self.arrivals
+        self.arrivals.miss(arrival)
 
     # Turning away: a lingering close.
 

@@ -154,6 +154,7 @@ class IOThread(Thread):
             phase.LINGERING: self._clients.discard_input,
             phase.AWAITING_THREAD: self._clients.waiting.hear,
             phase.LISTENING: self._acceptors.accept,
+            phase.ARRIVING: self._acceptors.hear_header,
             phase.WAKING: self._poller.woken,
         }
         if self._stream_farewell:
@@ -169,6 +170,7 @@ class IOThread(Thread):
             phase.LINGERING: self._clients.end_lingering,
             phase.AWAITING_THREAD: self._clients.waiting.retry,
             phase.LISTENING: self._acceptors.retry,
+            phase.ARRIVING: self._acceptors.miss_header,
             phase.SWEEPING: self._idle.close_idle,
             phase.TRYING: self._clients.silence.start_handler,
             phase.REPORTING: self._acceptors.report_refusals,

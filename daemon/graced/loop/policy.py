@@ -5,6 +5,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.loop.access import Access
+    from graced.loop.proxies import Proxies
 
 
 class Policy:
@@ -17,6 +18,7 @@ class Policy:
         "idle_timeout",
         "log_connections",
         "log_probes",
+        "proxies",
         "stall_timeout",
     )
 
@@ -30,6 +32,7 @@ class Policy:
         log_connections: bool = True,
         log_probes: bool = True,
         access: Access | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self.farewell = farewell
         """Bytes that tell a client that the server is going offline; empty: nothing tells it.
@@ -47,3 +50,5 @@ class Policy:
         """Whether connections without a byte are logged, too."""
         self.access = access
         """Which hosts may connect; None: all."""
+        self.proxies = proxies
+        """The hosts whose connections begin with a header of the PROXY protocol; None: none."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from select import EPOLLIN
-from socket import AF_UNIX
 from time import monotonic
 
+from graced.loop.client import ARRIVED
 from graced.loop.clients import RESTING
 from graced.loop.phase import AWAITING_THREAD, GONE, WRITE_BLOCKED
 
@@ -35,13 +35,15 @@ class Transfer:
         self._handlers = clients.handlers
         self._mirror = clients.mirror
         restoring = clients.streams.kind if clients.streams else self._handlers
+        self._arrivals = acceptors.arrivals
         self._can_restore = bool(restoring and restoring.movable)
 
     def freeze(self) -> list[Client]:
         """Abandon the listeners, stop serving all clients that can be transferred; return them."""
         self._acceptors.abandon_all()
+        arrivals = self._arrivals.freeze() if self._arrivals else []
         if streams := self._clients.streams:
-            return self._freeze(streams)
+            return self._freeze(streams) + arrivals
         frozen = [client for client in self._clients.present() if client.phase in TRANSFERABLE]
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
@@ -52,7 +54,7 @@ class Transfer:
             if client.counted:
                 self._admission.leave(client.host)
             client.counted = True
-        return frozen
+        return frozen + arrivals
 
     def _freeze(self, streams: StreamClients) -> list[Client]:
         frozen = [each for each in map(streams.freeze, self._clients.present()) if each]
@@ -66,10 +68,15 @@ class Transfer:
         """Serve frozen clients; turn away a client that is not counted or cannot be served."""
         self._poller.now = monotonic()
         streams = self._clients.streams
+        if self._arrivals:
+            clients = [each for each in clients if not self._arrivals.adopt(each)]
         for client in map(streams.adopt, clients) if streams else clients:
             client.timer = 0.0
             client.sock.setblocking(False)
             if client.saved is not None and not self._can_restore:
+                client.counted = False
+            if client.host.startswith(ARRIVED):
+                # Connections of its proxy have no header any more: the configuration has changed.
                 client.counted = False
             refusal = client.counted and self._admission.enter(client.host, adopted=True)
             if refusal:
@@ -83,7 +90,7 @@ class Transfer:
     def _serve(self, client: Client) -> None:
         self._clients.log.go_on(client)
         client.phase = self._clients.first_phase(client)
-        if client.sock.family == AF_UNIX:
+        if client.host.startswith("unix:"):
             self._acceptors.reserve_number(client.port)
         self._idle.expect(client)
         unsent, client.unsent = client.unsent, b""
@@ -93,6 +100,8 @@ class Transfer:
             self._poller.register(client.sock.fileno(), client, EPOLLIN)
             if self._handlers:
                 client.address = client.sock.getpeername()
+                if client.header:
+                    client.address = client.peer
                 self._clients.silence.expect(client)
         except OSError as error:
             self._clients.lost(client, error)

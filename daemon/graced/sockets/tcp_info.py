@@ -77,8 +77,10 @@ def is_broken(sock: socket.socket) -> bool:
         return False
 
 
-def spoke_last(sock: socket.socket, info: TcpInfo) -> bool:
+def spoke_last(sock: socket.socket, info: TcpInfo, header: int = 0) -> bool:
     """Whether no byte has come from the client since our last byte.
+
+    `header`: bytes that have come before the client's own, from its proxy.
 
     The kernel notes both times in jiffies, and a client that hears an answer can send its next
     request in the same jiffy.  Then the acknowledgements decide.  An answer acknowledges its
@@ -87,7 +89,7 @@ def spoke_last(sock: socket.socket, info: TcpInfo) -> bool:
     mode, which TCP_QUICKACK of tcp(7) shows.  (Bytes that came in two segments, in that jiffy, may
     be acknowledged at once, and are not noticed.)
     """
-    if not info.received:
+    if info.received <= header:
         return True
     if not info.written:
         return False

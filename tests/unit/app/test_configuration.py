@@ -40,6 +40,7 @@ def test_defaults_hold_without_files(etc: Path) -> None:
         user_timeout=180.0,
         io_threads=0,
         event_loop="asyncio",
+        proxy_protocol=(),
         grace_period=5.0,
         farewell=b"SHUTDOWN",
         farewell_is_written=False,
