@@ -7,11 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from signal import SIGUSR1
+from signal import SIGUSR1, SIGUSR2
 
 import pytest
 
-from support import FAREWELL, Client, Graced, attempts, run_graced
+from support import FAREWELL, PASS, Client, FdStore, Graced, attempts, run_graced
 
 HOME, STRANGER = "127.0.0.1", "127.0.0.2"
 DENIED = f"[access]\ndeny = ['{STRANGER}']\n"
@@ -172,3 +172,34 @@ def test_echo_without_rules_imports_no_module_for_them() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_inherited_client_stays_against_new_rules_and_refusals_are_counted_on(
+    store: FdStore,
+) -> None:
+    def start(config: str, listen: str = "127.0.0.1:0") -> Graced:
+        return Graced(
+            listen=listen,
+            config=config,
+            env=store.environment,
+            before=PASS,
+            pass_fds=store.descriptors,
+        )
+
+    with start(DENIED) as first, connect(first, HOME) as client:
+        client.echo(b"hello")
+        with connect(first, STRANGER) as stranger:
+            assert stranger.recv_to_end() == FAREWELL
+        first.signal(SIGUSR2)
+        assert first.wait() == 79
+        limits = "[limits]\nmax_new_per_second = 1"
+        with start(f"[access]\ndeny = '{HOME}'\n{limits}", first.addresses[0]) as second:
+            client.echo(b"still here")
+            with connect(second, HOME) as late:
+                assert late.recv_to_end() == FAREWELL
+            second.log.wait_for("access.deny has 127.0.0.1")
+            second.signal(SIGUSR1)
+            second.log.wait_for("serving: 1 client now, 1 so far, 2 refused, ")
+            # The inherited client took no token.
+            with connect(second, STRANGER) as other:
+                other.echo(b"hello")
