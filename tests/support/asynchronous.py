@@ -65,6 +65,16 @@ class Polite(Echo):
         self.transport.resume_reading()
 
 
+class MovableEcho(Polite):
+    """Goes on in another process."""
+
+    def save(self) -> bytes:
+        return b""
+
+    def restore(self, state: bytes) -> None:
+        assert state == b""
+
+
 class Named(Echo):
     """Has a farewell for each client, and takes its name from the first message."""
 

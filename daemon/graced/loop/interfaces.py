@@ -37,13 +37,15 @@ class Listener(Protocol):
 
 
 class Handlers(Protocol):
-    """Blocking handlers, each with a client (see `graced.handlers.pool.HandlerPool`).
+    """Handlers in other threads (see `graced.handlers.pool.HandlerPool`).
 
     The I/O thread calls; no method blocks.
     """
 
     movable: bool
     """Whether a handler can save its state and go on in another process."""
+    sends_unsent: bool
+    """Whether a client may be given to its handler with bytes that another process has not sent."""
 
     @property
     def greet(self) -> bool | None:
