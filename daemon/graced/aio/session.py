@@ -24,6 +24,7 @@ from time import monotonic
 from weakref import WeakKeyDictionary
 
 from graced.loop.phase import INPUT_ENDED, NOT_TOLD
+from graced.loop.policy import LONGEST_PAUSE
 from graced.sockets.closing import is_at_its_end
 from graced.sockets.tcp_info import is_broken, spoke_last, tcp_info
 from graced.sockets.unread import unread
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 
     from graced.loop.client import Client
 
-
-LONGEST_PAUSE = 5.0
-"""Seconds between two parts of an answer; a timed call for later is something else."""
 _JIFFY = 0.02
 """Seconds by which the kernel's times may be late."""
 _LATE = 0.3

@@ -196,11 +196,12 @@ class StreamClients(Protocol):
 
 
 class Totals(Protocol):
-    """The counters that a write of any client changes (see `graced.loop.clients.Clients`)."""
+    """The state of all clients together (see `graced.loop.clients.Clients`)."""
 
     log: ConnectionLog
     echoed: int
     activity_awaited: bool
+    parts_until: float
 
     def report_activity(self) -> None:
         """Call `changed`, if that was asked for."""
@@ -213,7 +214,7 @@ class TransportOwner(Protocol):
 
     @property
     def clients(self) -> Totals:
-        """The counters."""
+        """The state of all clients together."""
 
     def call(self, client: Any, callback: Callable[..., object], *args: Any) -> Any:
         """Call a function of the handler."""
