@@ -29,6 +29,17 @@ def place(make_parts: MakeParts) -> Iterator[Place]:
 
 def come(place: Place, kind: str = "unix", words: bytes = b"hello") -> tuple[LoopClient, Client]:
     """A client that has to wait."""
+    parts = place[0]
+    client, peer = connect(place, kind)
+    if words:
+        peer.send(words)
+    parts.clients.start_handler(client, EPOLLIN)
+    assert client.phase == AWAITING_THREAD
+    return client, peer
+
+
+def connect(place: Place, kind: str) -> tuple[LoopClient, Client]:
+    """A client that has said nothing."""
     parts, _, stack = place
     if kind == "unix":
         client, peer = parts.connect()
@@ -42,10 +53,6 @@ def come(place: Place, kind: str = "unix", words: bytes = b"hello") -> tuple[Loo
         parts.poller.register(ours.fileno(), client, EPOLLIN)
         stack.enter_context(peer)
         stack.enter_context(ours)
-    if words:
-        peer.send(words)
-    parts.clients.start_handler(client, EPOLLIN)
-    assert client.phase == AWAITING_THREAD
     return client, peer
 
 
@@ -72,6 +79,21 @@ def test_clients_get_threads_in_order(place: Place, kind: str) -> None:
     parts.clients.waiting.start()
     assert handlers.taken.get() is clients[2]
     assert parts.admission.clients == 3
+
+
+@KINDS
+def test_client_does_not_overtake_those_that_wait(place: Place, kind: str) -> None:
+    """A thread is free, and the I/O thread has not heard of it yet."""
+    parts, handlers, _ = place
+    first, _ = come(place, kind)
+    handlers.free = 1
+    second, _ = come(place, kind)
+    assert handlers.taken.get() is first
+    handlers.free = 1
+    parts.clients.waiting.start_if_free(connect(place, kind)[0])
+    assert parts.clients.waiting.number == 1
+    parts.clients.waiting.start()
+    assert handlers.taken.get() is second
 
 
 @KINDS
