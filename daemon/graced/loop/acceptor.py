@@ -284,7 +284,6 @@ class Acceptors:
         self._idle.expect(client)
         client.phase = self._clients.first_phase(client)
         if self._handlers:
-            client.address = address
             if self._handlers.greet and self._handlers.reserve():
                 self._handlers.start(client)
                 return

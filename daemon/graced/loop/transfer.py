@@ -92,7 +92,8 @@ class Transfer:
         try:
             self._poller.register(client.sock.fileno(), client, EPOLLIN)
             if self._handlers:
-                client.address = client.sock.getpeername()
+                # Fails where the client has reset the connection meanwhile: no handler starts then.
+                client.sock.getpeername()
                 self._clients.silence.expect(client)
         except OSError as error:
             self._clients.lost(client, error)
