@@ -38,7 +38,7 @@ class Waiting:
         self,
         poller: Poller,
         admission: Admission,
-        handlers: Handlers | None,
+        handlers: Handlers,
         *,
         close: Callable[[Client, str], None],
         report_activity: Callable[[], None],
@@ -78,12 +78,10 @@ class Waiting:
 
         A thread may have become free this moment, and `start` has not been called yet.
         """
-        assert self._handlers
         return not self._queue and self._handlers.reserve()
 
     def start(self) -> None:
         """Start handlers: a thread may be free."""
-        assert self._handlers
         while self._queue and self._handlers.reserve():
             client = next(iter(self._queue))
             self.remove(client)
@@ -96,7 +94,6 @@ class Waiting:
 
     def _start(self, client: Client) -> bool:
         """Start a handler; return False where the client has to wait."""
-        assert self._handlers
         self._poller.unregister(client.sock.fileno())
         client.phase = GONE
         if self._handlers.start(client):

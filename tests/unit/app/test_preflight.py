@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from graced.app import preflight
-from graced.app.preflight import Launch, Preflight
+from graced.app.launch import Launch
+from graced.app.preflight import Preflight
 from graced.process import limits
 from support import PATIENCE, wait_for_end
 
