@@ -44,7 +44,7 @@ class HandlerPool:
 
     daemon_threads = True
     """Whether the interpreter exits while a handler runs."""
-    event_loop = None  # Each handler has a thread.
+    event_loop, sends_unsent = None, False  # Each handler has a thread.
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from math import inf
 from mmap import mmap
 from select import EPOLLIN, EPOLLOUT
 from socket import MSG_PEEK, SHUT_RDWR
@@ -92,6 +93,8 @@ class Clients:
 
         self.draining = False
         """Whether the drain has begun."""
+        self.parts_until = inf
+        """Monotonic time from which on a timed call of a stream handler is no part of an answer."""
         self.at_deadline = False
         """Whether the deadline has passed.
 

@@ -143,6 +143,9 @@ class Farewell:
         elif self._clients.draining and self._says_end_of_file:
             self._clients.resume(client, self._clients.resting)
             self._end_input(client)
+        elif client.saved is not None:
+            # A handler of another kind has written the bytes, in another process.
+            self._clients.start_handler(client, 0)
         else:
             self._clients.resume(client, self._clients.resting)
 

@@ -63,6 +63,7 @@ from graced.loop.clients import Clients
 from graced.loop.event_source import EventSource
 from graced.loop.farewell import Farewell
 from graced.loop.idle import IdleSweep
+from graced.loop.policy import parts_until
 from graced.loop.poller import Poller
 from graced.loop.transfer import Transfer
 
@@ -222,12 +223,12 @@ class IOThread(Thread):
         """Call `changed` once, when bytes are echoed or a client comes or goes."""
         self._clients.report_next_activity()
 
-    def drain(self) -> None:
+    def drain(self, deadline: float = inf) -> None:
         """Begin the drain: echo what has arrived, then send the farewell.
 
         Clients that are served come first, then the clients that are queued by now.
         """
-        self.post(self._drain)
+        self.post(partial(self._drain, deadline))
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Accept clients from further listeners."""
@@ -357,9 +358,10 @@ class IOThread(Thread):
 
     # The end.
 
-    def _drain(self) -> None:
+    def _drain(self, deadline: float) -> None:
         if self.draining:
             return
+        self._clients.parts_until = parts_until(deadline)
         self._acceptors.count_backlog()
         self._tell_present()
         self._acceptors.accept_backlog()

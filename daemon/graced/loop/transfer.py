@@ -101,7 +101,8 @@ class Transfer:
             return
         if self._clients.streams:
             self._clients.streams.connect(client, unsent)
-        elif unsent:
+        elif unsent and not (self._handlers and self._handlers.sends_unsent):
             self._clients.keep_unsent(client, memoryview(unsent))
         elif self._handlers and (self._handlers.greet or client.saved is not None):
+            client.unsent = unsent
             self._clients.start_handler(client, 0)

@@ -38,9 +38,12 @@ TRIES = 50
 class Handlers:
     """Handlers that take clients and do nothing with them."""
 
-    def __init__(self, *, greet: bool | None = False, movable: bool = False) -> None:
+    def __init__(
+        self, *, greet: bool | None = False, movable: bool = False, sends_unsent: bool = False
+    ) -> None:
         self.greet = greet
         self.movable = movable
+        self.sends_unsent = sends_unsent
         self.longest_silence = 0.0
         self.reminders = 0
         self.next_goodbye = math.inf
