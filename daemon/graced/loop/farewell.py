@@ -64,8 +64,9 @@ class Farewell:
                 self._tell(client)
             elif client.phase == WRITE_BLOCKED:
                 self._count_arrived(client)
-        for client in self._clients.waiting.drain():
-            self._tell(client)
+        if self._clients.waiting:
+            for client in self._clients.waiting.drain():
+                self._tell(client)
         if self._handlers:
             self._poller.schedule_after(self._reminder, self._gap)
 

@@ -153,10 +153,11 @@ class IOThread(Thread):
             phase.FAREWELL_SENT: self._farewell.pause_reading,
             phase.READ_PAUSED: self._farewell.leave_unread,
             phase.LINGERING: self._clients.discard_input,
-            phase.AWAITING_THREAD: self._clients.waiting.hear,
             phase.LISTENING: self._acceptors.accept,
             phase.WAKING: self._poller.woken,
         }
+        if waiting := self._clients.waiting:
+            table[phase.AWAITING_THREAD] = waiting.hear
         if self._stream_farewell:
             table |= self._stream_farewell.on_event()
         return [table.get(number, self._ignore) for number in range(phase.PHASES)]
@@ -168,15 +169,15 @@ class IOThread(Thread):
             phase.FAREWELL_PENDING: self._farewell.send_pending,
             phase.READ_PAUSED: self._farewell.resume_reading,
             phase.LINGERING: self._clients.end_lingering,
-            phase.AWAITING_THREAD: self._clients.waiting.retry,
             phase.LISTENING: self._acceptors.retry,
             phase.SWEEPING: self._idle.close_idle,
-            phase.TRYING: self._clients.silence.start_handler,
             phase.REPORTING: self._acceptors.report_refusals,
             phase.REMINDING: self._farewell.remind,
             phase.HANDSHAKING: self._end_handshakes,
             phase.ENDING: self._end,
         }
+        if (waiting := self._clients.waiting) and (silence := self._clients.silence):
+            table |= {phase.AWAITING_THREAD: waiting.retry, phase.TRYING: silence.start_handler}
         if self._stream_farewell:
             table |= self._stream_farewell.on_due()
         return table
@@ -201,7 +202,7 @@ class IOThread(Thread):
     @property
     def waiting(self) -> int:
         """Clients that wait for a thread in which their handler can run."""
-        return self._clients.waiting.number
+        return self._clients.waiting.number if self._clients.waiting else 0
 
     # Requests of other threads.
 
@@ -240,7 +241,8 @@ class IOThread(Thread):
 
     def start_waiting(self) -> None:
         """Start handlers of clients that wait for a thread: a thread may be free."""
-        self.post(self._clients.waiting.start)
+        if self._clients.waiting:
+            self.post(self._clients.waiting.start)
 
     def freeze(self, take: Callable[[list[Client]], None]) -> None:
         """Abandon the listeners, stop serving, and call `take` in this thread with the clients.

@@ -21,7 +21,9 @@ from graced.loop.idle import IdleSweep
 from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
 from graced.loop.poller import Poller
+from graced.loop.silence import SilenceWatch
 from graced.loop.transfer import Transfer
+from graced.loop.waiting import Waiting
 from graced.sockets import binding
 from graced.sockets.address import Address
 from graced.sockets.listener import Listener
@@ -201,6 +203,18 @@ class Parts:
 
     def _changed(self) -> None:
         self.changes += 1
+
+    @property
+    def waiting(self) -> Waiting:
+        """Clients that wait for a thread; only with handlers."""
+        assert self.clients.waiting
+        return self.clients.waiting
+
+    @property
+    def silence(self) -> SilenceWatch:
+        """Clients that may wait for the first word of their handler; only with handlers."""
+        assert self.clients.silence
+        return self.clients.silence
 
     def connect(self) -> tuple[LoopClient, Client]:
         """Return a served client and its peer."""

@@ -125,7 +125,7 @@ def test_client_without_handler_is_transferred(make: Make, meanwhile: bool) -> N
             client.send(b"hello")
         taken = handlers.taken.get(timeout=PATIENCE)
         assert [taken] == frozen
-        assert taken.address == client.sock.getsockname()
+        assert taken.sock.getpeername() == client.sock.getsockname()
         assert taken.sock.recv(5) == b"hello"
         taken.sock.close()
 
@@ -148,7 +148,7 @@ def test_greeting_handler_takes_adopted_client_at_once(make: Make) -> None:
         client.echo(b"hello")
         then.adopt(scene.freeze())
         taken = handlers.taken.get(timeout=PATIENCE)
-        assert taken.address == client.sock.getsockname()
+        assert taken.sock.getpeername() == client.sock.getsockname()
         taken.sock.close()
 
 
