@@ -19,7 +19,7 @@ from graced.loop.client import Client
 from graced.loop.connection_log import DEADLINE, ConnectionLog, is_probe
 from graced.loop.io_thread import IOThread
 from graced.loop.liveness import Liveness
-from graced.loop.policy import Policy
+from graced.loop.policy import Policy, parts_until
 from graced.threads import start_thread
 
 TYPE_CHECKING = False
@@ -322,7 +322,7 @@ class Server:
         self.deadline = deadline
         self.draining.set()
         for thread in self.io_threads:
-            thread.drain(deadline)
+            thread.drain(parts_until(deadline))
         if self.pool:
             self.pool.drain()
         self._changed()

@@ -46,8 +46,7 @@ The farewell stands alone
 Where the rest is
     `graced.loop.acceptor`: accept, refuse, turn away.  `clients`: receive, echo, flush, close.
     `farewell`: the phases above.  `idle`: the idle timeout.  `transfer`: freeze and adopt.
-    Each module has a class whose methods are bound into the tables once, so that the loop pays
-    nothing for the division.
+    Their methods are bound into the tables once, so that the division costs the loop nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +62,6 @@ from graced.loop.clients import Clients
 from graced.loop.event_source import EventSource
 from graced.loop.farewell import Farewell
 from graced.loop.idle import IdleSweep
-from graced.loop.policy import parts_until
 from graced.loop.poller import Poller
 from graced.loop.transfer import Transfer
 
@@ -223,12 +221,12 @@ class IOThread(Thread):
         """Call `changed` once, when bytes are echoed or a client comes or goes."""
         self._clients.report_next_activity()
 
-    def drain(self, deadline: float = inf) -> None:
-        """Begin the drain: echo what has arrived, then send the farewell.
+    def drain(self, parts_until: float = inf) -> None:
+        """Begin the drain (see `graced.loop.policy`): echo what has arrived, send the farewell.
 
         Clients that are served come first, then the clients that are queued by now.
         """
-        self.post(partial(self._drain, deadline))
+        self.post(partial(self._drain, parts_until))
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Accept clients from further listeners."""
@@ -358,10 +356,10 @@ class IOThread(Thread):
 
     # The end.
 
-    def _drain(self, deadline: float) -> None:
+    def _drain(self, parts_until: float) -> None:
         if self.draining:
             return
-        self._clients.parts_until = parts_until(deadline)
+        self._clients.parts_until = parts_until
         self._acceptors.count_backlog()
         self._tell_present()
         self._acceptors.accept_backlog()

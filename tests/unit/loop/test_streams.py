@@ -12,6 +12,7 @@ import pytest
 
 from graced import StreamProtocol
 from graced.loop import clients as clients_module
+from graced.loop.policy import parts_until
 from loop.scene import Make, Scene
 from loop.stream_scene import streaming
 from support import FAREWELL, PATIENCE, Client
@@ -103,7 +104,8 @@ def test_timed_call_for_soon_is_the_next_part_of_an_answer(make: Make, awaited: 
         kind.scene.do(ask)
         if awaited == "nothing":
             client.echo(b"hello")
-        kind.scene.thread.drain(monotonic() + (0.5 if awaited == "too late" else 3600.0))
+        deadline = monotonic() + (0.5 if awaited == "too late" else 3600.0)
+        kind.scene.thread.drain(parts_until(deadline))
         expected = b"late" + FAREWELL if awaited == "an answer" else FAREWELL
         assert client.recv_exactly(len(expected)) == expected
 
