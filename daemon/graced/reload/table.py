@@ -29,33 +29,33 @@ class UnexpectedEventError(RuntimeError):
 class Message(Enum):
     """What the two processes tell each other, see `graced.reload.old_side` and `new_side`."""
 
-    HELLO = 1
+    HELLO = "hello"
     """New: I am configured; my pid and version."""
-    OFFER = 2
+    OFFER = "offer"
     """Old: listening sockets, the locked pidfile, and one state of each handler to be tried."""
-    READY = 3
+    READY = "ready"
     """New: I have everything that serving takes."""
-    FAILED = 4
+    FAILED = "failed"
     """New: I end, and the reason as one line."""
-    COMMIT = 5
+    COMMIT = "commit"
     """Old: you are the main process; accept clients."""
-    ACCEPTING = 6
+    ACCEPTING = "accepting"
     """New: I accept clients."""
-    BATCH = 7
+    BATCH = "batch"
     """Old: the sockets and the state of some clients, that are mine yet."""
-    TAKEN = 8
+    TAKEN = "taken"
     """New: I could serve the clients of the batch, but for some."""
-    RELEASED = 9
+    RELEASED = "released"
     """Old: I want no client back that you have taken, as long as you live."""
-    SERVING = 10
+    SERVING = "serving"
     """New: I serve the clients of the batch from now on; close your copies."""
-    REVOKED = 11
+    REVOKED = "revoked"
     """Old: the clients of the batch are mine again; forget them."""
-    MOVED = 12
+    MOVED = "moved"
     """Old: no batch will follow; how many clients remain here, until when, and my counts."""
-    STOPPING = 13
+    STOPPING = "stopping"
     """New: the service stops; drain your clients."""
-    STOP = 14
+    STOP = "stop"
     """Old: I was told to stop the service; do so."""
 
 
