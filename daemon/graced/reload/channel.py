@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import struct
+from contextlib import suppress
 
 from graced.reload.table import Message
 
@@ -119,6 +120,12 @@ class Channel:
                 letter.cut = bool(flags & socket.MSG_CTRUNC)
                 return letter
         return None
+
+    def end(self) -> None:
+        """Let the other process read the end; what it has sent, and sends yet, can be read here."""
+        with suppress(OSError):
+            # Gone already.
+            self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close this end; the other process reads what was sent, and then the end."""

@@ -34,6 +34,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from graced.reload.table import Message
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.reload.table import Table
@@ -73,6 +75,18 @@ class Event(Enum):
     OVERDUE = "the old process has not kept the time that it has named itself"
     STOP = "a signal to stop, or the message"
     DRAINED = "the last client is gone, or closed at the deadline"
+
+
+HEARD: dict[Message, Event] = {
+    Message.OFFER: Event.OFFER,
+    Message.COMMIT: Event.COMMIT,
+    Message.BATCH: Event.BATCH,
+    Message.RELEASED: Event.RELEASED,
+    Message.REVOKED: Event.REVOKED,
+    Message.MOVED: Event.MOVED,
+    Message.STOP: Event.STOP,
+}
+"""The messages of the old process; any other one is out of turn."""
 
 
 class Action(Enum):

@@ -40,6 +40,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from graced.reload.table import Message
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.reload.table import Table
@@ -83,6 +85,18 @@ class Event(Enum):
     NEW_DIED = "the new process is dead, and its messages are read"
     TIMEOUT = "the new process has not answered in time"
     STOP = "a signal to stop"
+
+
+HEARD: dict[Message, Event] = {
+    Message.HELLO: Event.HELLO,
+    Message.READY: Event.READY,
+    Message.FAILED: Event.FAILED,
+    Message.ACCEPTING: Event.ACCEPTING,
+    Message.TAKEN: Event.TAKEN,
+    Message.SERVING: Event.SERVING,
+    Message.STOPPING: Event.STOPPING,
+}
+"""The messages of the new process; any other one is out of turn."""
 
 
 class Action(Enum):

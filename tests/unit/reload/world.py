@@ -165,7 +165,7 @@ def _of_old(world: World, tables: Tables) -> Iterator[Step]:
 
     if world.to_old:
         (message, payload), *more = world.to_old
-        yield take(OldEvent[message.name], world._replace(to_old=tuple(more)), payload)
+        yield take(old_side.HEARD[message], world._replace(to_old=tuple(more)), payload)
     elif world.new_is == "dead" and not world.old_knows:
         yield take(OldEvent.NEW_DIED, world._replace(old_knows=True))
     if world.old is Old.ALONE and world.reloads and world.main == "old" and not world.mail:
@@ -281,7 +281,7 @@ def _of_new(world: World, tables: Tables) -> Iterator[Step]:
     if world.to_new:
         (message, payload), *more = world.to_new
         read = world._replace(to_new=tuple(more))
-        yield from _new_takes(read, tables, NewEvent[message.name], payload)
+        yield from _new_takes(read, tables, new_side.HEARD[message], payload)
     elif world.old_is == "dead" and not world.new_knows:
         yield from _new_takes(world._replace(new_knows=True), tables, NewEvent.OLD_DIED)
     if world.new is New.PREPARING:
