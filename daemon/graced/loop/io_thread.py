@@ -241,12 +241,14 @@ class IOThread(Thread):
         """Start handlers of clients that wait for a thread: a thread may be free."""
         self.post(self._clients.waiting.start)
 
-    def freeze(self, take: Callable[[list[Client]], None]) -> None:
-        """Abandon the listeners, stop serving, and call `take` in this thread with the clients.
+    def freeze(self, take: Callable[[list[Client]], None], most: int | None = None) -> None:
+        """Stop serving, and call `take` in this thread with the clients; abandon the listeners.
 
-        Clients that linger, or that a handler has, are not among them.
+        `most`: of the clients, and the listeners stay.  None lingers, or has a handler's thread.
         """
-        self.post(lambda: take(self._transfer.freeze()))
+        transfer = self._transfer
+        freeze = transfer.freeze if most is None else partial(transfer.freeze_batch, most)
+        self.post(lambda: take(freeze()))
 
     def adopt(self, clients: Sequence[Client], done: Callable[[], None]) -> None:
         """Serve frozen clients, maybe of another process; then call `done` in this thread.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from select import EPOLLIN
 from socket import AF_UNIX
 from time import monotonic
@@ -40,9 +41,17 @@ class Transfer:
     def freeze(self) -> list[Client]:
         """Abandon the listeners, stop serving all clients that can be transferred; return them."""
         self._acceptors.abandon_all()
+        return self.freeze_batch()
+
+    def freeze_batch(self, most: int | None = None) -> list[Client]:
+        """Stop serving up to `most` clients that can be transferred, and return them.
+
+        All others are served as before, and clients are accepted.
+        """
         if streams := self._clients.streams:
-            return self._freeze(streams)
-        frozen = [client for client in self._clients.present() if client.phase in TRANSFERABLE]
+            return self._freeze(streams, most)
+        movable = (client for client in self._clients.present() if client.phase in TRANSFERABLE)
+        frozen = [*islice(movable, most)]
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
             self._clients.count_unsent(-len(client.unsent))
@@ -54,8 +63,9 @@ class Transfer:
             client.counted = True
         return frozen
 
-    def _freeze(self, streams: StreamClients) -> list[Client]:
-        frozen = [each for each in map(streams.freeze, self._clients.present()) if each]
+    def _freeze(self, streams: StreamClients, most: int | None) -> list[Client]:
+        tried = map(streams.freeze, self._clients.present())
+        frozen = [*islice((each for each in tried if each), most)]
         # One call for all, as above: threads of a handler may compute.
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
