@@ -71,6 +71,16 @@ class UnitWatch:
                 raise RigError(f"not so in {timeout:g} s; the unit is:\n{state}") from None
         return properties
 
+    def order_stop(self, unit: str) -> None:
+        """Send systemd the order to stop a unit; returns when it lies there, read or not.
+
+        For a systemd that does not run at the moment: the order is what it reads when it goes on.
+        The watch stays open until then, since systemd asks the bus for the sender's user.
+        """
+        self._send(_MANAGER, "org.freedesktop.systemd1.Manager", "StopUnit", unit, "replace")
+        # The bus answers in turn: the order has been passed on by then.
+        self._call(_BUS, "org.freedesktop.DBus", "GetId")
+
     def __enter__(self) -> Self:
         return self
 
@@ -89,23 +99,28 @@ class UnitWatch:
             raise RigError(f"the bus refuses us: {answer!r}")
         self._socket.sendall(b"BEGIN\r\n")
 
-    def _call(self, peer: tuple[str, str], interface: str, member: str, argument: str = "") -> None:
-        destination, path = peer
-        fields = _field(_PATH, "o", path) + _field(_INTERFACE, "s", interface)
-        fields += _field(_MEMBER, "s", member) + _field(_DESTINATION, "s", destination)
-        body = b""
-        if argument:
-            fields += _field(_SIGNATURE, "g", "s")
-            body = _string(argument)
-        # The last field is not padded, as far as the length of the fields is concerned.
-        length = len(fields.rstrip(b"\0")) + 1
-        head = struct.pack("<cBBBIII", b"l", _CALL, 0, 1, len(body), 1, length)
-        self._socket.sendall(head + fields + body)
+    def _call(self, peer: tuple[str, str], interface: str, member: str, *arguments: str) -> None:
+        self._send(peer, interface, member, *arguments)
         deadline = time.monotonic() + _ANSWER
         while (kind := self._message(deadline)) == _SIGNAL:
             pass
         if kind == _ERROR:
             raise RigError(f"the bus does not do {interface}.{member}")
+
+    def _send(self, peer: tuple[str, str], interface: str, member: str, *arguments: str) -> None:
+        """Send a call whose arguments are strings."""
+        destination, path = peer
+        fields = _field(_PATH, "o", path) + _field(_INTERFACE, "s", interface)
+        fields += _field(_MEMBER, "s", member) + _field(_DESTINATION, "s", destination)
+        body = b""
+        if arguments:
+            fields += _field(_SIGNATURE, "g", "s" * len(arguments))
+        for argument in arguments:
+            body = _pad(4, body) + _string(argument)
+        # The last field is not padded, as far as the length of the fields is concerned.
+        length = len(fields.rstrip(b"\0")) + 1
+        head = struct.pack("<cBBBIII", b"l", _CALL, 0, 1, len(body), 1, length)
+        self._socket.sendall(head + fields + body)
 
     def _message(self, deadline: float) -> int:
         """Read one message; returns its type. Raises TimeoutError at the monotonic deadline."""

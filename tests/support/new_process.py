@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from graced.app.preflight import Launch
+from graced.app.launch import Launch
 
 PREAMBLE = """
 import os, signal, socket, sys

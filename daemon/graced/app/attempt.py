@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from graced.app.preflight import Launch
+    from graced.app.launch import Launch
     from graced.reload.channel import Channel
 
 _WAITING = frozenset({State.PREPARING, State.OFFERED})

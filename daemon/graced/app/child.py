@@ -12,6 +12,8 @@ import sys
 import time
 from contextlib import suppress
 
+from graced.app.launch import working_directory
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -173,11 +175,3 @@ def without_service_manager(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value for name, value in environment.items() if name not in _FOR_THE_FIRST_PROCESS
     }
-
-
-def working_directory() -> str:
-    """The working directory; the root where it has been removed."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return "/"

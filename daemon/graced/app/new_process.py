@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from graced.app.preflight import Launch
+    from graced.app.launch import Launch
     from graced.reload.channel import Letter
 
 VARIABLE = "GRACED_RELOAD"

@@ -15,48 +15,20 @@ ignores unknown names.
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
-from types import SimpleNamespace
 
-from graced.app.child import Child, without_service_manager, working_directory
+from graced.app.child import Child, without_service_manager
 from graced.process import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from graced.app.check import Subject
+    from graced.app.launch import Launch
 
 VARIABLE = "GRACED_PREFLIGHT"
 OPTION = "--check-config"
-_AS_MODULE = ["-m", "graced"]
-
-
-class Launch(SimpleNamespace):
-    """The way in which this process was started, and the next process will be."""
-
-    program: list[str]
-    """The interpreter, with the program to run."""
-    arguments: list[str]
-    environment: dict[str, str]
-    directory: str
-    descriptors: int
-    """The hard limit of descriptors, which python-daemon lowers."""
-
-    @classmethod
-    def of_this_process(cls, arguments: Sequence[str]) -> Launch:
-        """To be called before anything changes the process."""
-        given = list(arguments)
-        before = len(sys.orig_argv) - len(given)
-        is_command = before > 1 and sys.orig_argv[before:] == given
-        return cls(
-            program=[sys.executable, *(sys.orig_argv[1:before] if is_command else _AS_MODULE)],
-            arguments=given,
-            environment=dict(os.environ),
-            directory=working_directory(),
-            descriptors=limits.hard_descriptors(),
-        )
 
 
 class Preflight(Child):
@@ -85,7 +57,7 @@ def subject(environ: Mapping[str, str]) -> Subject | None:
     words = dict(word.partition("=")[::2] for word in environ.get(VARIABLE, "").split())
     if words.get("pid") != str(os.getppid()):
         return None
-    # Not for the daemon, which imports this module at its start.
+    # Not for the daemon, which imports this module as well.
     from graced.app import occupancy  # noqa: PLC0415
     from graced.app.check import Subject  # noqa: PLC0415
 

@@ -38,16 +38,13 @@ class Transfer:
         restoring = clients.streams.kind if clients.streams else self._handlers
         self._can_restore = bool(restoring and restoring.movable)
 
-    def freeze(self) -> list[Client]:
-        """Abandon the listeners, stop serving all clients that can be transferred; return them."""
-        self._acceptors.abandon_all()
-        return self.freeze_batch()
+    def freeze(self, most: int | None = None) -> list[Client]:
+        """Abandon the listeners, stop serving all clients that can be transferred; return them.
 
-    def freeze_batch(self, most: int | None = None) -> list[Client]:
-        """Stop serving up to `most` clients that can be transferred, and return them.
-
-        All others are served as before, and clients are accepted.
+        With `most` no more clients than that; all others are served as before, and new ones too.
         """
+        if most is None:
+            self._acceptors.abandon_all()
         if streams := self._clients.streams:
             return self._freeze(streams, most)
         movable = (client for client in self._clients.present() if client.phase in TRANSFERABLE)
@@ -57,7 +54,8 @@ class Transfer:
             self._clients.count_unsent(-len(client.unsent))
             client.phase = GONE
             self._poller.timers.cancel(client)
-            self._clients.waiting.remove(client)
+            if self._clients.waiting:
+                self._clients.waiting.remove(client)
             if client.counted:
                 self._admission.leave(client.host)
             client.counted = True
@@ -101,15 +99,17 @@ class Transfer:
             self._mirror.add(client)
         try:
             self._poller.register(client.sock.fileno(), client, EPOLLIN)
-            if self._handlers:
-                client.address = client.sock.getpeername()
+            if self._clients.silence:
+                # Fails where the client has reset the connection meanwhile: no handler starts then.
+                client.sock.getpeername()
                 self._clients.silence.expect(client)
         except OSError as error:
             self._clients.lost(client, error)
             return
         if self._clients.streams:
             self._clients.streams.connect(client, unsent)
-        elif unsent:
+        elif unsent and not (self._handlers and self._handlers.sends_unsent):
             self._clients.keep_unsent(client, memoryview(unsent))
         elif self._handlers and (self._handlers.greet or client.saved is not None):
+            client.unsent = unsent
             self._clients.start_handler(client, 0)

@@ -14,7 +14,7 @@ import pytest
 
 from graced.app import child
 from graced.app.attempt import Attempt
-from graced.app.preflight import Launch
+from graced.app.launch import Launch
 from graced.reload.channel import Channel
 from graced.reload.old_side import State
 from graced.reload.table import Message
