@@ -242,12 +242,12 @@ class IOThread(Thread):
         if self._clients.waiting:
             self.post(self._clients.waiting.start)
 
-    def freeze(self, take: Callable[[list[Client]], None]) -> None:
-        """Abandon the listeners, stop serving, and call `take` in this thread with the clients.
+    def freeze(self, take: Callable[[list[Client]], None], most: int | None = None) -> None:
+        """Stop serving, and call `take` in this thread with the clients; abandon the listeners.
 
-        Clients that linger, or that a handler has, are not among them.
+        `most`: of the clients, and the listeners stay.  None lingers, or has a handler's thread.
         """
-        self.post(lambda: take(self._transfer.freeze()))
+        self.post(lambda: take(self._transfer.freeze(most)))
 
     def adopt(self, clients: Sequence[Client], done: Callable[[], None]) -> None:
         """Serve frozen clients, maybe of another process; then call `done` in this thread.
@@ -255,12 +255,8 @@ class IOThread(Thread):
         A client that is not `counted` is turned away.  May be called before `start`: the clients
         are then served before a new client is accepted.
         """
-
-        def adopt() -> None:
-            self._transfer.adopt(clients)
-            done()
-
-        self.post(adopt)
+        self.post(partial(self._transfer.adopt, clients))
+        self.post(done)
 
     def finish(self) -> None:
         """Close all clients and end within `FINISH_TIMEOUT`."""

@@ -192,6 +192,23 @@ def test_freeze_saves_state_and_unsent_bytes(make: Make) -> None:
         assert not handler.lost.is_set()
 
 
+def test_batch_saves_no_more_clients_than_it_takes(make: Make) -> None:
+    kind = Kind(make, movable=True)
+    clients = [kind.connect() for _ in range(3)]
+    frozen = kind.scene.freeze(most=2)
+    assert len(frozen) == 2
+    assert len(kind.scene.freeze(most=0)) == 0
+    moved = {str(each) for each in frozen}
+    for client, handler in clients:
+        if client.name not in moved:
+            client.echo(b"hello")
+            assert not handler.lost.is_set()
+    kind.scene.adopt(frozen)
+    for client, _ in clients:
+        client.echo(b"and on")
+        client.close()
+
+
 def test_client_that_said_nothing_is_frozen_without_state(make: Make) -> None:
     kind = Kind(make)
     silent, _ = kind.connect()
