@@ -19,7 +19,7 @@ from graced.loop.client import Client
 from graced.loop.connection_log import DEADLINE, ConnectionLog, is_probe
 from graced.loop.io_thread import IOThread
 from graced.loop.liveness import Liveness
-from graced.loop.policy import Policy
+from graced.loop.policy import Policy, parts_until
 from graced.threads import start_thread
 
 TYPE_CHECKING = False
@@ -73,7 +73,8 @@ class Server:
         """Set when the drain begins."""
         self.deadline: float | None = None
         """Monotonic time at which the remaining clients are closed; None before the drain."""
-        self._admission = admission
+        self.admission = admission
+        """The limits of clients, with what was counted of them."""
         self._mirror = mirror
         self._log = ConnectionLog(policy)
         self._streams = streaming is not None
@@ -177,7 +178,7 @@ class Server:
     def _uncount(self, moved: Sequence[Client]) -> None:
         for client in moved:
             if client.counted:
-                self._admission.leave(client.host)
+                self.admission.leave(client.host)
             client.counted = True
 
     def freeze(self) -> list[Client]:
@@ -186,6 +187,22 @@ class Server:
         A client stays where its blocking handler cannot be moved.  Raises `StuckError` where an
         I/O thread does not answer in time; all clients then stay, and no listener is accepted from.
         """
+        frozen = self._freeze_io()
+        if self.pool:
+            moved = self.pool.freeze(HANDLER_FREEZE_TIMEOUT)
+            self._uncount(moved)
+            frozen += moved
+        return frozen
+
+    def freeze_batch(self, most: int) -> list[Client]:
+        """Stop serving up to `most` clients of each I/O thread; accept, and serve all others.
+
+        Clients of the threads of handlers are not among them.  Raises `StuckError`; all clients
+        then stay.
+        """
+        return self._freeze_io(most)
+
+    def _freeze_io(self, most: int | None = None) -> list[Client]:
         answers: SimpleQueue[None] = SimpleQueue()
         frozen_by: list[list[Client]] = [[] for _ in self.io_threads]
 
@@ -194,18 +211,13 @@ class Server:
             answers.put(None)
 
         for thread, clients in zip(self.io_threads, frozen_by, strict=True):
-            thread.freeze(partial(take, clients))
+            thread.freeze(partial(take, clients), most)
         if not self._all_answer(answers, FREEZE_TIMEOUT):
             # A thread that is late freezes its clients yet, and then finds this request.
             for thread, clients in zip(self.io_threads, frozen_by, strict=True):
                 thread.adopt(clients, lambda: None)
             raise StuckError("an I/O thread does not answer")
-        frozen = [client for clients in frozen_by for client in clients]
-        if self.pool:
-            moved = self.pool.freeze(HANDLER_FREEZE_TIMEOUT)
-            self._uncount(moved)
-            frozen += moved
-        return frozen
+        return [client for clients in frozen_by for client in clients]
 
     def adopt(self, clients: Sequence[Client]) -> None:
         """Serve clients that were frozen, here or in another process.
@@ -273,7 +285,7 @@ class Server:
     @property
     def clients(self) -> int:
         """The number of clients now."""
-        return self._admission.clients
+        return self.admission.clients
 
     @property
     def waiting(self) -> int:
@@ -283,17 +295,12 @@ class Server:
     @property
     def admitted(self) -> int:
         """The number of clients so far."""
-        return self._admission.admitted
+        return self.admission.admitted
 
     @property
     def probes(self) -> int:
         """The number of clients so far that were not logged, as they had no byte."""
-        return self._admission.probes
-
-    @property
-    def refused(self) -> int:
-        """The number of clients so far that were refused."""
-        return self._admission.refused
+        return self.admission.probes
 
     @property
     def echoed(self) -> int:
@@ -313,11 +320,11 @@ class Server:
     @property
     def counts(self) -> tuple[int, int, int, int]:
         """Clients, bytes, probes and refusals so far, to be restored in the next process."""
-        return self.admitted, self.echoed, self.probes, self.refused
+        return self.admitted, self.echoed, self.probes, self.admission.refused
 
     def restore_counts(self, counts: tuple[int, int, int, int]) -> None:
         """Go on counting where the last process has stopped.  Before `start`."""
-        to = self._admission
+        to = self.admission
         to.admitted, self._echoed_by_handlers, to.probes, to.refused = counts
 
     # The end.
@@ -327,7 +334,7 @@ class Server:
         self.deadline = deadline
         self.draining.set()
         for thread in self.io_threads:
-            thread.drain()
+            thread.drain(parts_until(deadline))
         if self.pool:
             self.pool.drain()
         self._changed()
@@ -373,7 +380,7 @@ class Server:
         if self._mirror:
             self._mirror.discard(client)
         if client.counted:
-            self._admission.leave(client.host, probe=is_probe(client))
+            self.admission.leave(client.host, probe=is_probe(client))
         with self._count_lock:
             self._echoed_by_handlers += client.echoed
         self._log.end(client, reason, time.monotonic())
@@ -385,7 +392,7 @@ class Server:
                 return
             if self.draining.is_set():
                 self._departed_handlers += 1
-        last = self.draining.is_set() and not self._admission.clients
+        last = self.draining.is_set() and not self.admission.clients
         if last or self._activity_awaited:
             self._activity_awaited = False
             self._changed()

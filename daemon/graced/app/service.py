@@ -11,23 +11,19 @@ from functools import partial
 from signal import SIGTERM
 from time import monotonic
 
-from graced.app import handler_path, terminal
+from graced.app import handler_path
 from graced.app.assembly import build
 from graced.app.claims import Claims
-from graced.app.next_start import try_next_start
 from graced.app.settings import Settings
 from graced.errors import HANDED_OVER, FailedError, GracedError, StartError
 from graced.handlers import registry
-from graced.handover.fdstore import LISTENERS, FdStore
+from graced.handover.fdstore import LISTENERS, FdStore, is_mirrored
 from graced.handover.inherited import Inherited
-from graced.handover.mirror import Mirror
-from graced.handover.mirror_store import MirrorStore, is_mirrored
 from graced.log import events, sinks, writer
 from graced.log.event import plural
 from graced.log.writer import Log
 from graced.loop.acceptor import MAX_LINGERING
-from graced.process import daemonize, limits
-from graced.process.daemonize import Parent
+from graced.process import limits
 from graced.process.supervisor import Supervisor
 from graced.server import Server
 from graced.signals import HANDOVER, SignalInbox, expect_service_manager
@@ -39,7 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from socket import socket
 
-    from graced.app.preflight import Launch
+    from graced.app.launch import Launch
+    from graced.handover.mirror import Mirror
+    from graced.process.daemonize import Parent
     from graced.sockets.listener import Listener
 
 
@@ -50,8 +48,14 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launc
     Return the exit status.  Raises `GracedError`; a `FailedError` has been logged.
     """
     with ExitStack() as belongings:
-        # First of all: every descriptor that is opened from here on is ours, and survives the fork.
-        foreign = daemonize.open_descriptors() if daemon else frozenset()
+        foreign: frozenset[int] = frozenset()
+        if daemon:
+            # In the foreground a start does without this module.
+            from graced.process import daemonize  # noqa: PLC0415
+
+            # First of all: every descriptor that is opened from here on is ours, and survives the
+            # fork.
+            foreign = daemonize.open_descriptors()
         expect_service_manager(os.environ, os.getpid())
         log = writer.open_log(settings.level, sinks.sink_for(detached=False))
         belongings.callback(log.stop)
@@ -184,6 +188,9 @@ class Service:
 
         `foreign`: descriptors of the caller.
         """
+        from graced.app import terminal  # noqa: PLC0415
+        from graced.process import daemonize  # noqa: PLC0415
+
         # A descriptor that was passed to us is ours, and so is one that got its number since.
         ours = daemonize.open_descriptors() - (foreign - self._passed)
         keep_stderr = sinks.stderr_outlives_us()
@@ -216,8 +223,17 @@ class Service:
         """The life of the service: start, serve, drain, stop.  Return the exit status."""
         with SignalInbox() as inbox:
             self._log.start()
-            mirrored = MirrorStore(self._notifier, self._inherited.names if self._inherited else ())
-            mirror = Mirror(mirrored.replace) if self._mirrors else None
+            # Modules that not every service needs, now: an upgrade may replace the files later.
+            mirror = mirrored = None
+            if self._mirrors:
+                from graced.handover.mirror import Mirror  # noqa: PLC0415
+                from graced.handover.mirror_store import MirrorStore  # noqa: PLC0415
+
+                names = self._inherited.names if self._inherited else ()
+                mirrored = MirrorStore(self._notifier, names)
+                mirror = Mirror(mirrored.replace)
+            if self._keeps:
+                from graced.app.next_start import try_next_start  # noqa: PLC0415
             try:
                 stop = partial(inbox.put, SIGTERM)
                 server, parts = build(
@@ -246,7 +262,7 @@ class Service:
                 )
             if handing_over:
                 self._store.settle()
-                if mirror:
+                if mirror and mirrored:
                     mirror.close()
                     # The kernel counts references: a client that is mirrored counts twice.
                     if not limits.has_room_in_flight(mirror.copies + server.clients + 1):

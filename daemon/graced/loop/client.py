@@ -26,7 +26,6 @@ class Client(EventSource):
     """A connection.  For the I/O thread or the handler's thread that owns the client."""
 
     __slots__ = (
-        "address",
         "counted",
         "echoed",
         "header",
@@ -67,8 +66,6 @@ class Client(EventSource):
         """Bytes for the client that the kernel has not taken yet."""
         self.saved: bytes | None = None
         """The state that the client's handler has saved in another process."""
-        self.address: Any = None
-        """The address that accept(2) has returned; set where a handler will ask for it."""
 
     @property
     def peer(self) -> Any:

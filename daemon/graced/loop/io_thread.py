@@ -46,8 +46,7 @@ The farewell stands alone
 Where the rest is
     `graced.loop.acceptor`: accept, refuse, turn away.  `clients`: receive, echo, flush, close.
     `farewell`: the phases above.  `idle`: the idle timeout.  `transfer`: freeze and adopt.
-    Each module has a class whose methods are bound into the tables once, so that the loop pays
-    nothing for the division.
+    Their methods are bound into the tables once, so that the division costs the loop nothing.
 """
 
 from __future__ import annotations
@@ -152,11 +151,12 @@ class IOThread(Thread):
             phase.FAREWELL_SENT: self._farewell.pause_reading,
             phase.READ_PAUSED: self._farewell.leave_unread,
             phase.LINGERING: self._clients.discard_input,
-            phase.AWAITING_THREAD: self._clients.waiting.hear,
             phase.LISTENING: self._acceptors.accept,
             phase.ARRIVING: self._acceptors.hear_header,
             phase.WAKING: self._poller.woken,
         }
+        if waiting := self._clients.waiting:
+            table[phase.AWAITING_THREAD] = waiting.hear
         if self._stream_farewell:
             table |= self._stream_farewell.on_event()
         return [table.get(number, self._ignore) for number in range(phase.PHASES)]
@@ -168,16 +168,16 @@ class IOThread(Thread):
             phase.FAREWELL_PENDING: self._farewell.send_pending,
             phase.READ_PAUSED: self._farewell.resume_reading,
             phase.LINGERING: self._clients.end_lingering,
-            phase.AWAITING_THREAD: self._clients.waiting.retry,
             phase.LISTENING: self._acceptors.retry,
             phase.ARRIVING: self._acceptors.miss_header,
             phase.SWEEPING: self._idle.close_idle,
-            phase.TRYING: self._clients.silence.start_handler,
             phase.REPORTING: self._acceptors.report_refusals,
             phase.REMINDING: self._farewell.remind,
             phase.HANDSHAKING: self._end_handshakes,
             phase.ENDING: self._end,
         }
+        if (waiting := self._clients.waiting) and (silence := self._clients.silence):
+            table |= {phase.AWAITING_THREAD: waiting.retry, phase.TRYING: silence.start_handler}
         if self._stream_farewell:
             table |= self._stream_farewell.on_due()
         return table
@@ -202,7 +202,7 @@ class IOThread(Thread):
     @property
     def waiting(self) -> int:
         """Clients that wait for a thread in which their handler can run."""
-        return self._clients.waiting.number
+        return self._clients.waiting.number if self._clients.waiting else 0
 
     # Requests of other threads.
 
@@ -223,12 +223,12 @@ class IOThread(Thread):
         """Call `changed` once, when bytes are echoed or a client comes or goes."""
         self._clients.report_next_activity()
 
-    def drain(self) -> None:
-        """Begin the drain: echo what has arrived, then send the farewell.
+    def drain(self, parts_until: float = inf) -> None:
+        """Begin the drain (see `graced.loop.policy`): echo what has arrived, send the farewell.
 
         Clients that are served come first, then the clients that are queued by now.
         """
-        self.post(self._drain)
+        self.post(partial(self._drain, parts_until))
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Accept clients from further listeners."""
@@ -241,14 +241,15 @@ class IOThread(Thread):
 
     def start_waiting(self) -> None:
         """Start handlers of clients that wait for a thread: a thread may be free."""
-        self.post(self._clients.waiting.start)
+        if self._clients.waiting:
+            self.post(self._clients.waiting.start)
 
-    def freeze(self, take: Callable[[list[Client]], None]) -> None:
-        """Abandon the listeners, stop serving, and call `take` in this thread with the clients.
+    def freeze(self, take: Callable[[list[Client]], None], most: int | None = None) -> None:
+        """Stop serving, and call `take` in this thread with the clients; abandon the listeners.
 
-        Clients that linger, or that a handler has, are not among them.
+        `most`: of the clients, and the listeners stay.  None lingers, or has a handler's thread.
         """
-        self.post(lambda: take(self._transfer.freeze()))
+        self.post(lambda: take(self._transfer.freeze(most)))
 
     def adopt(self, clients: Sequence[Client], done: Callable[[], None]) -> None:
         """Serve frozen clients, maybe of another process; then call `done` in this thread.
@@ -256,12 +257,8 @@ class IOThread(Thread):
         A client that is not `counted` is turned away.  May be called before `start`: the clients
         are then served before a new client is accepted.
         """
-
-        def adopt() -> None:
-            self._transfer.adopt(clients)
-            done()
-
-        self.post(adopt)
+        self.post(partial(self._transfer.adopt, clients))
+        self.post(done)
 
     def finish(self) -> None:
         """Close all clients and end within `FINISH_TIMEOUT`."""
@@ -357,9 +354,10 @@ class IOThread(Thread):
 
     # The end.
 
-    def _drain(self) -> None:
+    def _drain(self, parts_until: float) -> None:
         if self.draining:
             return
+        self._clients.parts_until = parts_until
         self._acceptors.count_backlog()
         self._tell_present()
         self._acceptors.accept_backlog()

@@ -160,9 +160,12 @@ class Arrivals:
         """Take out all connections, as clients that cannot be served."""
         return [self._uncounted(arrival) for arrival in list(self._present)]
 
-    def freeze(self) -> list[Client]:
-        """Take out all connections, to be handed over, with the header so far in the host."""
-        arrivals = list(self._present)
+    def freeze(self, most: int | None = None) -> list[Client]:
+        """Take out connections, to be handed over, with the header so far in the host.
+
+        `most`: not all, but so many.
+        """
+        arrivals = list(self._present)[:most]
         for each in arrivals:
             self._forget(each)
         now = self._poller.now

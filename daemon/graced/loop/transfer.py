@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from select import EPOLLIN
 from time import monotonic
 
@@ -38,26 +39,38 @@ class Transfer:
         self._arrivals = acceptors.arrivals
         self._can_restore = bool(restoring and restoring.movable)
 
-    def freeze(self) -> list[Client]:
-        """Abandon the listeners, stop serving all clients that can be transferred; return them."""
-        self._acceptors.abandon_all()
-        arrivals = self._arrivals.freeze() if self._arrivals else []
+    def freeze(self, most: int | None = None) -> list[Client]:
+        """Abandon the listeners, stop serving all clients that can be transferred; return them.
+
+        With `most` no more clients than that; all others are served as before, and new ones too.
+        """
+        if most is None:
+            self._acceptors.abandon_all()
+        frozen = self._freeze_clients(most)
+        if self._arrivals:
+            frozen += self._arrivals.freeze(None if most is None else most - len(frozen))
+        return frozen
+
+    def _freeze_clients(self, most: int | None) -> list[Client]:
         if streams := self._clients.streams:
-            return self._freeze(streams) + arrivals
-        frozen = [client for client in self._clients.present() if client.phase in TRANSFERABLE]
+            return self._freeze(streams, most)
+        movable = (client for client in self._clients.present() if client.phase in TRANSFERABLE)
+        frozen = [*islice(movable, most)]
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
             self._clients.count_unsent(-len(client.unsent))
             client.phase = GONE
             self._poller.timers.cancel(client)
-            self._clients.waiting.remove(client)
+            if self._clients.waiting:
+                self._clients.waiting.remove(client)
             if client.counted:
                 self._admission.leave(client.host)
             client.counted = True
-        return frozen + arrivals
+        return frozen
 
-    def _freeze(self, streams: StreamClients) -> list[Client]:
-        frozen = [each for each in map(streams.freeze, self._clients.present()) if each]
+    def _freeze(self, streams: StreamClients, most: int | None) -> list[Client]:
+        tried = map(streams.freeze, self._clients.present())
+        frozen = [*islice((each for each in tried if each), most)]
         # One call for all, as above: threads of a handler may compute.
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
@@ -98,17 +111,17 @@ class Transfer:
             self._mirror.add(client)
         try:
             self._poller.register(client.sock.fileno(), client, EPOLLIN)
-            if self._handlers:
-                client.address = client.sock.getpeername()
-                if client.header:
-                    client.address = client.peer
+            if self._clients.silence:
+                # Fails where the client has reset the connection meanwhile: no handler starts then.
+                client.sock.getpeername()
                 self._clients.silence.expect(client)
         except OSError as error:
             self._clients.lost(client, error)
             return
         if self._clients.streams:
             self._clients.streams.connect(client, unsent)
-        elif unsent:
+        elif unsent and not (self._handlers and self._handlers.sends_unsent):
             self._clients.keep_unsent(client, memoryview(unsent))
         elif self._handlers and (self._handlers.greet or client.saved is not None):
+            client.unsent = unsent
             self._clients.start_handler(client, 0)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from graced import StreamProtocol
 from graced.loop import clients as clients_module
+from graced.loop.policy import parts_until
 from loop.scene import Make, Scene
 from loop.stream_scene import streaming
-from support import PATIENCE, Client
+from support import FAREWELL, PATIENCE, Client
 
 
 class Noting(StreamProtocol):
@@ -83,6 +85,29 @@ def test_call_later_is_made_and_can_be_cancelled(make: Make) -> None:
         kind.scene.do(schedule)
         assert done.wait(PATIENCE)
         assert calls == ["soon", "late"]
+
+
+@pytest.mark.parametrize("awaited", ["an answer", "nothing", "too late", "cancelled"])
+def test_timed_call_for_soon_is_the_next_part_of_an_answer(make: Make, awaited: str) -> None:
+    """Unless the client has spoken since, or the deadline is near, or the call was cancelled."""
+    kind = Kind(make, policy={"farewell": FAREWELL})
+    client, handler = kind.connect()
+    with client:
+
+        def ask() -> None:
+            call = handler.transport.call_later(0.5, handler.transport.write, b"late")
+            handler.transport.call_later(3600.0, handler.transport.write, b"never")
+            if awaited == "cancelled":
+                call.cancel()
+
+        client.echo(b"hello")
+        kind.scene.do(ask)
+        if awaited == "nothing":
+            client.echo(b"hello")
+        deadline = monotonic() + (0.5 if awaited == "too late" else 3600.0)
+        kind.scene.thread.drain(parts_until(deadline))
+        expected = b"late" + FAREWELL if awaited == "an answer" else FAREWELL
+        assert client.recv_exactly(len(expected)) == expected
 
 
 def test_call_is_not_made_after_the_connection_is_lost(make: Make) -> None:
@@ -165,6 +190,23 @@ def test_freeze_saves_state_and_unsent_bytes(make: Make) -> None:
         received = client.recv_exactly(sent)
         assert len(received) == sent
         assert not handler.lost.is_set()
+
+
+def test_batch_saves_no_more_clients_than_it_takes(make: Make) -> None:
+    kind = Kind(make, movable=True)
+    clients = [kind.connect() for _ in range(3)]
+    frozen = kind.scene.freeze(most=2)
+    assert len(frozen) == 2
+    assert len(kind.scene.freeze(most=0)) == 0
+    moved = {str(each) for each in frozen}
+    for client, handler in clients:
+        if client.name not in moved:
+            client.echo(b"hello")
+            assert not handler.lost.is_set()
+    kind.scene.adopt(frozen)
+    for client, _ in clients:
+        client.echo(b"and on")
+        client.close()
 
 
 def test_client_that_said_nothing_is_frozen_without_state(make: Make) -> None:

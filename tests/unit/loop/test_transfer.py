@@ -11,7 +11,7 @@ from graced.log import events
 from graced.loop import acceptor
 from graced.loop import clients as clients_module
 from graced.loop.clients import BUFFER_SIZE, SMALL_READ
-from graced.loop.phase import GONE
+from graced.loop.phase import FAREWELL_SENT, GONE
 from loop.scene import Handlers, Make, MakeParts, Parts, Scene
 from support import FAREWELL, PATIENCE, Client
 
@@ -50,6 +50,16 @@ def test_frozen_client_is_not_served_until_adopted(make: Make, same: bool) -> No
         then.thread.drain()
         for client in (one, two):
             client.expect_farewell_alone()
+
+
+def test_batch_leaves_out_clients_that_cannot_move(parts: Parts) -> None:
+    """And goes on behind them."""
+    clients = [parts.connect()[0] for _ in range(5)]
+    clients[0].phase = clients[3].phase = FAREWELL_SENT
+    assert parts.transfer.freeze(2) == [clients[1], clients[2]]
+    assert parts.transfer.freeze(2) == [clients[4]]
+    assert parts.transfer.freeze(2) == []
+    assert [each.phase for each in clients] == [FAREWELL_SENT, GONE, GONE, FAREWELL_SENT, GONE]
 
 
 @SAME
@@ -125,7 +135,7 @@ def test_client_without_handler_is_transferred(make: Make, meanwhile: bool) -> N
             client.send(b"hello")
         taken = handlers.taken.get(timeout=PATIENCE)
         assert [taken] == frozen
-        assert taken.address == client.sock.getsockname()
+        assert taken.sock.getpeername() == client.sock.getsockname()
         assert taken.sock.recv(5) == b"hello"
         taken.sock.close()
 
@@ -148,7 +158,7 @@ def test_greeting_handler_takes_adopted_client_at_once(make: Make) -> None:
         client.echo(b"hello")
         then.adopt(scene.freeze())
         taken = handlers.taken.get(timeout=PATIENCE)
-        assert taken.address == client.sock.getsockname()
+        assert taken.sock.getpeername() == client.sock.getsockname()
         taken.sock.close()
 
 
@@ -168,6 +178,23 @@ def test_client_with_saved_state_needs_a_movable_handler(make: Make, movable: bo
         else:
             assert client.recv_to_end() == FAREWELL
             assert then.admission.admitted == 0
+
+
+@pytest.mark.parametrize("sends_unsent", [True, False])
+def test_client_with_unsent_bytes_and_saved_state(make: Make, sends_unsent: bool) -> None:
+    """A handler gets the bytes with its client, or gets the client when they are sent."""
+    handlers = Handlers(movable=True, sends_unsent=sends_unsent)
+    scene, then = make(), make(handlers=handlers)
+    with scene.connect() as client:
+        client.echo(b"hello")
+        (frozen,) = scene.freeze()
+        frozen.unsent, frozen.saved = b"unsent", b"state"
+        then.adopt([frozen])
+        taken = handlers.taken.get(timeout=PATIENCE)
+        assert (taken.unsent, taken.saved) == (b"unsent" * sends_unsent, b"state")
+        if not sends_unsent:
+            assert client.recv() == b"unsent"
+        taken.sock.close()
 
 
 def test_client_that_comes_after_the_freeze_waits_in_the_backlog(make: Make) -> None:
