@@ -40,12 +40,8 @@ def test_denied_host_is_told_counted_and_logged(handler: str) -> None:
 
 @pytest.mark.parametrize("kind", ["stream", "blocking", "asyncio"])
 def test_nothing_is_said_where_no_farewell_is_declared(kind: str) -> None:
-    handlers = {
-        "stream": "support.streams:Lines",
-        "blocking": "support.handlers:ShoutingHandler",
-        "asyncio": "support.asynchronous:Lines",
-    }
-    with Graced("--handler", handlers[kind], config=DENIED) as graced:
+    handler = "support.handlers:ShoutingHandler" if kind == "blocking" else "support.kinds:Lines"
+    with Graced("--handler", handler, config=DENIED, env={"KIND": kind}) as graced:
         with connect(graced, STRANGER) as stranger:
             assert stranger.recv_to_end() == b""
         graced.log.wait_for("refused 1 client,")

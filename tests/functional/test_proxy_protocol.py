@@ -166,7 +166,7 @@ def test_health_checks_of_the_proxy_are_served_against_all_rules() -> None:
         assert graced.log.count("connection from") == 2
 
 
-@kinds
+@pytest.mark.parametrize("kind", [*KINDS.values(), "support.naming:BlockingAtOnce"])
 def test_client_that_has_said_nothing_is_told_in_a_drain(kind: str) -> None:
     """The kernel counts the header as bytes of the client, which are no request."""
     with Graced("--handler", kind, "--grace", "30", config=PROXIES) as graced, ExitStack() as stack:

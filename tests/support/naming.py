@@ -23,6 +23,12 @@ class Blocking(socketserver.BaseRequestHandler):
         assert state == b""
 
 
+class BlockingAtOnce(Blocking):
+    """Has a handler before the first byte."""
+
+    greets = True
+
+
 class _Naming:
     farewell = b"SHUTDOWN"
     transport: Any

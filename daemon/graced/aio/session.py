@@ -224,12 +224,8 @@ class Session:
     def note_activity(self) -> None:
         """Note in the client what the next process has to know of the bytes so far."""
         self.client.echoed = self.written
-        info = tcp_info(self.sock)
-        heard = (
-            not self._noted.spoke_last
-            if self._noted
-            else info is not None and (info.received > self.client.header)
-        )
+        info = tcp_info(self.sock, self.client.header)
+        heard = not self._noted.spoke_last if self._noted else info is not None and info.received
         if heard or self.client.echoed:
             self.client.last = monotonic() - self.silence
 
@@ -268,7 +264,7 @@ class Session:
         """Monotonic time of the last byte of the client, or of the beginning."""
         if self._noted:
             return self._noted.read_at
-        info = tcp_info(self.sock)
+        info = tcp_info(self.sock, self.client.header)
         return monotonic() - info.received_ago if info else 0.0
 
     # The state of the client.
@@ -278,7 +274,7 @@ class Session:
         """Seconds since a byte was sent or received.  Any thread may ask."""
         if self._noted:
             return monotonic() - self._noted.last_activity
-        info = tcp_info(self.sock)
+        info = tcp_info(self.sock, self.client.header)
         return info.silence if info else 0.0
 
     @property
@@ -286,7 +282,7 @@ class Session:
         """Bytes that were written to the client so far."""
         if self._noted:
             return self._noted.written
-        info = tcp_info(self.sock)
+        info = tcp_info(self.sock, self.client.header)
         return info.written if info else 0
 
     @property
@@ -296,13 +292,13 @@ class Session:
             return False
         if self._noted:
             return self._noted.spoke_last
-        info = tcp_info(self.sock)
-        return info is not None and spoke_last(self.sock, info, self.client.header)
+        info = tcp_info(self.sock, self.client.header)
+        return info is not None and spoke_last(self.sock, info)
 
     @property
     def is_pending(self) -> bool:
         """Whether bytes have not arrived that were written to the client."""
-        info = tcp_info(self.sock)
+        info = tcp_info(self.sock, self.client.header)
         return bool(self.transport.get_write_buffer_size() or (info and info.pending))
 
     def is_at_rest(self, until: float) -> bool:

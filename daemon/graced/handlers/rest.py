@@ -98,13 +98,13 @@ class NotedSocket(socket.socket):
     @property
     def silence(self) -> float:
         """Seconds since a byte was sent or received."""
-        info = tcp_info(self)
+        info = tcp_info(self, self.header)
         return info.silence if info else monotonic() - self._last_activity
 
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing received is unanswered and the server spoke last, for however long."""
-        return self._is_answered(tcp_info(self)) and not unread(self)
+        return self._is_answered(tcp_info(self, self.header)) and not unread(self)
 
     @property
     def handler_waits(self) -> bool:
@@ -116,7 +116,7 @@ class NotedSocket(socket.socket):
             return True
         if self.thread is not ANY_THREAD:
             return waits_for_input(self.thread.native_id or 0, self.fileno())
-        info = tcp_info(self)
+        info = tcp_info(self, self.header)
         if self._reading or not (info.written if info else self._last):
             return True
         threads = [thread.native_id for thread in threading.enumerate()]
@@ -141,7 +141,7 @@ class NotedSocket(socket.socket):
     def _spoke_last(self, info: TcpInfo | None) -> bool:
         """Whether the handler has written since it last read."""
         if info and (self._last == _NOTHING or self._has_written_unseen(info)):
-            return spoke_last(self, info, self.header)
+            return spoke_last(self, info)
         return self._last != _READ
 
     def _has_written_unseen(self, info: TcpInfo) -> bool:
@@ -155,7 +155,9 @@ class NotedSocket(socket.socket):
     @property
     def _has_answered(self) -> bool:
         """Whether all that the handler has read is answered; for the handler's thread."""
-        spoke_last = self._spoke_last(None if self._last == _WRITTEN else tcp_info(self))
+        spoke_last = self._spoke_last(
+            None if self._last == _WRITTEN else tcp_info(self, self.header)
+        )
         return spoke_last and not self._has_interim_answer
 
     # Noting.
@@ -200,7 +202,7 @@ class NotedSocket(socket.socket):
         return result
 
     def _note_read(self) -> None:
-        info = tcp_info(self)
+        info = tcp_info(self, self.header)
         self._written_at_read = info.written if info else 0
         self._last = _READ
 

@@ -49,8 +49,11 @@ class TcpInfo:
         return min(self.sent_ago, self.received_ago)
 
 
-def tcp_info(sock: socket.socket) -> TcpInfo | None:
-    """Ask the kernel; None where `sock` is not TCP, is closed, or the kernel is older than 4.19."""
+def tcp_info(sock: socket.socket, header: int = 0) -> TcpInfo | None:
+    """Ask the kernel; None where `sock` is not TCP, is closed, or the kernel is older than 4.19.
+
+    `header`: bytes that have come before the client's own, from its proxy.
+    """
     try:
         data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
         state, unacked, sent_ago, received_ago, received, unsent, sent, again = _FIELDS.unpack(data)
@@ -59,7 +62,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
     return TcpInfo(
         sent_ago=sent_ago / 1000,
         received_ago=received_ago / 1000,
-        received=received,
+        received=received - header,
         written=sent - again + unsent,
         pending=bool(unacked or unsent),
         established=state == _ESTABLISHED,
@@ -77,10 +80,8 @@ def is_broken(sock: socket.socket) -> bool:
         return False
 
 
-def spoke_last(sock: socket.socket, info: TcpInfo, header: int = 0) -> bool:
+def spoke_last(sock: socket.socket, info: TcpInfo) -> bool:
     """Whether no byte has come from the client since our last byte.
-
-    `header`: bytes that have come before the client's own, from its proxy.
 
     The kernel notes both times in jiffies, and a client that hears an answer can send its next
     request in the same jiffy.  Then the acknowledgements decide.  An answer acknowledges its
@@ -89,7 +90,7 @@ def spoke_last(sock: socket.socket, info: TcpInfo, header: int = 0) -> bool:
     mode, which TCP_QUICKACK of tcp(7) shows.  (Bytes that came in two segments, in that jiffy, may
     be acknowledged at once, and are not noticed.)
     """
-    if info.received <= header:
+    if not info.received:
         return True
     if not info.written:
         return False
