@@ -73,7 +73,8 @@ class Server:
         """Set when the drain begins."""
         self.deadline: float | None = None
         """Monotonic time at which the remaining clients are closed; None before the drain."""
-        self._admission = admission
+        self.admission = self._admission = admission
+        """The limits of clients, with their counts."""
         self._mirror = mirror
         self._log = ConnectionLog(policy)
         self._streams = streaming is not None

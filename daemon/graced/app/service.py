@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from graced.app.preflight import Launch
+    from graced.control.endpoint import Endpoint
     from graced.sockets.listener import Listener
 
 
@@ -125,6 +126,15 @@ class Service:
         self._claims = Claims(settings, pid_file, belongings, managed=self._notifier.managed)
         self._inherited: Inherited | None = None
         """Clients and listeners of the last process, until the take-over."""
+        self._handed_over: tuple[int, int | None] | None = None
+        """The number of these clients, and the milliseconds in which they were not served."""
+        self._control: Endpoint | None = None
+        # Before the fork: the service manager has started this process.
+        self._control_path = ""
+        if "RUNTIME_DIRECTORY" in os.environ:
+            from graced.app import control_socket  # noqa: PLC0415
+
+            self._control_path = control_socket.path_in(os.environ, os.getpid())
 
     def claim(self) -> None:
         """Claim everything that can be refused, before the fork: on the terminal of the command.
@@ -230,7 +240,9 @@ class Service:
             supervisor = Supervisor(server, inbox, self._notifier, grace=grace)
             self._claims.write_pid()
             self._claims.prepare()
+            self._bind_control()
             self._take_over(server, supervisor, mirror)
+            self._serve_control(server, supervisor)
             addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
             events.STARTED(addresses=addresses, pid=os.getpid())
             if parent:
@@ -264,6 +276,32 @@ class Service:
 
                 last_steps.run(parts.call_shutdown, server.deadline)
         return HANDED_OVER if handing_over else 0
+
+    def _bind_control(self) -> None:
+        """Bind the control socket, where the service manager has a directory for it.
+
+        Before READY=1: who has waited for it can ask.
+        """
+        if self._control_path:
+            from graced.app import control_socket  # noqa: PLC0415
+
+            self._control = control_socket.bind(self._control_path)
+            if self._control:
+                self._belongings.callback(self._control.close)
+
+    def _serve_control(self, server: Server, supervisor: Supervisor) -> None:
+        if self._control:
+            from graced.app import control_socket  # noqa: PLC0415
+
+            control_socket.serve(
+                self._control,
+                server,
+                supervisor,
+                self._log,
+                self._settings,
+                self._handler,
+                self._handed_over,
+            )
 
     @property
     def _keeps(self) -> bool:
@@ -309,6 +347,8 @@ class Service:
 
         supervisor.start(inherited.clients, inherited.begin_to_serve, retire)
         self._inherited = None
+        if inherited.clients:
+            self._handed_over = (count, waited if inherited.frozen else None)
         if inherited.clients and inherited.frozen:
             events.INHERITED(clients=count, milliseconds=waited)
         elif inherited.clients:
@@ -328,6 +368,8 @@ class Service:
             each.own_path()
 
     def _disown_paths(self) -> None:
+        if self._control:
+            self._control.disown_path()
         if self._keeps:
             for each in self._claims.listeners:
                 each.disown_path()

@@ -44,6 +44,23 @@ class Session:
         request = self.request
         return request if isinstance(request, HandlerSocket) else None
 
+    # For an operator.
+
+    @property
+    def silence(self) -> float:
+        """Seconds since a byte was sent or received; 0: nobody knows."""
+        return self.ours.silence if self.ours else 0.0
+
+    @property
+    def written(self) -> int:
+        """Bytes that the handler has written to the client."""
+        return self.ours.written if self.ours else 0
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the client knows that the server is going offline."""
+        return self.ours.is_told if self.ours else False
+
     @property
     def is_unanswered(self) -> bool:
         """Whether the client has asked for something, and the handler does not wait for more.

@@ -16,8 +16,8 @@ class Admission:
     def __init__(self, max_clients: int, max_clients_per_host: int) -> None:
         """A `max_clients_per_host` of 0 sets no limit by host."""
         self._lock = threading.Lock()
-        self._max_clients = max_clients
-        self._max_per_host = max_clients_per_host
+        self.max_clients = max_clients
+        self.max_per_host = max_clients_per_host
         self._per_host: dict[str, int] = {}
         self.clients = 0
         """Clients now."""
@@ -34,16 +34,22 @@ class Admission:
         limit by host does not hold for them.
         """
         with self._lock:
-            if self.clients >= self._max_clients:
-                return f"max_clients = {self._max_clients} reached"
-            if self._max_per_host and not host.startswith("unix:"):
+            if self.clients >= self.max_clients:
+                return f"max_clients = {self.max_clients} reached"
+            if self.max_per_host and not host.startswith("unix:"):
                 present = self._per_host.get(host, 0)
-                if present >= self._max_per_host:
-                    return f"max_clients_per_host = {self._max_per_host} reached"
+                if present >= self.max_per_host:
+                    return f"max_clients_per_host = {self.max_per_host} reached"
                 self._per_host[host] = present + 1
             self.clients += 1
             self.admitted += not adopted
         return ""
+
+    @property
+    def most_of_a_host(self) -> int:
+        """The most clients that a host has now; 0 where there is no limit by host."""
+        with self._lock:
+            return max(self._per_host.values(), default=0)
 
     def leave(self, host: str, *, probe: bool = False) -> None:
         """Stop counting a client that `enter` has counted."""

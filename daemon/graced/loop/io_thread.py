@@ -122,9 +122,10 @@ class IOThread(Thread):
 
         self._changed = changed
         self._poller = Poller()
-        self._clients = Clients(
+        self.clients = self._clients = Clients(
             self._poller, admission, policy, handlers=handlers, mirror=mirror, changed=changed
         )
+        """The clients, for actions that are posted."""
         self._stream_farewell: StreamFarewell | None = None
         if streaming:
             # Not imported for the echo: a twentieth of the time that a start takes.

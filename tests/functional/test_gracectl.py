@@ -1,0 +1,140 @@
+"""gracectl at the control socket of a graced that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+
+from support import PATIENCE, Graced, environment
+from support.control import environment_in
+
+
+def gracectl(
+    *words: str, directory: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    command, *options = words
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "graced.ctl.gracectl", command),
+            *("--socket", str(directory / "control"), *options),
+        ],
+        env=environment({"TZ": "UTC", **(env or {})}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_status_for_people_and_programs(tmp_path: Path) -> None:
+    with Graced(env=environment_in(tmp_path)) as graced, graced.served() as client:
+        client.echo(b"hello")
+        done = gracectl("status", directory=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = dict(
+            line.split(":", 1) for line in done.stdout.splitlines() if not line.startswith(" ")
+        )
+        assert f"pid {graced.pid}" in lines["service"]
+        assert lines["state"].strip().startswith("serving, since 20")
+        assert lines["listeners"].split() == graced.addresses
+        assert lines["clients"].strip() == "1 now, 1 so far"
+        assert lines["limits"].strip() == "max_clients: 1 of 4096 (0%)"
+        assert lines["log"].strip() == "nothing lost"
+        assert lines["handover"].strip() == "no client was inherited"
+        found = json.loads(gracectl("status", "--json", directory=tmp_path).stdout)
+        assert (found["pid"], found["clients"], found["drain"]) == (graced.pid, 1, None)
+        graced.signal(SIGTERM)
+        client.expect_farewell_alone()
+        text = gracectl("status", directory=tmp_path).stdout
+        assert "s to go, 0 clients departed" in text
+        assert f"waits for {client.name}: farewell_sent, idle" in text
+        found = json.loads(gracectl("status", "--json", directory=tmp_path).stdout)
+        assert [row["client"] for row in found["drain"]["remaining"]] == [client.name]
+
+
+def test_clients_are_sorted_and_filtered(tmp_path: Path) -> None:
+    with Graced(env=environment_in(tmp_path)) as graced, ExitStack() as stack:
+        clients = [stack.enter_context(graced.connect()) for _ in range(3)]
+        for number, client in enumerate(clients):
+            client.echo(b"x" * 2000**number)
+        names = [client.name for client in clients]
+        done = gracectl("clients", "--sort", "sent", directory=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        head, *lines = [line.split() for line in done.stdout.splitlines()]
+        assert head == ["CLIENT", "PHASE", "AGE", "IDLE", "RECEIVED", "SENT", "UNSENT"]
+        assert [line[0] for line in lines] == names[::-1]
+        assert [line[-3:] for line in lines] == [
+            ["4.0M", "4.0M", "0"],
+            ["2.0k", "2.0k", "0"],
+            ["1", "1", "0"],
+        ]
+        done = gracectl("clients", "--json", "--host", "127.0.0.0/8", directory=tmp_path)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [row["client"] for row in rows] == sorted(names)
+        for options in (["--phase", "write_blocked"], ["--idle", "3600"], ["--host", "::1"]):
+            done = gracectl("clients", "--json", *options, directory=tmp_path)
+            assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "reason"),
+    [
+        (["clients", "--host", "nowhere"], 2, "wrong value of --host"),
+        (["clients", "--phase", "asleep"], 2, "wrong value of --phase"),
+        (["clients", "--idle", "nan"], 2, "--idle: 'nan' is not a number of seconds (see --help)"),
+        (["clients", "--sort", "size"], 2, "--sort: invalid choice: 'size'"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    words: list[str], status: int, reason: str, tmp_path: Path
+) -> None:
+    with Graced(env=environment_in(tmp_path)):
+        done = gracectl(*words, directory=tmp_path)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert reason in done.stderr
+    assert done.stderr.startswith("gracectl: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["status", "clients"])
+@pytest.mark.parametrize("leftover", [False, True], ids=["no file", "a file"])
+def test_service_that_does_not_run_is_one_line(
+    command: str, leftover: bool, tmp_path: Path
+) -> None:
+    if leftover:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(tmp_path / "control"))
+    done = gracectl(command, directory=tmp_path)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr == (
+        "gracectl: graced does not run, or has no control socket: nobody answers at"
+        f" {tmp_path}/control\n"
+    )
+
+
+def test_reader_that_goes_is_no_error(tmp_path: Path) -> None:
+    with Graced(env=environment_in(tmp_path)):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "graced.ctl.gracectl", "status"),
+                *("--socket", str(tmp_path / "control")),
+            ],
+            env=environment(),
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+            check=False,
+        )
+        os.close(write)
+        assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
