@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -85,12 +86,59 @@ def test_clients_are_sorted_and_filtered(tmp_path: Path) -> None:
             assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_clients_are_closed(handler: str, address: str, tmp_path: Path) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    with (
+        Graced("--handler", handler, listen=address, env=environment_in(runtime)) as graced,
+        graced.served() as stays,
+        graced.served() as silent,
+        graced.served() as client,
+    ):
+        for each in (stays, client):
+            each.echo(b"hello")
+        names = [
+            json.loads(line)["client"]
+            for line in gracectl("clients", "--json", directory=runtime).stdout.splitlines()
+        ]
+        name = f"{address}#3" if address.startswith("unix:") else client.name
+        assert name in names
+        done = gracectl("close", name, directory=runtime)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "1 client closed\n", "")
+        assert client.recv_to_end() == b""
+        graced.log.wait_for(
+            rf"closing connection from {re.escape(name)}: closed by an operator, 5 "
+        )
+        graced.log.wait_for(rf"user {os.getuid()} has closed 1 client at the control socket$")
+        done = gracectl("close", name, "--json", directory=runtime)
+        assert (done.returncode, json.loads(done.stdout)) == (1, {"closed": 0})
+        stays.echo(b"still served")
+        done = gracectl("close", "--idle", "0", "--json", directory=runtime)
+        assert (done.returncode, json.loads(done.stdout)) == (0, {"closed": 2})
+        assert (stays.recv_to_end(), silent.recv_to_end()) == (b"", b"")
+        graced.log.wait_for("closed by an operator", 3)
+        assert graced.stop() == 0
+        assert graced.stopped.seconds < 2
+
+
+def test_stuck_client_is_closed(tmp_path: Path) -> None:
+    with Graced(env=environment_in(tmp_path)) as graced, graced.connect() as client:
+        client.send_until_full()
+        done = gracectl("close", "--phase", "write_blocked", directory=tmp_path)
+        assert done.stdout == "1 client closed\n"
+        graced.log.wait_for(rf"closing connection from {client.name}: closed by an operator, ")
+        found = json.loads(gracectl("status", "--json", directory=tmp_path).stdout)
+        assert found["clients"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "status", "reason"),
     [
         (["clients", "--host", "nowhere"], 2, "wrong value of --host"),
         (["clients", "--phase", "asleep"], 2, "wrong value of --phase"),
         (["clients", "--idle", "nan"], 2, "--idle: 'nan' is not a number of seconds (see --help)"),
+        (["close"], 2, "name a client, or choose some by --host, --phase or --idle (see --help)"),
+        (["close", "--host", "nowhere"], 2, "wrong value of --host"),
         (["clients", "--sort", "size"], 2, "--sort: invalid choice: 'size'"),
     ],
 )

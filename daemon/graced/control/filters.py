@@ -26,10 +26,16 @@ def check_names(parameters: dict[str, Any], *known: str) -> None:
             raise invalid(name)
 
 
+FILTERS = ("client", "host", "phase", "idle")
+"""The parameters that choose clients."""
+
+
 def filter_of(parameters: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
-    """The filter that ``ListClients`` is called with.  Raises `VarlinkError`."""
-    check_names(parameters, "host", "phase", "idle")
-    host, wanted, idle = (parameters.get(name) for name in ("host", "phase", "idle"))
+    """The filter that a method is called with.  Raises `VarlinkError`."""
+    check_names(parameters, *FILTERS)
+    name, host, wanted, idle = (parameters.get(each) for each in FILTERS)
+    if not (name is None or isinstance(name, str)):
+        raise invalid("client")
     if not (wanted is None or wanted in [*PHASES.values(), IN_HANDLER]):
         raise invalid("phase")
     if idle is not None and not _is_seconds(idle):
@@ -37,6 +43,8 @@ def filter_of(parameters: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
     network = None if host is None else _network(host)
 
     def passes(row: dict[str, Any]) -> bool:
+        if name is not None and row["client"] != name:
+            return False
         if wanted is not None and row["phase"] != wanted:
             return False
         if idle is not None and row["idle"] < idle:

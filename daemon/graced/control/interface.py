@@ -9,8 +9,9 @@ import os
 
 from graced import __version__
 from graced.control import report, roll
-from graced.control.filters import check_names, filter_of, invalid
+from graced.control.filters import FILTERS, check_names, filter_of, invalid
 from graced.control.varlink import SERVICE, VarlinkError
+from graced.log import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 
     Replies = Iterator[tuple[dict[str, Any], bool]]
     """The parameters of each reply, and whether others follow."""
-    Method = Callable[[Call], Replies]
+    Method = Callable[[Call, Rights], Replies]
 
 CONTROL = "io.graced.Control"
 INTERFACES = (CONTROL, SERVICE)
+ACTS = frozenset({f"{CONTROL}.CloseClients"})
+"""The methods that need more than the right to look."""
+BY_OPERATOR = "closed by an operator"
+"""The reason in the log for a client that an operator has closed."""
 URL = "man:gracectl(1)"
 """Where a reader finds more."""
 
@@ -48,6 +53,7 @@ class Interface:
             f"{SERVICE}.GetInterfaceDescription": self._get_description,
             f"{CONTROL}.Status": self._status,
             f"{CONTROL}.ListClients": self._list_clients,
+            f"{CONTROL}.CloseClients": self._close_clients,
         }
 
     def answer(self, call: Call, rights: Rights) -> Replies:
@@ -60,9 +66,11 @@ class Interface:
             if interface in INTERFACES:
                 raise VarlinkError(f"{SERVICE}.MethodNotFound", method=call.method)
             raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
-        yield from method(call)
+        if call.method in ACTS and not rights.may_act:
+            raise VarlinkError(f"{SERVICE}.PermissionDenied")
+        yield from method(call, rights)
 
-    def _get_info(self, call: Call) -> Replies:
+    def _get_info(self, call: Call, _rights: Rights) -> Replies:
         check_names(call.parameters)
         yield (
             {
@@ -75,7 +83,7 @@ class Interface:
             False,
         )
 
-    def _get_description(self, call: Call) -> Replies:
+    def _get_description(self, call: Call, _rights: Rights) -> Replies:
         check_names(call.parameters, "interface")
         name = call.parameters.get("interface")
         if not isinstance(name, str):
@@ -84,11 +92,11 @@ class Interface:
             raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=name)
         yield {"description": description(name)}, False
 
-    def _status(self, call: Call) -> Replies:
+    def _status(self, call: Call, _rights: Rights) -> Replies:
         check_names(call.parameters)
         yield report.status(self._subject), False
 
-    def _list_clients(self, call: Call) -> Replies:
+    def _list_clients(self, call: Call, _rights: Rights) -> Replies:
         passes = filter_of(call.parameters)
         if not call.more:
             raise VarlinkError(f"{SERVICE}.ExpectedMore")
@@ -96,3 +104,12 @@ class Interface:
             if rows:
                 yield {"clients": rows}, True
         yield {"clients": []}, False
+
+    def _close_clients(self, call: Call, rights: Rights) -> Replies:
+        passes = filter_of(call.parameters)
+        if all(call.parameters.get(name) is None for name in FILTERS):
+            # All clients by mistake: a stop is what says goodbye to all.
+            raise invalid("client")
+        closed = roll.close(self._subject.server, passes, BY_OPERATOR)
+        events.CLOSED_BY_OPERATOR(user=rights.user, clients=closed)
+        yield {"closed": closed}, False

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
     """A ``Client`` of io.graced.Control."""
+    Passes = Callable[[Row], bool]
+    """A filter."""
     Copied = tuple[Client, int, float, int, int]
     """A client with its phase, `last`, `echoed` and number of unsent bytes."""
 
@@ -56,11 +58,38 @@ PHASES = {getattr(phase, name): name.lower() for name in _NAMES}
 """The names of the phases of a client."""
 
 
-def rows(server: Server, passes: Callable[[Row], bool]) -> Iterator[list[Row]]:
+def rows(server: Server, passes: Passes) -> Iterator[list[Row]]:
     """Yield the clients that pass, in lists of `BATCH` at most; a list may be empty.
 
     For one thread, which must not be an I/O thread.  Raises `VarlinkError` where an I/O thread does
     not answer.  A client that comes or goes meanwhile may be missing; none is there twice.
+    """
+    for _, part in _parts(server):
+        yield [row for row, _ in part if passes(row)]
+
+
+def close(server: Server, passes: Passes, reason: str) -> int:
+    """Close the clients that pass, and return their number.  Threads and errors: see `rows`.
+
+    `reason`: for the log.  The connection of a client that a handler has is ended, and the handler
+    finishes in its own time.
+    """
+    closed = 0
+    for thread, part in _parts(server):
+        chosen = [each for row, each in part if passes(row)]
+        if thread and chosen:
+            closed += ask(thread, partial(_close, thread.clients, chosen, reason))
+        elif chosen:
+            for session in chosen:
+                session.cut(reason)
+            closed += len(chosen)
+    return closed
+
+
+def _parts(server: Server) -> Iterator[tuple[IOThread | None, list[tuple[Row, Any]]]]:
+    """Yield some clients at a time: their I/O thread, and of each its row and itself.
+
+    No I/O thread: instead of the clients their sessions.
     """
     moving: set[Client] = set()
     for thread in server.io_threads:
@@ -68,12 +97,12 @@ def rows(server: Server, passes: Callable[[Row], bool]) -> Iterator[list[Row]]:
             if server.pool:
                 # A handler may have it by the time that the handlers are looked at.
                 moving.update(each[0] for each in part)
-            yield [row for each in part if passes(row := _row(*each))]
+            yield thread, [(_row(*each), each[0]) for each in part]
     if server.pool:
         sessions = [each for each in server.pool.present() if each.client not in moving]
         for first in range(0, len(sessions), BATCH):
             some = sessions[first : first + BATCH]
-            yield [row for each in some if passes(row := _row_of_session(each))]
+            yield None, [(_row_of_session(each), each) for each in some]
 
 
 def _clients_of(thread: IOThread) -> Iterator[list[Copied]]:
@@ -109,6 +138,18 @@ def _copy(clients: Clients, first: int) -> tuple[list[Copied], int | None]:
                 return found, fd + 1
     following = first + SCANNED
     return found, following if following < len(sources) else None
+
+
+def _close(clients: Clients, chosen: list[Client], reason: str) -> int:
+    """Close those that are still there, in their I/O thread; return their number."""
+    sources = clients.poller.sources
+    closed = 0
+    for client in chosen:
+        fd = client.sock.fileno()
+        if 0 <= fd < len(sources) and sources[fd] is client:
+            clients.close(client, reason)
+            closed += 1
+    return closed
 
 
 def _row(client: Client, number: int, last: float, echoed: int, unsent: int) -> Row:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import suppress
-from math import inf
 from typing import Any
 
-from graced.ctl import control
+from graced.ctl import control, filters
 from graced.ctl.units import duration, size
 
 COLUMNS = ("client", "phase", "age", "idle", "received", "sent", "unsent")
@@ -34,22 +32,14 @@ def add_command(commands: Any) -> None:
         default="client",
         help=f"one of {', '.join(COLUMNS)}; numbers with the largest first (default: %(default)s)",
     )
-    command.add_argument(
-        "--host", metavar="NET", help="only those of an address, or of a network as 192.0.2.0/24"
-    )
-    command.add_argument("--phase", metavar="PHASE", help="only those in this phase")
-    command.add_argument(
-        "--idle", metavar="SECONDS", type=_seconds, help="only those without a byte for so long"
-    )
+    filters.add_options(command)
     control.add_options(command)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit status.  Raises `ControlError`; `OSError` for output."""
     found: list[dict[str, Any]] = []
-    filters = {name: getattr(arguments, name) for name in ("host", "phase", "idle")}
-    given = {name: value for name, value in filters.items() if value is not None}
-    for reply in control.ask(arguments, "ListClients", **given):
+    for reply in control.ask(arguments, "ListClients", **filters.given(arguments)):
         found += reply["clients"]
     found.sort(key=lambda row: _place(row, arguments.sort))
     if arguments.json:
@@ -58,13 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(table(found))
     return 0
-
-
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= (number := float(text)) < inf:
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
 
 
 def _place(row: dict[str, Any], column: str) -> Any:

@@ -385,7 +385,7 @@ class HandlerPool:
             if request := session.ours:
                 # Not before: to close means to ask the kernel for the number anyway.
                 session.client.echoed += request.written
-            self._on_close(session.client, reason)
+            self._on_close(session.client, session.fate or reason)
 
     def _free(self, session: Session) -> None:
         """Count a session no more: its thread is free."""

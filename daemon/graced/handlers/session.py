@@ -28,13 +28,15 @@ BUSY_AFTER = 0.1
 class Session:
     """A client with its request.  Any thread may call."""
 
-    __slots__ = ("_looked_at", "client", "request", "thread")
+    __slots__ = ("_looked_at", "client", "fate", "request", "thread")
 
     def __init__(self, client: Client, request: socket.socket) -> None:
         self.client = client
         self.request = request
         self.thread = 0
         """The identity of the handler's thread; 0 while the session waits for a thread."""
+        self.fate = ""
+        """The reason in the log for an end that an operator has ordered."""
         self._looked_at: tuple[int, int] | None = None
         """What had been received and written when the handler was last seen in a read."""
 
@@ -55,6 +57,11 @@ class Session:
     def written(self) -> int:
         """Bytes that the handler has written to the client."""
         return self.ours.written if self.ours else 0
+
+    def cut(self, reason: str) -> None:
+        """End the connection, for the handler too; `reason` is for the log."""
+        self.fate = reason
+        self.end()
 
     @property
     def is_told(self) -> bool:

@@ -265,6 +265,11 @@ CONTROL_FAILED = Event(
     WARNING,
     "the control socket has failed: %(reason)s",
 )
+CLOSED_BY_OPERATOR = Event(
+    "105256a6be5d4cd6b8406bbc405a9c94",
+    INFO,
+    "user %(user)d has closed %(clients:client)s at the control socket",
+)
 LIMITS = Event(
     "f0cf29630b16464ca4f499a7349d0ecf",
     WARNING,

@@ -119,6 +119,9 @@ class Present(Protocol):
     def is_told(self) -> bool:
         """Whether the client knows that the server is going offline."""
 
+    def cut(self, reason: str) -> None:
+        """End the connection, for the handler too; `reason` is for the log."""
+
 
 class Restoring(Protocol):
     """Handlers that restore their state, and go on together."""

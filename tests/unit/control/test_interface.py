@@ -109,6 +109,7 @@ def test_client_that_does_not_read_is_seen(scene: Scene) -> None:
         ({}, 1),
         ({"host": None, "phase": None, "idle": None}, 1),
         ({"host": "127.0.0.1"}, 1),
+        ({"client": "127.0.0.1:1"}, 0),
         ({"host": "127.0.0.0/8"}, 1),
         ({"host": "::/0"}, 0),
         ({"host": "10.0.0.0/8"}, 0),
@@ -126,6 +127,7 @@ def test_filters(scene: Scene, filters: dict[str, Any], number: int) -> None:
 @pytest.mark.parametrize(
     ("filters", "wrong"),
     [
+        ({"client": 7}, "client"),
         ({"host": "localhost"}, "host"),
         ({"host": 127}, "host"),
         ({"host": ["127.0.0.1"]}, "host"),
@@ -174,6 +176,36 @@ def test_peer_without_rights_is_refused_everything(scene: Scene) -> None:
     for method in (f"{CONTROL}.Status", f"{CONTROL}.ListClients", f"{SERVICE}.GetInfo", "x.Y"):
         found = operator.call(method, more=True)
         assert found == {"error": f"{SERVICE}.PermissionDenied", "parameters": {}}
+
+
+def test_peer_that_may_only_look_closes_nobody(scene: Scene) -> None:
+    client = scene.connect()
+    operator = scene.peer(Rights(user=1000, may_look=True, may_act=False))
+    assert len(operator.clients()) == 1
+    found = operator.call(f"{CONTROL}.CloseClients", parameters={"client": client.name})
+    assert found == {"error": f"{SERVICE}.PermissionDenied", "parameters": {}}
+    client.echo(b"still served")
+
+
+@pytest.mark.parametrize("filters", [{}, {"client": None, "host": None}])
+def test_all_clients_are_not_closed_by_mistake(scene: Scene, filters: dict[str, Any]) -> None:
+    client = scene.connect()
+    found = scene.peer().call(f"{CONTROL}.CloseClients", parameters=filters)
+    assert found == {"error": f"{SERVICE}.InvalidParameter", "parameters": {"parameter": "client"}}
+    client.echo(b"still served")
+
+
+def test_many_clients_are_closed_and_no_other(scene: Scene) -> None:
+    clients = [scene.connect() for _ in range(CLIENTS)]
+    clients[-1].send_until_full()
+    operator = scene.peer()
+    found = operator.call(f"{CONTROL}.CloseClients", parameters={"phase": "active"})
+    assert found == {"parameters": {"closed": CLIENTS - 1}}
+    assert described().has(found["parameters"], described().methods["CloseClients"][1])
+    for client in clients[:-1]:
+        client.expect_end()
+    (row,) = operator.clients()
+    assert (row["client"], row["phase"]) == (clients[-1].name, "write_blocked")
 
 
 def test_io_thread_that_does_not_answer_is_named(
