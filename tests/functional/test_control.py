@@ -145,6 +145,16 @@ def test_service_without_it_serves(tmp_path: Path) -> None:
         client.echo(b"hello")
 
 
+def test_listener_at_its_path_stays(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/control"
+    with Graced(listen=address, env=environment_in(tmp_path)) as graced:
+        graced.log.wait_for(
+            rf"<4>no control socket at {tmp_path}/control: it is an address for clients$"
+        )
+        with graced.connect() as client:
+            client.echo(b"hello")
+
+
 def test_hostile_peers_do_no_harm(tmp_path: Path) -> None:
     with Graced(env=environment_in(tmp_path)) as graced, graced.connect() as client:
         hostile = [b"\0", b"{}\0", b"[" * 70000, b"{" * 9000 + b"\0", b"\xff" * 70000 + b"\0"]

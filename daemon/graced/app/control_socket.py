@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EEXIST
 from time import monotonic
 
 from graced.control.endpoint import Endpoint
@@ -12,7 +13,7 @@ from graced.log import events, sinks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from graced.app.settings import Settings
     from graced.handlers.registry import Handler
@@ -36,9 +37,15 @@ def path_in(environ: Mapping[str, str], pid: int) -> str:
     return os.path.join(directory, NAME)
 
 
-def bind(path: str) -> Endpoint | None:
-    """Bind the control socket; None, with a record in the log, where that fails."""
+def bind(path: str, addresses: Iterable[str]) -> Endpoint | None:
+    """Bind the control socket; None, with a record in the log, where that fails.
+
+    `addresses`: those that clients are, or will be, accepted from.
+    """
     try:
+        if f"unix:{path}" in addresses:
+            # It would be replaced.
+            raise FileExistsError(EEXIST, "it is an address for clients")
         return Endpoint(path)
     except OSError as error:
         events.CONTROL_ABSENT(path=path, reason=error.strerror or error)

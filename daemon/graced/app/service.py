@@ -285,7 +285,9 @@ class Service:
         if self._control_path:
             from graced.app import control_socket  # noqa: PLC0415
 
-            self._control = control_socket.bind(self._control_path)
+            addresses = {each.name for each in self._claims.listeners}
+            addresses.update(map(str, self._settings.listen))
+            self._control = control_socket.bind(self._control_path, addresses)
             if self._control:
                 self._belongings.callback(self._control.close)
 

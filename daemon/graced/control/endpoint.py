@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 from contextlib import suppress
+from errno import EEXIST
 from math import inf
 from time import monotonic
 
@@ -129,4 +130,4 @@ def _refuse_other_files(path: str) -> None:
     """Raise `OSError` where `path` is something that no process of ours has made."""
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(17, "the file is not a socket")
+            raise FileExistsError(EEXIST, "the file is not a socket")

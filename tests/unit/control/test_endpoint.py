@@ -115,7 +115,7 @@ def test_socket_that_cannot_be_bound_is_one_record(
     scene: Scene, tmp_path: Path, directory: str
 ) -> None:
     path = str(tmp_path / directory / "control")
-    assert control_socket.bind(path) is None
+    assert control_socket.bind(path, []) is None
     (record,) = [each for each in scene.log.records if each.event is events.CONTROL_ABSENT]
     assert record.fields["path"] == path
     assert record.fields["reason"]

@@ -49,6 +49,15 @@ def test_group_of_the_service_may_look(
         assert (found.may_look, found.may_act) == (True, False)
 
 
+def test_groups_that_are_too_many_give_no_right(
+    peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_service(monkeypatch, user=NOBODY, group=NOBODY)
+    # As the kernel answers where they do not fit.
+    monkeypatch.setattr(rights, "_MOST_GROUPS", 1 << 20)
+    assert not rights_of(peer).may_look
+
+
 def test_others_may_nothing(peer: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     as_service(monkeypatch, user=NOBODY, group=NOBODY)
     found = rights_of(peer)
