@@ -12,6 +12,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGTERM
+from unittest.mock import ANY
 
 import pytest
 
@@ -33,6 +34,22 @@ def gracectl(
         text=True,
         timeout=PATIENCE,
         check=False,
+    )
+
+
+def started_gracectl(
+    *words: str, directory: Path, stdout: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """The same, which goes on; a context manager."""
+    command, *options = words
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "graced.ctl.gracectl", command),
+            *("--socket", str(directory / "control"), *options),
+        ],
+        env=environment(),
+        stdout=stdout,
+        text=True,
     )
 
 
@@ -129,6 +146,94 @@ def test_stuck_client_is_closed(tmp_path: Path) -> None:
         graced.log.wait_for(rf"closing connection from {client.name}: closed by an operator, ")
         found = json.loads(gracectl("status", "--json", directory=tmp_path).stdout)
         assert found["clients"] == 0
+
+
+def test_drain_waits_for_the_clients(handler: str, tmp_path: Path) -> None:
+    with (
+        Graced("--handler", handler, env=environment_in(tmp_path)) as graced,
+        graced.served() as first,
+        graced.served() as second,
+        started_gracectl("drain", "--json", directory=tmp_path) as drain,
+    ):
+        assert drain.stdout
+        for client in (first, second):
+            client.expect_farewell_alone()
+            client.close()
+        found = [json.loads(line) for line in drain.stdout]
+        assert drain.wait(PATIENCE) == 0
+        assert found[0]["clients"] == 2
+        assert found[-1] == {
+            "clients": 0,
+            "departed": 2,
+            "closed": 0,
+            "secondsLeft": ANY,
+            "ended": True,
+        }
+        assert all(not each["ended"] for each in found[:-1])
+        graced.log.wait_for(rf"user {os.getuid()} stops the service at the control socket$")
+        graced.log.wait_for("SIGTERM received, closing in 5 s")
+        assert graced.wait() == 0
+
+
+def test_drain_says_that_clients_were_closed(tmp_path: Path) -> None:
+    config = "[shutdown]\ngrace_period = 1.5\n"
+    with (
+        Graced(config=config, env=environment_in(tmp_path)) as graced,
+        graced.served() as stays,
+    ):
+        done = gracectl("drain", directory=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr == ""
+        lines = done.stdout.splitlines()
+        assert lines[-1] == "stopped: 0 clients departed, 1 closed at the deadline"
+        assert any(each.startswith("draining: 1 client remaining, ") for each in lines)
+        stays.expect_farewell_alone()
+        assert graced.wait() == 0
+
+
+def test_drain_is_one_line_on_a_terminal(tmp_path: Path) -> None:
+    with (
+        Graced(env=environment_in(tmp_path)) as graced,
+        graced.served() as first,
+        graced.served() as second,
+    ):
+        master, slave = os.openpty()
+        with started_gracectl("drain", directory=tmp_path, stdout=slave) as drain:
+            os.close(slave)
+            first.expect_farewell_alone()
+            first.close()
+            shown = read_until(master, b"1 client remaining")
+            second.close()
+            shown += read_until(master, b"\n")
+            os.close(master)
+            assert drain.wait(PATIENCE) == 0
+        assert b"\r[--------------------] " in shown
+        assert b"\r[##########----------] draining: 1 client remaining, " in shown
+        assert shown.count(b"\n") == 1
+        assert b"\r[####################] stopped: 2 clients departed" in shown
+        assert graced.wait() == 0
+
+
+def read_until(fd: int, wanted: bytes) -> bytes:
+    """What a terminal shows until `wanted` is among it."""
+    shown = b""
+    while wanted not in shown:
+        shown += os.read(fd, 65536)
+    return shown
+
+
+def test_drain_goes_on_without_the_command(tmp_path: Path) -> None:
+    with (
+        Graced(env=environment_in(tmp_path)) as graced,
+        graced.served() as client,
+        started_gracectl("drain", directory=tmp_path) as drain,
+    ):
+        client.expect_farewell_alone()
+        drain.send_signal(signal.SIGINT)
+        assert drain.wait(PATIENCE) == 128 + signal.SIGINT
+        client.echo(b"still served")
+        client.close()
+        assert graced.wait() == 0
 
 
 @pytest.mark.parametrize(

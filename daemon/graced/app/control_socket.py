@@ -13,7 +13,7 @@ from graced.log import events, sinks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from graced.app.settings import Settings
     from graced.handlers.registry import Handler
@@ -56,16 +56,18 @@ def serve(
     endpoint: Endpoint,
     server: Server,
     supervisor: Supervisor,
+    stop: Callable[[], None],
     log: Log,
     settings: Settings,
     handler: Handler | None,
     inherited: tuple[int, int | None] | None,
 ) -> None:
-    """Answer questions about a service that serves.  `inherited`: see `Subject`."""
+    """Answer questions about a service that serves.  `stop`, `inherited`: see `Subject`."""
     endpoint.serve(
         Subject(
             server=server,
             supervisor=supervisor,
+            stop=stop,
             log=log,
             name=sinks.identifier(),
             handler=settings.handler,

@@ -36,7 +36,7 @@ from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from socket import socket
 
     from graced.app.preflight import Launch
@@ -242,7 +242,7 @@ class Service:
             self._claims.prepare()
             self._bind_control()
             self._take_over(server, supervisor, mirror)
-            self._serve_control(server, supervisor)
+            self._serve_control(server, supervisor, stop)
             addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
             events.STARTED(addresses=addresses, pid=os.getpid())
             if parent:
@@ -291,7 +291,9 @@ class Service:
             if self._control:
                 self._belongings.callback(self._control.close)
 
-    def _serve_control(self, server: Server, supervisor: Supervisor) -> None:
+    def _serve_control(
+        self, server: Server, supervisor: Supervisor, stop: Callable[[], None]
+    ) -> None:
         if self._control:
             from graced.app import control_socket  # noqa: PLC0415
 
@@ -299,6 +301,7 @@ class Service:
                 self._control,
                 server,
                 supervisor,
+                stop,
                 self._log,
                 self._settings,
                 self._handler,

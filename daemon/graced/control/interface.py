@@ -6,6 +6,8 @@ The descriptions of both are in the files beside this module, as a caller gets t
 from __future__ import annotations
 
 import os
+from math import inf
+from time import monotonic
 
 from graced import __version__
 from graced.control import report, roll
@@ -22,14 +24,16 @@ if TYPE_CHECKING:
     from graced.control.subject import Subject
     from graced.control.varlink import Call
 
-    Replies = Iterator[tuple[dict[str, Any], bool]]
-    """The parameters of each reply, and whether others follow."""
+    Replies = Iterator[tuple[dict[str, Any] | None, bool]]
+    """The parameters of each reply, and whether others follow; None: there is no news yet."""
     Method = Callable[[Call, Rights], Replies]
 
 CONTROL = "io.graced.Control"
 INTERFACES = (CONTROL, SERVICE)
-ACTS = frozenset({f"{CONTROL}.CloseClients"})
+ACTS = frozenset({f"{CONTROL}.CloseClients", f"{CONTROL}.Drain"})
 """The methods that need more than the right to look."""
+PROGRESS_INTERVAL = 1.0
+"""Seconds between two replies about a drain in which nothing happens."""
 BY_OPERATOR = "closed by an operator"
 """The reason in the log for a client that an operator has closed."""
 URL = "man:gracectl(1)"
@@ -54,6 +58,7 @@ class Interface:
             f"{CONTROL}.Status": self._status,
             f"{CONTROL}.ListClients": self._list_clients,
             f"{CONTROL}.CloseClients": self._close_clients,
+            f"{CONTROL}.Drain": self._drain,
         }
 
     def answer(self, call: Call, rights: Rights) -> Replies:
@@ -113,3 +118,22 @@ class Interface:
         closed = roll.close(self._subject.server, passes, BY_OPERATOR)
         events.CLOSED_BY_OPERATOR(user=rights.user, clients=closed)
         yield {"closed": closed}, False
+
+    def _drain(self, call: Call, rights: Rights) -> Replies:
+        check_names(call.parameters)
+        subject = self._subject
+        if subject.server.deadline is None:
+            events.DRAIN_ORDERED(user=rights.user)
+            subject.stop()
+        last, said_at = None, -inf
+        while True:
+            found = report.progress(subject)
+            numbers = found["clients"], found["departed"], found["closed"]
+            if found["ended"] or not call.more:
+                yield found, False
+                return
+            if numbers != last or monotonic() >= said_at + PROGRESS_INTERVAL:
+                last, said_at = numbers, monotonic()
+                yield found, True
+            else:
+                yield None, True

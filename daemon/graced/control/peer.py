@@ -7,6 +7,7 @@ slowly it reads.
 
 from __future__ import annotations
 
+from math import inf
 from select import POLLIN, POLLOUT
 from time import monotonic
 
@@ -30,6 +31,8 @@ READ_SIZE = 16 * 1024
 """Bytes."""
 IDLE_TIMEOUT = 60.0
 """Seconds that a peer may be connected without a call."""
+NEWS_INTERVAL = 0.1
+"""Seconds between two looks at something that a peer wants to know when it happens."""
 PROGRESS_TIMEOUT = 10.0
 """Seconds in which a peer has to send the next byte of a call, or to take one of its reply."""
 
@@ -49,13 +52,19 @@ class Peer:
         self._unsent = b""
         self._moved_at = monotonic()
         """When the last byte was read or sent."""
+        self._news_at = 0.0
 
     @property
     def interest(self) -> int:
-        """The events that this peer waits for; 0: there is a reply to make, now."""
+        """The events that this peer waits for; 0: there is a reply to make, at `news_at`."""
         if self._unsent:
             return POLLOUT
         return 0 if self._replies else POLLIN
+
+    @property
+    def news_at(self) -> float:
+        """Monotonic time of the next look for a reply; infinite: none is to be made."""
+        return inf if self.interest else self._news_at
 
     @property
     def due(self) -> float:
@@ -75,6 +84,11 @@ class Peer:
         except (MalformedError, ConnectionError):
             # Nothing can be said to a peer that does not speak varlink, or that has gone.
             return False
+
+    def say_last(self) -> None:
+        """Make the reply that is to be made, at the end of the service."""
+        if self.news_at < inf:
+            self.go_on()
 
     def _read(self) -> bool:
         try:
@@ -97,9 +111,10 @@ class Peer:
     def _reply(self, replies: Replies) -> bool:
         try:
             parameters, continues = next(replies)
-            data = reply(parameters, continues=continues)
+            data = b"" if parameters is None else reply(parameters, continues=continues)
         except VarlinkError as error:
             data, continues = error_reply(error), False
+        self._news_at = 0.0 if data else monotonic() + NEWS_INTERVAL
         if not continues:
             self._replies = None
         if not self._oneway:
@@ -107,12 +122,19 @@ class Peer:
         return self._send()
 
     def _send(self) -> bool:
+        if not self._unsent:
+            # No news, or nobody who wants to hear it.
+            return self._go_on_reading()
         try:
             sent = self.sock.send(self._unsent)
         except BlockingIOError:
             return True
         self._moved_at = monotonic()
         self._unsent = self._unsent[sent:]
+        return self._go_on_reading()
+
+    def _go_on_reading(self) -> bool:
+        """Begin to answer a call that came with the last one."""
         if not (self._unsent or self._replies):
             self._begin()
         return True

@@ -7,6 +7,7 @@ from time import monotonic, time
 
 from graced import __version__
 from graced.process import limits
+from graced.process.supervisor import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,18 @@ def status(subject: Subject) -> dict[str, Any]:
         "logSuppressed": suppressed,
         "inherited": inherited,
         "drain": drain,
+    }
+
+
+def progress(subject: Subject) -> dict[str, Any]:
+    """How far a stop has come: the parameters of a reply of ``Drain``."""
+    server, deadline = subject.server, subject.server.deadline
+    return {
+        "clients": server.clients,
+        "departed": server.departed,
+        "closed": server.closed,
+        "secondsLeft": None if deadline is None else round(max(0.0, deadline - monotonic()), 3),
+        "ended": subject.supervisor.lifecycle.state is State.STOPPED,
     }
 
 

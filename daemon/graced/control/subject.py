@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from graced.log.writer import Log
     from graced.process.supervisor import Supervisor
     from graced.server import Server
@@ -17,6 +19,8 @@ class Subject(SimpleNamespace):
     server: Server
     supervisor: Supervisor
     log: Log
+    stop: Callable[[], None]
+    """Begins a stop, as SIGTERM does."""
     name: str
     """That of the unit, without its type."""
     handler: str

@@ -93,7 +93,10 @@ class ControlThread(Thread):
             self._arrived.clear()
             if self._peers and not self._stopping:
                 return True
-            for fd in list(self._peers):
+            for fd, (peer, _) in list(self._peers.items()):
+                with suppress(Exception):
+                    # Of whatever kind: the service has ended.
+                    peer.say_last()
                 self._close(fd)
             self._ended = True
             os.close(self._wake_fd)
@@ -103,19 +106,18 @@ class ControlThread(Thread):
         """Wait until a peer has something to do, and return the descriptors of these peers."""
         poll = select.poll()
         poll.register(self._wake_fd, select.POLLIN)
-        busy = set()
         due = inf
         for fd, (peer, _) in self._peers.items():
-            due = min(due, peer.due)
+            due = min(due, peer.due, peer.news_at)
             if interest := peer.interest:
                 poll.register(fd, interest)
-            else:
-                busy.add(fd)
-        timeout = 0 if busy else max(0, ceil(1000 * (due - monotonic())))
-        ready = {fd for fd, _ in poll.poll(timeout)}
+        ready = {fd for fd, _ in poll.poll(max(0, ceil(1000 * (due - monotonic()))))}
         now = monotonic()
-        late = {fd for fd, (peer, _) in self._peers.items() if peer.due <= now}
-        return [fd for fd in self._peers if fd in ready | busy | late]
+        return [
+            fd
+            for fd, (peer, _) in self._peers.items()
+            if fd in ready or min(peer.due, peer.news_at) <= now
+        ]
 
     def _go_on(self, fd: int) -> None:
         peer, _ = self._peers[fd]

@@ -15,7 +15,8 @@ from graced.sockets.timeout import set_timeout
 
 CONTROL = "io.graced.Control"
 TIMEOUT = 10.0
-"""Seconds without a byte after which a service does not answer."""
+"""Seconds without a byte after which a service does not answer; news of a drain comes each second.
+"""
 LONGEST_REPLY = 1024 * 1024
 """Bytes."""
 FAILED = 1

@@ -270,6 +270,11 @@ CLOSED_BY_OPERATOR = Event(
     INFO,
     "user %(user)d has closed %(clients:client)s at the control socket",
 )
+DRAIN_ORDERED = Event(
+    "f7c92cfed33848f894c0e35555901b87",
+    INFO,
+    "user %(user)d stops the service at the control socket",
+)
 LIMITS = Event(
     "f0cf29630b16464ca4f499a7349d0ecf",
     WARNING,

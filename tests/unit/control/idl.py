@@ -32,6 +32,8 @@ class Description:
         self.name = self._next()
         while self._tokens:
             kind, name = self._next(), self._next()
+            if name in {*self.types, *self.methods, *self.errors}:
+                raise ValueError(f"{name!r} stands for two things")
             if kind == "method":
                 given = self._type()
                 self._expect("->")

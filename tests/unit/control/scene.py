@@ -63,6 +63,7 @@ class Scene:
         self.subject = Subject(
             server=self.server,
             supervisor=supervisor,
+            stop=lambda: self.server.drain(time.monotonic() + 5.0),
             log=log,
             name="graced@test",
             handler="echo",

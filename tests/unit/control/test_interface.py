@@ -208,6 +208,34 @@ def test_many_clients_are_closed_and_no_other(scene: Scene) -> None:
     assert (row["client"], row["phase"]) == (clients[-1].name, "write_blocked")
 
 
+def test_peer_that_may_only_look_stops_nothing(scene: Scene) -> None:
+    operator = scene.peer(Rights(user=1000, may_look=True, may_act=False))
+    found = operator.call(f"{CONTROL}.Drain", more=True)
+    assert found == {"error": f"{SERVICE}.PermissionDenied", "parameters": {}}
+    assert not scene.server.draining.is_set()
+
+
+def test_drain_is_ordered_once_and_seen_by_all(scene: Scene) -> None:
+    client = scene.connect()
+    first, second = scene.peer(), scene.peer()
+    found = first.call(f"{CONTROL}.Drain")
+    assert described().has(found["parameters"], described().methods["Drain"][1])
+    assert found["parameters"]["clients"] == 1
+    deadline = scene.server.deadline
+    assert deadline
+    second.send(f"{CONTROL}.Drain", more=True)
+    assert second.reply()["parameters"]["clients"] == 1
+    assert scene.server.deadline == deadline
+    client.expect_farewell_alone()
+    client.close()
+    while (found := second.reply())["parameters"]["clients"]:
+        pass
+    assert found["parameters"]["departed"] == 1
+    assert found["continues"]
+    # Another peer does not wait for that.
+    assert first.status()["clients"] == 0
+
+
 def test_io_thread_that_does_not_answer_is_named(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
