@@ -5,13 +5,14 @@ import subprocess
 
 import pytest
 
-from device.service import UNIT, Service
+from device.service import FAREWELL, UNIT, Service, receive
 from rigging import Device
 
 SOCKET = "/run/graced/control"
 PACKAGE = "/usr/lib/python3/dist-packages/graced/control"
 CONTROL = "io.graced.Control"
 SECOND = "/etc/graced/second.toml"
+MORE = ("--json=short", "--more")
 RECORD_SEPARATOR = "\x1e"
 """Begins each of several objects (RFC 7464)."""
 VARLINKCTL = 257
@@ -59,7 +60,7 @@ def test_varlinkctl_introspects_and_calls_everything(graced: Service) -> None:
     called = varlinkctl(device, "--json=short", "call", SOCKET, f"{CONTROL}.Status", "{}")
     assert (called.returncode, called.stderr) == (0, "")
     assert json.loads(called.stdout)["clients"] == 3
-    words = ("--json=short", "--more", "call", SOCKET, f"{CONTROL}.ListClients")
+    words = (*MORE, "call", SOCKET, f"{CONTROL}.ListClients")
     rows = []
     listed = varlinkctl(device, *words, '{"host":"127.0.0.1"}')
     for text in filter(None, listed.stdout.split(RECORD_SEPARATOR)):
@@ -70,6 +71,23 @@ def test_varlinkctl_introspects_and_calls_everything(graced: Service) -> None:
     assert "org.varlink.service.InvalidParameter" in failed.stderr
     failed = varlinkctl(device, "call", SOCKET, f"{CONTROL}.ListClients", "{}")
     assert "org.varlink.service.ExpectedMore" in failed.stderr
+    chosen = json.dumps({"client": rows[0]["client"]})
+    closed = varlinkctl(device, "--json=short", "call", SOCKET, f"{CONTROL}.CloseClients", chosen)
+    assert json.loads(closed.stdout) == {"closed": 1}
+    drained = varlinkctl(device, *MORE, "call", SOCKET, f"{CONTROL}.Drain", "{}")
+    assert json.loads(drained.stdout.split(RECORD_SEPARATOR)[-1])["ended"]
+
+
+def test_drain_is_a_stop(graced: Service) -> None:
+    device = graced.device
+    (client,) = graced.connect()
+    with graced.watch() as watch:
+        done = device.run("gracectl", "drain", check=False)
+        watch.until(lambda unit: unit["ActiveState"] == "inactive")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.endswith("stopped: 0 clients departed, 1 closed at the deadline\n")
+    assert receive(client, 9) == FAREWELL
+    assert graced.show("Result", "NRestarts") == {"Result": "success", "NRestarts": "0"}
 
 
 def test_socket_is_for_root_and_group_alone(graced: Service) -> None:
@@ -84,6 +102,12 @@ def test_socket_is_for_root_and_group_alone(graced: Service) -> None:
     # The mode of the file is not all that protects it.
     device.run("chmod", "666", SOCKET)
     assert as_user(device, *nobody, "--clear-groups").stderr == refused.stderr
+    # The group may look and not act.
+    ordered = device.run(
+        *("setpriv", "--reuid=65534", "--regid=65534", "--groups=graced", "gracectl", "drain"),
+        check=False,
+    )
+    assert (ordered.returncode, ordered.stdout) == (77, "")
     for allowed in (
         ("--regid=65534", "--groups=graced"),
         ("--regid=graced", "--clear-groups"),
