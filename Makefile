@@ -35,8 +35,8 @@ coverage: $(STAMP) ## which lines the unit and functional tests execute, child p
 deb: ## build the Debian packages into dist/
 	packaging/build-deb
 
-bench: ## compare with other servers, 15 minutes; QUICK=1: 2 minutes
-	$(PYTHON) tests/benchmarks/bench.py $(if $(QUICK),--quick)
+bench: ## compare with other servers, 15 minutes; QUICK=1: 2 minutes; ARGS are options of bench.py
+	$(PYTHON) tests/benchmarks/bench.py $(if $(QUICK),--quick) $(ARGS)
 
 soak: $(STAMP) ## 100,000 connections of each echo: does memory grow?
 	$(BIN)/python tests/soak.py

@@ -88,8 +88,18 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 # A machine may be busy, and a checkout read-only.
-hypothesis.settings.register_profile("graced", deadline=None, database=None)
+hypothesis.settings.register_profile(
+    "graced",
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("graced")
+# --hypothesis-profile=emulated, where a processor is emulated: the examples are a fifth of all work
+# there, and what differs between processors (sizes of numbers, the kernel's interface) is in each.
+hypothesis.settings.register_profile(
+    "emulated", hypothesis.settings.get_profile("graced"), max_examples=20
+)
 
 DESCRIPTORS = 8192
 """For a test with a thousand clients; a shell starts with 1024."""

@@ -323,7 +323,7 @@ class Server:
         self.deadline = deadline
         self.draining.set()
         for thread in self.io_threads:
-            thread.drain()
+            thread.drain(deadline)
         if self.pool:
             self.pool.drain()
         self._changed()

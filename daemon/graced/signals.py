@@ -82,6 +82,7 @@ class SignalInbox:
         self._interrupting = interrupting
         self._lock = Lock()
         self._closed = False
+        self._behind: list[signal.Signals] = []
         try:
             self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -128,8 +129,12 @@ class SignalInbox:
         Any thread may call, also where the program ignores the signal.
         """
         with self._lock:
-            if not self._closed:
+            if self._closed:
+                return
+            try:
                 os.write(self._write, bytes([signum]))
+            except BlockingIOError:  # the pipe is full of signals that are not read yet
+                self._behind.append(signum)
 
     def fileno(self) -> int:
         """The descriptor that is readable while a signal is in the queue."""
@@ -141,5 +146,8 @@ class SignalInbox:
             numbers = os.read(self._read, 4096)
         except BlockingIOError:
             return []
+        with self._lock:
+            behind, self._behind = self._behind, []
         # CPython writes the number of every signal that has a Python-level handler.
-        return [signal.Signals(number) for number in numbers if number in self._watched]
+        signals = [signal.Signals(number) for number in numbers if number in self._watched]
+        return signals + behind

@@ -30,6 +30,14 @@ TESTS = ("tests/unit", "tests/functional", "tests/strangers")
 # Most of a test's time is waiting.
 _SIDE_BY_SIDE = ("-n", "4")
 
+# An ordinary user, to whom the copy belongs: root runs the tests on the host.
+_USER = "tester"
+_AS_USER = f"""
+useradd --create-home {_USER}
+chown --recursive {_USER}: {SOURCE}
+exec runuser --user {_USER} -- env HOME=/home/{_USER} USER={_USER} LOGNAME={_USER} "$@"
+"""
+
 # What a device lacks for the unit tests, and where it lies there.
 _TEST_TOOLS = ("python3-pytest", "python3-hypothesis")
 _TOOLS = "/opt/test-tools"
@@ -98,13 +106,18 @@ class Workbench:
 
 
 def run_tests(name: str, pytest_arguments: Sequence[str] = ()) -> int:
-    """Run the tests of the program, or what pytest is told; returns pytest's exit status."""
+    """Run the tests of the program, or what pytest is told; returns pytest's exit status.
+
+    In a container as an ordinary user, on a virtual machine as root.
+    """
     target = TARGETS[name]
     if target.virtual:
         return _run_tests_on_virtual_machine(target, pytest_arguments or TESTS)
     arguments = pytest_arguments or (*_SIDE_BY_SIDE, *TESTS)
+    as_user = ["sh", "-e", "-c", _AS_USER, "sh"]
     with Workbench(target.release) as bench:
-        return bench.stream(["python3", "-m", "pytest", *arguments], {"PYTHONPATH": "daemon"})
+        argv = [*as_user, "python3", "-m", "pytest", *arguments]
+        return bench.stream(argv, {"PYTHONPATH": "daemon"})
 
 
 def _run_tests_on_virtual_machine(target: Target, arguments: Sequence[str]) -> int:

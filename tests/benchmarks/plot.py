@@ -18,6 +18,8 @@ COLOURS = {
     "graced": "#d62728",
     "graced-quiet": "#ff9896",
     "graced-stream": "#ff7f0e",
+    "graced-asyncio": "#9edae5",
+    "graced-uvloop": "#aec7e8",
     "graced-threaded": "#e377c2",
     "uvloop": "#1f77b4",
     "asyncio": "#17becf",

@@ -176,6 +176,28 @@ def targets(results: Results) -> list[Target]:
     def quiet_churn() -> Spread | None:
         return against("churn", "cpu_us", server="graced-quiet")
 
+    def handlers(clients: int) -> list[Target]:
+        """The same protocol class, by itself and in graced."""
+        work = f"ping-pong {clients}"
+        wanted: list[tuple[str, str, float, float]] = [
+            ("graced-stream", "uvloop", 0.95, 1.05),
+            ("graced-stream", "asyncio", 1.15, 1.15),
+            ("graced-stream", REFERENCE, 0.80, 0.80),
+            ("graced-asyncio", "asyncio", 0.95, 1.0),
+            ("graced-uvloop", "uvloop", 0.95, 1.0),
+        ]
+        return [
+            Target(
+                f"{server} {clients}",
+                f"x {to}",
+                against(work, rate, to, server),
+                reach,
+                stretch,
+                more,
+            )
+            for server, to, reach, stretch in wanted
+        ]
+
     def threaded(clients: int) -> Spread | None:
         return against(f"ping-pong {clients}", rate, "threading", "graced-threaded")
 
@@ -204,6 +226,7 @@ def targets(results: Results) -> list[Target]:
         Target(farewell, "exit x C epoll", against(farewell, "exit_ms"), 1.4, 1.1, less),
         Target("first echo", "x the article's", against("start", "ms", "article"), 1.0, 0.7, less),
         Target("idle, 100 clients", "system calls", plain("idle", "calls"), 0, 0, less),
+        *(target for clients in (16, 128, 1000) for target in handlers(clients)),
         Target("echo-threaded 16", "x ThreadingTCPServer", threaded(16), 1.0, 1.0, more),
         Target("echo-threaded 128", "x ThreadingTCPServer", threaded(128), 1.0, 2.0, more),
     ]
@@ -248,6 +271,29 @@ def _exchange(results: Results, labels: dict[str, str]) -> list[str]:
                 _column("connections a second", results, "churn", "per_second", figure),
             ],
         ),
+    ]
+
+
+HANDLERS = ("graced", "graced-stream", "graced-asyncio", "graced-uvloop", "graced-threaded")
+
+
+def _handlers(results: Results, labels: dict[str, str]) -> list[str]:
+    """The kinds of handlers, with an echo of each."""
+    measured = {name: labels[name] for name in HANDLERS if name in labels}
+    if len(measured) < 2:
+        return []
+    columns = [
+        _column(f"{n} clients", results, f"ping-pong {n}", "per_second", ratio)
+        for n in _sizes(results, "ping-pong")
+    ]
+    columns += [
+        _column(f"KiB per client, {n:,} idle", results, f"memory {n}", "kib", figure)
+        for n in _sizes(results, "memory")
+    ]
+    return [
+        "## The kinds of handlers side by side",
+        "Round trips of 64 bytes, C epoll = 1, and memory.",
+        _by_server(measured, columns),
     ]
 
 
@@ -368,6 +414,7 @@ def text(document: dict[str, Any]) -> str:
         f"{machine['processors']} x {machine['processor']}, {machine['memory_gib']} GiB, "
         f"{machine['system']}, Linux {machine['kernel']}; {versions}. `{document['command']}`",
         *_exchange(results, labels),
+        *_handlers(results, labels),
         *_footprint(results, labels),
         *_starts(results),
         *_farewell(results, labels),

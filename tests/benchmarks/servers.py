@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ KERNEL_STACK = 16 * 1024
 """Bytes of kernel memory that each thread costs besides what smaps shows."""
 RAISED = "[limits]\nmax_clients = 16000\n"
 QUIET = "[log]\nconnections = false\n"
+ON_UVLOOP = '[server]\nevent_loop = "uvloop"\n'
 
 
 class Kind(NamedTuple):
@@ -51,10 +52,10 @@ class Kind(NamedTuple):
     """What to execute for more clients than it admits by default."""
 
 
-def _graced(*options: str) -> Callable[[int], list[str]]:
+def _graced(*options: str, packages: Sequence[Path] = ()) -> Callable[[int], list[str]]:
     # What /usr/sbin/graced does: isolated, the package from a directory of its own.
     start = (
-        f"import sys; sys.path[:0] = {[str(DAEMON), str(PEERS)]!r}; "
+        f"import sys; sys.path[:0] = {[str(DAEMON), str(PEERS), *map(str, packages)]!r}; "
         "from graced.__main__ import main; sys.exit(main())"
     )
 
@@ -135,6 +136,18 @@ def _uvloop() -> Kind:
     return Kind("uvloop", "uvloop Protocol", _python("asyncio_echo.py", str(packages)))
 
 
+def _graced_uvloop() -> Kind:
+    packages = [environment("uvloop", "uvloop")]
+    handler = ("-H", "asyncio_echo:Echo")
+    return Kind(
+        "graced-uvloop",
+        "graced, asyncio handler on uvloop",
+        _graced(*handler, *_config("uvloop", ON_UVLOOP), packages=packages),
+        # Two descriptors for each: more than a process may usually have for 10,000.
+        idle=1000,
+    )
+
+
 def _references() -> Iterator[Kind]:
     binary = str(program("references"))
     yield Kind(REFERENCE, "C epoll, one thread", lambda port: [binary, "epoll", str(port)])
@@ -168,6 +181,16 @@ def kinds() -> Iterator[Kind | MissingError]:
         "graced, StreamProtocol",
         _graced("-H", "stream_echo:Echo", *_config("shipped")),
         raised=_graced("-H", "stream_echo:Echo", *_config("raised", RAISED)),
+    )
+    try:
+        yield _graced_uvloop()
+    except MissingError as error:
+        yield error
+    yield Kind(
+        "graced-asyncio",
+        "graced, asyncio handler",
+        _graced("-H", "asyncio_echo:Echo", *_config("shipped")),
+        raised=_graced("-H", "asyncio_echo:Echo", *_config("raised", RAISED)),
     )
     yield threads
     yield Kind(

@@ -38,6 +38,7 @@ class Talker:
         self.client = client
         self.name = f"busy client {number}"
         self.trips = 0
+        self.sent = 0
         self._position = number * WORD
         self._expected = b""
         self._sent_at = 0.0
@@ -48,6 +49,7 @@ class Talker:
         size = 1 + (self._position * 2654435761) % 4096
         self._expected = numbered(self._position, size)
         self._position += size
+        self.sent += size
         self._sent_at = time.monotonic()
         self.client.sendall(self._expected)
 
@@ -88,6 +90,11 @@ class Load:
     def trips(self) -> int:
         """Messages that came back."""
         return sum(talker.trips for talker in self._talkers)
+
+    @property
+    def sent(self) -> list[int]:
+        """Bytes that each busy client has sent."""
+        return [talker.sent for talker in self._talkers]
 
     def rounds(self, count: int) -> None:
         """Return when each busy client has made that many further trips."""

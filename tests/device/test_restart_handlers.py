@@ -1,9 +1,12 @@
-"""Restarts under handlers that block, some of which can be handed over."""
+"""Restarts under handlers, some of which can be handed over."""
 
 from __future__ import annotations
 
 import time
 
+import pytest
+
+from device.counting import KINDS, assert_counted, configure, totals
 from device.crowd import leave
 from device.load import Load
 from device.restarting import STOPPED_WELL, answers, await_state, end_of, fields, settle
@@ -44,6 +47,23 @@ def test_handlers_that_can_move_are_not_noticed_either(graced: Service) -> None:
         load.rounds(2)
     assert load.wrong == []
     print(graced.device.name, "longest", load.longest, load.longest_visit)
+    assert [client for client in silent if not answers(client)] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_handlers_of_each_kind_keep_their_state(graced: Service, kind: str) -> None:
+    configure(graced, kind)
+    busy = graced.connect(20)
+    silent = graced.knock(20)
+    before = totals(busy)
+    with Load(graced, busy) as load:
+        for _ in range(scaled(5, 50)):
+            load.rounds(2)
+            graced.restart()
+        load.rounds(2)
+    assert load.wrong == []
+    print(graced.device.name, kind, load.trips, "trips", load.visits, "visits", load.longest)
+    assert_counted(load, busy, before)
     assert [client for client in silent if not answers(client)] == []
 
 

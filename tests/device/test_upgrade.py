@@ -7,6 +7,7 @@ from typing import Self
 
 import pytest
 
+from device.counting import KINDS, assert_counted, configure, totals
 from device.load import Load
 from device.packages import MODULES, Packages
 from device.service import INHERITED, UNIT, Service, receive
@@ -49,14 +50,15 @@ def assert_refused(command: Callable[[], object], why: str) -> None:
 class Customers:
     """Busy clients and an idle one, served since before the upgrade, and others that come and go.
 
-    A context manager that lives as long as they do.
+    A context manager that lives as long as they do.  `counting`: handlers count their bytes.
     """
 
-    def __init__(self, graced: Service, busy: int = 1) -> None:
+    def __init__(self, graced: Service, busy: int = 1, *, counting: bool = False) -> None:
         self._graced = graced
         self._pid = graced.pid
         self._clients = graced.connect(1 + busy)
         self._load = Load(graced, self._clients[1:])
+        self._before = totals(self._clients[1:]) if counting else None
 
     def __enter__(self) -> Self:
         self._load.__enter__()
@@ -70,6 +72,8 @@ class Customers:
         traceback: TracebackType | None,
     ) -> None:
         self._load.__exit__(kind, error, traceback)
+        if self._before and not (error or self._load.wrong):
+            assert_counted(self._load, self._clients[1:], self._before)
         for client in self._clients:
             client.close()
         assert self._load.wrong == []
@@ -188,6 +192,19 @@ def test_good_upgrade_disturbs_no_client(
         machine.install(*variant("7.2"))
         assert package(machine) == "7.2 installed"
         customers.assert_carried_over()
+
+
+def test_good_upgrade_keeps_the_state_of_each_kind_of_handler(
+    machine: Machine, debs: Packages, variant: Variant
+) -> None:
+    machine.install(*debs)
+    graced = Service(machine)
+    for number, kind in enumerate(KINDS, start=2):
+        configure(graced, kind)
+        graced.mark()
+        with Customers(graced, busy=5, counting=True) as customers:
+            machine.install(*variant(f"7.{number}"))
+            customers.assert_carried_over()
 
 
 def test_upgrade_from_last_release_and_downgrade(

@@ -14,6 +14,7 @@ HANDLERS = {
     "echo": "echo",
     "echo-threaded": "echo-threaded",
     "plug-in": "support.handlers:TellingHandler",
+    "stream": "support.streams:TellingEcho",
     "asyncio": "support.asynchronous:Polite",
 }
 ADDRESSES = {
@@ -27,6 +28,8 @@ BOTH = [
     ("echo", "unix"),
     ("echo-threaded", "unix"),
     ("plug-in", "IPv4"),
+    ("stream", "IPv4"),
+    ("stream", "unix"),
     ("asyncio", "IPv4"),
     ("asyncio", "unix"),
 ]

@@ -1,4 +1,7 @@
-"""asyncio handlers: on a loop of their own, the goodbye, and what they cannot break."""
+"""asyncio handlers: coroutines, what they cannot break, and uvloop.
+
+What holds for protocols of either kind is in `test_callbacks`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,17 @@ from typing import Any
 
 import pytest
 
-from support import FAREWELL, PASS, Client, FdStore, Graced, NotifySocket, run_graced, settled
-from support.asynchronous import HERE, Counter, Flood
+from support import FAREWELL, PASS, Client, FdStore, Graced, run_graced, settled
+from support.asynchronous import HERE, Counter
 from support.process import environment
 
 UVLOOP = pytest.mark.needs("module uvloop")
 ON_UVLOOP = '[server]\nevent_loop = "uvloop"\n'
+LOOPS = pytest.mark.parametrize(
+    "loop",
+    [pytest.param("", id="asyncio"), pytest.param(ON_UVLOOP, id="uvloop", marks=UVLOOP)],
+)
+"""What the configuration begins with."""
 GAP = 0.1
 """Seconds of silence around a farewell."""
 
@@ -27,7 +35,7 @@ def plugin(name: str) -> tuple[str, str]:
     return ("--handler", f"{HERE}:{name}")
 
 
-@pytest.mark.parametrize("name", ["Echo", "BufferedEcho", "echo", "called", "partly"])
+@pytest.mark.parametrize("name", ["Echo", "echo", "called", "partly"])
 def test_echo_is_served_and_hears_end_of_file(name: str, address: str) -> None:
     with Graced(*plugin(name), listen=address) as graced, graced.connect() as client:
         client.echo(b"hello")
@@ -75,25 +83,10 @@ def test_factory_that_cannot_be_called_is_refused(name: str, complaint: str) -> 
 # The end of a client.
 
 
-def test_client_and_handler_end_connections() -> None:
-    with Graced(*plugin("Lines")) as graced:
-        with graced.connect() as client:
-            assert client.recv_exactly(6) == b"hello\n"
-            client.send(b"abc\nde")
-            assert client.recv_exactly(4) == b"ABC\n"
-            client.finish()
-            assert client.recv_to_end() == b"goodbye de"
-        graced.log.wait_for("closing connection from .*: closed by the client, 20 bytes echoed")
-        with graced.connect() as client:
-            assert client.recv_exactly(6) == b"hello\n"
-            client.reset()
-        graced.log.wait_for("closing connection from .*: reset by the client, 6 bytes echoed")
-
-
-@pytest.mark.parametrize("name", ["Failing", "failing"])
-def test_exception_is_one_record_and_ends_one_client(name: str) -> None:
+@LOOPS
+def test_exception_of_a_coroutine_is_one_record_and_ends_one_client(loop: str) -> None:
     with (
-        Graced(*plugin(name)) as graced,
+        Graced(*plugin("failing"), config=loop) as graced,
         graced.connect() as victim,
         graced.connect() as other,
     ):
@@ -108,42 +101,6 @@ def test_exception_is_one_record_and_ends_one_client(name: str) -> None:
         other.echo(b"hello")
         assert graced.log.count("the handler of .* failed") == 1
         assert graced.log.count("^<3>.*Traceback") == 1
-        other.close()
-        assert graced.stop() == 0
-
-
-def test_exception_of_a_timed_call_is_one_record() -> None:
-    """As under asyncio the connection goes on."""
-    with Graced(*plugin("Failing")) as graced, graced.connect() as client:
-        graced.tracebacks = True
-        client.send(b"later")
-        graced.log.wait_for(f"^<3>.*the handler of {client.name} failed: .*later is not nice")
-        client.echo(b"hello")
-        assert graced.log.count("Traceback") == 1
-
-
-def test_exception_of_connection_made_ends_the_client() -> None:
-    with Graced(*plugin("Refusing")) as graced, graced.connect() as client:
-        graced.tracebacks = True
-        assert client.recv_to_end() == b""
-        graced.log.wait_for("^<3>.*no client is nice")
-        graced.log.wait_for(f"closing connection from {client.name}: handler failed, 0 bytes")
-        assert graced.log.count("Traceback") == 1
-
-
-def test_callback_that_exits_ends_neither_process_nor_loop() -> None:
-    with (
-        Graced(*plugin("Failing")) as graced,
-        graced.connect() as client,
-        graced.connect() as other,
-    ):
-        graced.tracebacks = True
-        client.send(b"exit")
-        assert client.recv_to_end() == b""
-        graced.log.wait_for(f"^<3>.*the handler of {client.name} failed: .*SystemExit: 3")
-        graced.log.wait_for(f"closing connection from {client.name}: handler failed, 0 bytes")
-        other.echo(b"hello")
-        assert graced.log.count("Traceback") == 1
         other.close()
         assert graced.stop() == 0
 
@@ -166,57 +123,10 @@ def test_coroutine_that_waits_for_more_than_comes_has_not_failed() -> None:
 # The goodbye.
 
 
-def test_handler_finishes_in_its_own_words() -> None:
-    with Graced(*plugin("Lines"), "--grace", "30") as graced, graced.connect() as client:
-        assert client.recv_exactly(6) == b"hello\n"
-        client.send(b"abc\n")
-        assert client.recv_exactly(4) == b"ABC\n"
-        graced.signal(SIGTERM)
-        assert client.recv_to_end() == b"goodbye "
-        assert graced.wait() == 0
-        assert graced.stopped[1:] == (1, 0)
-
-
-def test_half_a_request_is_not_at_rest() -> None:
-    with Graced(*plugin("Lines"), "--grace", "30") as graced, graced.connect() as client:
-        assert client.recv_exactly(6) == b"hello\n"
-        client.send(b"ab")
-        graced.signal(SIGTERM)
-        graced.log.wait_for("telling 1 client")
-        with graced.connect() as late:
-            assert late.recv_to_end() in {b"", b"hello\ngoodbye "}
-        client.send(b"c\n")
-        assert client.recv_to_end() == b"ABC\ngoodbye "
-        assert graced.wait() == 0
-
-
-@pytest.mark.parametrize("name", ["Polite", "Echo"])
-def test_farewell_stands_alone_and_clients_are_served_after_it(name: str, address: str) -> None:
-    config = "[shutdown]\nfarewell_gap = 0.5\n" + 'farewell = "SHUTDOWN"' * (name == "Echo")
-    with (
-        Graced(*plugin(name), "--grace", "30", listen=address, config=config) as graced,
-        graced.served() as silent,
-        graced.connect() as client,
-    ):
-        client.echo(b"hello")
-        graced.signal(SIGTERM)
-        for each in (silent, client):
-            each.expect_farewell_alone()
-            sent_at = time.monotonic()
-            each.send(b"still there?")
-            assert each.recv_exactly(12) == b"still there?"
-            assert time.monotonic() - sent_at >= 0.5
-            each.echo(b"yes")
-            each.finish()
-            each.expect_end()
-        assert graced.wait() == 0
-
-
-@pytest.mark.parametrize("name", ["Polite", "echo"])
-def test_client_that_never_pauses_is_told(name: str) -> None:
+def test_client_of_a_coroutine_that_never_pauses_is_told() -> None:
     config = '[shutdown]\nfarewell = "SHUTDOWN"'
     with (
-        Graced(*plugin(name), "--grace", "30", config=config) as graced,
+        Graced(*plugin("echo"), "--grace", "30", config=config) as graced,
         graced.connect() as client,
     ):
         client.echo(b"hello")
@@ -233,20 +143,6 @@ def test_client_that_never_pauses_is_told(name: str) -> None:
         assert graced.wait() == 0
 
 
-def test_farewell_in_the_words_of_a_method() -> None:
-    with (
-        Graced(*plugin("Named"), "--grace", "30") as graced,
-        graced.served() as silent,
-        graced.connect() as client,
-    ):
-        client.echo(b"Joe")
-        graced.signal(SIGTERM)
-        assert client.recv() == b"goodbye Joe"
-        assert silent.recv_to_end() == b""
-        client.close()
-        assert graced.wait() == 0
-
-
 IN_PARTS = b"part 0\npart 1\npart 2\n"
 
 
@@ -258,30 +154,22 @@ def stop_between_parts(graced: Graced, client: Client) -> None:
     assert heard + client.recv_exactly(len(IN_PARTS) - len(heard)) == IN_PARTS
 
 
+@LOOPS
 @pytest.mark.parametrize("name", ["Parts", "ExecutedParts", "parts"])
 @pytest.mark.parametrize("config", ["", '[shutdown]\nfarewell = "SHUTDOWN"'], ids=["eof", "words"])
-def test_goodbye_comes_after_an_answer_in_parts(name: str, config: str) -> None:
+def test_goodbye_comes_after_an_answer_in_parts(name: str, config: str, loop: str) -> None:
     with (
-        Graced(*plugin(name), "--grace", "30", config=config) as graced,
+        Graced(*plugin(name), "--grace", "30", config=loop + config) as graced,
         graced.connect() as client,
     ):
         stop_between_parts(graced, client)
         if config:
             client.expect_farewell_alone()
+            client.send(b"again\n")
+            assert client.recv_exactly(len(IN_PARTS)) == IN_PARTS
         else:
             assert client.recv_to_end() == b""
         client.close()
-        assert graced.wait() == 0
-        assert graced.stopped[1:] == (1, 0)
-
-
-def test_unsent_bytes_come_before_the_goodbye() -> None:
-    with Graced(*plugin("Flood"), "--grace", "30") as graced, graced.connect() as client:
-        client.send(b"a")
-        assert client.recv_exactly(1) == b"x"
-        graced.signal(SIGTERM)
-        graced.log.wait_for("telling 1 client")
-        assert len(client.recv_to_end()) == Flood.SIZE - 1
         assert graced.wait() == 0
         assert graced.stopped[1:] == (1, 0)
 
@@ -302,10 +190,11 @@ def test_coroutine_is_cancelled_at_the_deadline_and_not_before() -> None:
         assert 1.0 <= graced.stopped.seconds < 1.5
 
 
+@LOOPS
 @pytest.mark.parametrize(("name", "word"), [("stubborn", b"a\n"), ("Failing", b"block")])
-def test_handler_cannot_hold_up_the_exit(name: str, word: bytes) -> None:
+def test_handler_cannot_hold_up_the_exit(name: str, word: bytes, loop: str) -> None:
     with (
-        Graced(*plugin(name), "--grace", "0.5") as graced,
+        Graced(*plugin(name), "--grace", "0.5", config=loop) as graced,
         graced.connect() as client,
         graced.served() as other,
     ):
@@ -314,7 +203,8 @@ def test_handler_cannot_hold_up_the_exit(name: str, word: bytes) -> None:
         client.expect_end()
         other.recv_to_end()
         assert graced.wait() == 0
-        graced.log.wait_for("exiting without waiting longer for . handler")
+        if not loop:
+            graced.log.wait_for("exiting without waiting longer for . handler")
         assert graced.stopped.closed >= 1
         assert graced.stopped.seconds < 1.0
 
@@ -364,35 +254,12 @@ def test_idle_client_is_closed(name: str, address: str) -> None:
         graced.log.wait_for("closing connection from .*: idle, 5 bytes echoed")
 
 
-def test_client_above_the_limit_is_refused() -> None:
-    with (
-        Graced(*plugin("Echo"), config="[limits]\nmax_clients = 1") as graced,
-        graced.connect() as client,
-    ):
-        client.echo(b"hello")
-        with graced.connect() as other:
-            assert other.recv_to_end() == b""
-        client.echo(b"hello")
-
-
-def test_callback_that_blocks_is_named() -> None:
-    with NotifySocket() as systemd:
-        env = {**systemd.environment, "WATCHDOG_USEC": "1000000"}
-        with Graced(*plugin("Failing"), "--grace", "0.2", env=env) as graced:
-            with graced.connect() as client:
-                client.send(b"block")
-                line = graced.log.wait_for("the handler .*:Failing makes all clients wait: .*$")[0]
-                assert "Failing.data_received, " in line
-            assert graced.stop() == 0
-
-
 # uvloop.
 
 
 @UVLOOP
-@pytest.mark.parametrize("name", ["Echo", "BufferedEcho", "echo"])
-def test_echo_on_uvloop_hears_end_of_file(name: str) -> None:
-    with Graced(*plugin(name), config=ON_UVLOOP) as graced, graced.connect() as client:
+def test_coroutine_on_uvloop_hears_end_of_file() -> None:
+    with Graced(*plugin("echo"), config=ON_UVLOOP) as graced, graced.connect() as client:
         client.echo(b"hello")
         client.echo(b"x" * 100_000)
         with graced.connect() as other:
@@ -404,60 +271,6 @@ def test_echo_on_uvloop_hears_end_of_file(name: str) -> None:
         assert graced.wait() == 0
         assert graced.stopped[1:] == (1, 0)
         graced.log.wait_for("closing connection from .*: at rest, 100005 bytes echoed")
-
-
-@UVLOOP
-@pytest.mark.parametrize("name", ["Parts", "ExecutedParts", "parts"])
-def test_goodbye_on_uvloop_comes_after_an_answer_in_parts(name: str) -> None:
-    config = ON_UVLOOP + '[shutdown]\nfarewell = "SHUTDOWN"'
-    with (
-        Graced(*plugin(name), "--grace", "30", config=config) as graced,
-        graced.connect() as client,
-    ):
-        stop_between_parts(graced, client)
-        client.expect_farewell_alone()
-        client.send(b"again\n")
-        assert client.recv_exactly(len(IN_PARTS)) == IN_PARTS
-        client.close()
-        assert graced.wait() == 0
-
-
-@UVLOOP
-@pytest.mark.parametrize("name", ["Failing", "failing"])
-def test_exception_on_uvloop_is_one_record(name: str) -> None:
-    with Graced(*plugin(name), config=ON_UVLOOP) as graced, graced.connect() as client:
-        graced.tracebacks = True
-        client.echo(b"hello")
-        client.send(b"data")
-        assert client.recv_to_end() == b""
-        graced.log.wait_for(f"closing connection from {client.name}: handler failed, 5 bytes")
-        assert graced.log.count("^<3>.*Traceback") == 1
-        assert graced.log.count(f"the handler of {client.name} failed: .*data is not nice") == 1
-
-
-@UVLOOP
-def test_client_on_uvloop_that_takes_nothing_is_closed_as_stalled() -> None:
-    config = ON_UVLOOP + "[limits]\nstall_timeout = 1"
-    with Graced(*plugin("Flood"), config=config) as graced, graced.connect() as client:
-        client.send(b"a")
-        graced.log.wait_for("closing connection from .*: stalled")
-
-
-@UVLOOP
-@pytest.mark.parametrize(("name", "word"), [("stubborn", b"a\n"), ("Failing", b"block")])
-def test_handler_on_uvloop_cannot_hold_up_the_exit(name: str, word: bytes) -> None:
-    with (
-        Graced(*plugin(name), "--grace", "0.5", config=ON_UVLOOP) as graced,
-        graced.connect() as client,
-        graced.served() as other,
-    ):
-        client.send(word)
-        graced.signal(SIGTERM)
-        client.expect_end()
-        other.recv_to_end()
-        assert graced.wait() == 0
-        assert graced.stopped.closed >= 1
-        assert graced.stopped.seconds < 1.0
 
 
 @UVLOOP

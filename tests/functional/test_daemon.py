@@ -25,6 +25,7 @@ from support import (
     launch,
     run_graced,
     settled,
+    status_field,
     wait_for_end,
     without_a_log,
 )
@@ -56,12 +57,6 @@ def in_background(
 def stat_fields(pid: int) -> list[str]:
     """Of /proc/PID/stat, from the state on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def status_field(pid: int, name: str) -> str:
-    match = re.search(rf"^{name}:\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.M)
-    assert match
-    return match[1]
 
 
 def test_command_returns_when_connect_succeeds() -> None:

@@ -262,7 +262,12 @@ def test_farewell_may_be_any_text(handler: str, address: str) -> None:
     farewell = "auf Wiedersehen, \u00e4ndere nichts!\n"
     config = f"[shutdown]\nfarewell = '''{farewell}'''"
     # A farewell of the class would come before that of the configuration.
-    handler = handler.replace("TellingHandler", "TutorialHandler").replace(":Polite", ":Echo")
+    for told, untold in (
+        ("TellingHandler", "TutorialHandler"),
+        ("TellingEcho", "Echo"),
+        (":Polite", ":Echo"),
+    ):
+        handler = handler.replace(told, untold)
     with (
         Graced("--handler", handler, listen=address, config=config) as graced,
         graced.served() as client,

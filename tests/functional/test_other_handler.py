@@ -13,6 +13,7 @@ from support import PASS, Client, FdStore, Graced, run_graced
 
 COUNTING, OTHER = "support.movable:CountingHandler", "support.movable:OtherHandler"
 STREAM = "support.streams:MovableEcho"
+ASYNCIO = "support.asynchronous:MovableEcho"
 
 
 def start(store: FdStore) -> dict[str, Any]:
@@ -45,6 +46,12 @@ def hand_over(store: FdStore, handler: str, stack: ExitStack) -> tuple[str, Clie
         ("echo", STREAM),
         (STREAM, "echo"),
         (STREAM, "support.streams:TellingEcho"),
+        (ASYNCIO, OTHER),
+        (OTHER, ASYNCIO),
+        (ASYNCIO, STREAM),
+        (STREAM, ASYNCIO),
+        (ASYNCIO, "echo"),
+        ("echo", ASYNCIO),
     ],
 )
 def test_client_of_another_handler_hears_end_of_file(
@@ -61,7 +68,10 @@ def test_client_of_another_handler_hears_end_of_file(
             assert second.stop(SIGTERM) == 0
 
 
-@pytest.mark.parametrize("handlers", [("echo", "echo-threaded"), (OTHER, OTHER), (STREAM, STREAM)])
+@pytest.mark.parametrize(
+    "handlers",
+    [("echo", "echo-threaded"), (OTHER, OTHER), (STREAM, STREAM), (ASYNCIO, ASYNCIO)],
+)
 def test_client_of_the_same_handler_stays(store: FdStore, handlers: tuple[str, str]) -> None:
     before, after = handlers
     with ExitStack() as stack:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from graced.handover.fd_bundle import FdBundle
-from graced.handover.mirror_store import MIRRORED
+from graced.handover.fdstore import MIRRORED
 from support import CHECKOUT, FAREWELL, PATIENCE, environment
 
 TESTS = CHECKOUT / "tests"

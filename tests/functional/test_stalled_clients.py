@@ -144,6 +144,7 @@ HANDLERS = [
     "support.handlers:TellingHandler",
     "support.streams:TellingEcho",
     "support.streams:BufferedTellingEcho",
+    "support.asynchronous:Polite",
 ]
 
 
@@ -163,7 +164,9 @@ def test_handler_answers_all_that_had_arrived_before_the_farewell(
 
 
 @pytest.mark.parametrize("path", [False, True], ids=["tcp", "unix"])
-@pytest.mark.parametrize("handler", ["echo", "support.streams:MovableEcho"])
+@pytest.mark.parametrize(
+    "handler", ["echo", "support.streams:MovableEcho", "support.asynchronous:MovableEcho"]
+)
 def test_client_that_stalls_over_a_restart_gets_everything_before_the_farewell(
     handler: str, path: bool, tmp_path: Path
 ) -> None:

@@ -56,10 +56,14 @@ def test_urgent_bytes_reach_a_handler_that_reads_lines() -> None:
 
 
 BLOCKING = ["support.handlers:TellingHandler", "support.handlers:CallingHandler"]
-STREAMS = ["support.streams:TellingEcho", "support.streams:BufferedEcho"]
+CALLBACKS = [
+    "support.streams:TellingEcho",
+    "support.streams:BufferedEcho",
+    "support.asynchronous:Polite",
+]
 
 
-@pytest.mark.parametrize("handler", BLOCKING + STREAMS)
+@pytest.mark.parametrize("handler", BLOCKING + CALLBACKS)
 def test_urgent_bytes_come_back_from_each_kind_of_handler(handler: str) -> None:
     """One that calls recv, one that calls recv_into and recvmsg, and stream handlers."""
     with Graced("--handler", handler) as graced, graced.served() as client:
@@ -80,7 +84,15 @@ def test_urgent_byte_does_not_hold_up_a_handler_in_select() -> None:
         assert client.recv_exactly(1) == b"X"
 
 
-@pytest.mark.parametrize("handler", ["echo", "echo-threaded", "support.streams:MovableEcho"])
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "echo",
+        "echo-threaded",
+        "support.streams:MovableEcho",
+        "support.asynchronous:MovableEcho",
+    ],
+)
 def test_urgent_byte_that_waits_at_a_restart_comes_back(handler: str) -> None:
     """It is sent while no process serves, with bytes before and after it."""
     store = FdStore()

@@ -6,11 +6,14 @@ and has so many bytes behind it.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import socketserver
 import time
 from random import Random
+from typing import Any
 
+from graced import StreamProtocol
 from robustness.connection import Connection
 
 _TEXT = Random(862).randbytes(1 << 21)
@@ -48,6 +51,49 @@ class Movable(socketserver.BaseRequestHandler):
 
     def restore(self, state: bytes) -> None:
         self.unanswered = state
+
+
+class _Callbacks:
+    """Callbacks that answer."""
+
+    transport: Any
+    unanswered = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self.unanswered = (self.unanswered + data).split(b"\n")
+        self.transport.writelines([answer(line + b"\n") for line in lines])
+
+
+class _State(_Callbacks):
+    """Goes on in the next process."""
+
+    save = Movable.save
+    restore = Movable.restore
+
+
+class Stream(_Callbacks, StreamProtocol):
+    pass
+
+
+class MovableStream(_State, StreamProtocol):
+    pass
+
+
+class Asynchronous(_Callbacks, asyncio.Protocol):
+    pass
+
+
+class MovableAsynchronous(_State, asyncio.Protocol):
+    pass
+
+
+async def coroutine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while (line := await reader.readline()).endswith(b"\n"):
+        writer.write(answer(line))
+        await writer.drain()
 
 
 class Asker(Connection):

@@ -281,7 +281,27 @@ class TwoThreads(Model):
         super().__init__(config="[server]\nio_threads = 2")
 
 
-KINDS = {"echo": Model, "echo-threaded": Threaded, "two I/O threads": TwoThreads}
+class Stream(Model):
+    """With a stream handler."""
+
+    def __init__(self) -> None:
+        super().__init__("--handler", "support.streams:TellingEcho")
+
+
+class Asynchronous(Model):
+    """On an asyncio loop."""
+
+    def __init__(self) -> None:
+        super().__init__("--handler", "support.asynchronous:Polite")
+
+
+KINDS = {
+    "echo": Model,
+    "echo-threaded": Threaded,
+    "two I/O threads": TwoThreads,
+    "stream": Stream,
+    "asyncio": Asynchronous,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))

@@ -34,7 +34,7 @@ from support import MOMENT, PASS, Client, FdStore, Graced
 from support.process import LEFT_TO_THE_KERNEL
 
 STEPS = scaled(150, 10_000)
-"""Rules that are run, at least, over both kinds of handlers."""
+"""Rules that are run, at least, over all kinds of handlers."""
 AT_ONCE = 1.0
 """Seconds within which a client at rest is sent away, or a server without clients ends."""
 RESTARTED = 79
@@ -44,9 +44,11 @@ Lengths = st.lists(st.sampled_from([0, 1, 100, 5000, 1 << 18, 1 << 20]), min_siz
 class Model(ClientModel):
     """One service, from its first start to its end."""
 
-    handler = "robustness.answering:Buffered"
+    handler: str
     carried = False
     """Whether clients stay connected at a restart, of which the handler has read something."""
+    silent_carried = True
+    """Whether the others do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +149,7 @@ class Model(ClientModel):
         self.graced.signal(SIGUSR2)
         self._pump_to_the_end()
         assert self.graced.wait() == RESTARTED
-        carried = [asker for asker in here if self.carried or not asker.sent]
+        carried = [asker for asker in here if self._is_carried(asker)]
         sent_away = [asker for asker in here if asker not in carried]
         self._pump(until=lambda: not any(asker.here for asker in sent_away))
         self._start()
@@ -155,6 +157,9 @@ class Model(ClientModel):
             asker.ask([1], 0, cut=False)
             self._hear(asker)
             assert asker.here, f"{asker!r} was lost at the restart"
+
+    def _is_carried(self, asker: Asker) -> bool:
+        return self.carried if asker.sent else self.silent_carried
 
     def _may_restart(self) -> bool:
         return bool(self.all) and not self._stopped_at and all(asker.reads for asker in self.all)
@@ -224,16 +229,23 @@ class Model(ClientModel):
             assert late < AT_ONCE, f"{asker!r} was at rest, and stayed for {late} s"
 
 
-class Movable(Model):
-    """Clients stay connected at a restart."""
+KINDS = {
+    # Handler, and whether clients stay connected at a restart: those that have asked, and others.
+    "Buffered": (False, True),
+    "Movable": (True, True),
+    "Stream": (False, True),
+    "MovableStream": (True, True),
+    "Asynchronous": (False, False),
+    "MovableAsynchronous": (True, True),
+    "coroutine": (False, False),
+}
 
-    handler = "robustness.answering:Movable"
-    carried = True
 
-
-KINDS = {"buffered": Model, "movable": Movable}
-
-
-@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
-def test_any_order_of_requests(kind: type[Model]) -> None:
-    run_steps(kind, STEPS // len(KINDS), 20)
+@pytest.mark.parametrize("name", KINDS)
+def test_any_order_of_requests(name: str) -> None:
+    carried, silent_carried = KINDS[name]
+    attributes = {"handler": f"robustness.answering:{name}"}
+    model = type(
+        name, (Model,), attributes | {"carried": carried, "silent_carried": silent_carried}
+    )
+    run_steps(model, STEPS // len(KINDS), 20)

@@ -65,15 +65,17 @@ def test_deadline(name: str, kind: str, tmp_path: Path) -> None:
 def test_restart(name: str, kind: str, tmp_path: Path) -> None:
     """Calls under way are answered, clients at rest go, and others are served by the next process.
 
-    Among these others is a client that has not said anything, and so has no handler.
+    Among these others is a client that has not said anything, and so has no handler: it comes last,
+    since a client that is silent for some seconds gets its handler on trial.
     """
     store = FdStore()
     with store, ThreadPoolExecutor(1) as pool, ExitStack() as belongings:
         with start(name, store, tmp_path) as first:
             crowd = Crowd(name, first, tmp_path, without="silent")
-            silent = Player(crowd.silent, first.addresses[0])
-            belongings.enter_context(silent.client)
             with crowd:
+                silent = Player(crowd.silent, first.addresses[0])
+                port = belongings.enter_context(silent.client).sock.getsockname()[1]
+                first.log.wait_for(f"connection from .*:{port}$")
                 first.signal(SIGUSR2)
                 crowd.dismiss_the_resting()
                 next_client = pool.submit(crowd.call, "quick")

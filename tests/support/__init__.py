@@ -20,6 +20,7 @@ from support.process import (
     environment,
     launch,
     run_graced,
+    status_field,
     wait_for_end,
     without_a_log,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "reserved_port",
     "run_graced",
     "settled",
+    "status_field",
     "wait_for_end",
     "without_a_log",
 ]

@@ -22,20 +22,6 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
-class BufferedEcho(asyncio.BufferedProtocol):
-    """The same with a buffer of its own."""
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.buffer = bytearray(1000)
-
-    def get_buffer(self, _hint: int) -> bytearray:
-        return self.buffer
-
-    def buffer_updated(self, length: int) -> None:
-        self.transport.write(self.buffer[:length])
-
-
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(10_000):
         writer.write(data)
@@ -65,34 +51,14 @@ class Polite(Echo):
         self.transport.resume_reading()
 
 
-class Named(Echo):
-    """Has a farewell for each client, and takes its name from the first message."""
+class MovableEcho(Polite):
+    """Goes on in another process."""
 
-    name = b""
+    def save(self) -> bytes:
+        return b""
 
-    def data_received(self, data: bytes) -> None:
-        self.name = data
-        super().data_received(data)
-
-    def farewell(self) -> bytes | None:
-        return b"goodbye " + self.name if self.name else None
-
-
-class Lines(asyncio.Protocol):
-    """Greets, answers whole lines in capitals, and finishes in its own words."""
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.rest = b""
-        transport.write(b"hello\n")
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        for line in lines:
-            self.transport.write(line.upper() + b"\n")
-
-    def eof_received(self) -> None:
-        self.transport.write(b"goodbye " + self.rest)
+    def restore(self, state: bytes) -> None:
+        assert state == b""
 
 
 class Parts(asyncio.Protocol):
@@ -169,11 +135,6 @@ class Failing(Echo):
 
     def fail(self) -> None:
         raise ValueError("later is not nice")
-
-
-class Refusing(asyncio.Protocol):
-    def connection_made(self, _transport: Any) -> None:
-        raise ValueError("no client is nice")
 
 
 async def failing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

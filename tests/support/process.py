@@ -303,3 +303,10 @@ class Daemon(_Running):
             self._status = wait_for_end(self.pid, within)
             self.log.close()
         return self._status
+
+
+def status_field(pid: int, name: str) -> str:
+    """A field of /proc/PID/status, as it stands there; raises OSError where the process is gone."""
+    match = re.search(rf"^{name}:\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert match
+    return match[1]

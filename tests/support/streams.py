@@ -6,7 +6,6 @@ Each also runs under asyncio.
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 from graced import StreamProtocol
@@ -109,57 +108,6 @@ class BufferedTellingEcho(BufferedEcho):
     farewell = b"SHUTDOWN"
 
 
-class Lines(Echo):
-    """Answers whole lines, in capitals, and greets."""
-
-    rest = b""
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        if not transport.get_extra_info("restored"):
-            transport.write(b"hello\n")
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        self.transport.writelines([line.upper() + b"\n" for line in lines])
-
-    def eof_received(self) -> None:
-        self.transport.write(b"goodbye\n")
-
-
-class CountingLines(Lines):
-    """Numbers the lines, and carries number and half a line over a restart."""
-
-    number = 0
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        for line in lines:
-            self.number += 1
-            self.transport.write(b"%d %s\n" % (self.number, line))
-
-    def save(self) -> bytes:
-        return b"%d %s" % (self.number, self.rest)
-
-    def restore(self, state: bytes) -> None:
-        number, self.rest = state.split(b" ", 1)
-        self.number = int(number)
-
-
-class SpeakingLines(Lines):
-    """Says goodbye to each client in other words."""
-
-    def farewell(self) -> bytes | None:
-        return b"bye, " + self.rest if self.rest else None
-
-
-class Slow(Echo):
-    """Answers after a while."""
-
-    def data_received(self, data: bytes) -> None:
-        self.transport.call_later(0.3, self.transport.write, data)
-
-
 class Failing(Echo):
     """Echoes, but cannot stand some numbers, each in another callback."""
 
@@ -187,22 +135,6 @@ class Failing(Echo):
     @staticmethod
     def _fail() -> None:
         raise ValueError("seven is not nice")
-
-
-class Stuck(Echo):
-    """Blocks the I/O thread for the seconds that its client names."""
-
-    def data_received(self, data: bytes) -> None:
-        time.sleep(float(data))
-        self.transport.write(b"done")
-
-
-class Pouring(Echo):
-    """Answers each byte with a megabyte, whether or not its client takes any."""
-
-    def data_received(self, data: bytes) -> None:
-        for _ in data:
-            self.transport.write(bytes(1 << 20))
 
 
 class Quoting(Echo):

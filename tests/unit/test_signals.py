@@ -70,6 +70,19 @@ def test_signal_that_a_thread_has_put_into_the_inbox_is_read() -> None:
         thread.join()
 
 
+def test_signal_that_comes_while_many_are_unread_is_not_lost() -> None:
+    with SignalInbox() as inbox:
+        size = fcntl.fcntl(inbox.fileno(), fcntl.F_GETPIPE_SZ)
+        for _ in range(size + 1):
+            inbox.put(signal.SIGUSR1)
+        inbox.put(signal.SIGTERM)
+        taken = []
+        while readable(inbox, 0):
+            taken += inbox.take()
+        assert signal.SIGTERM in taken
+        assert taken.count(signal.SIGUSR1) == size + 1
+
+
 def test_signal_that_comes_after_the_end_of_the_inbox_is_left_alone() -> None:
     with SignalInbox() as inbox:
         write = inbox._write

@@ -15,7 +15,7 @@ from threading import Lock
 
 from graced.aio.event_loop import SESSION, EventLoop
 from graced.aio.goodbye import Goodbye
-from graced.aio.moving import Restoring, frozen, unpacked
+from graced.aio.moving import Restoring, after_unsent, frozen
 from graced.aio.session import Session
 from graced.handlers.asynchronous import COROUTINE
 from graced.log import events
@@ -138,11 +138,13 @@ class LoopClients:
     def opened(self, session: Session, transport: Any) -> None:
         """Give a new connection to its handler.  Called in the context of the client."""
         session.transport = transport
+        unsent, session.client.unsent = session.client.unsent, b""
         try:
-            if self._handler.asynchronous == COROUTINE:
-                self._start_coroutine(session)
-            else:
-                self._start_protocol(session)
+            with after_unsent(transport, unsent):
+                if self._handler.asynchronous == COROUTINE:
+                    self._start_coroutine(session)
+                else:
+                    self._start_protocol(session)
         except BaseException as error:
             self._fail(session, error)
         if session.client.saved is not None:
@@ -152,11 +154,7 @@ class LoopClients:
                 transport.pause_reading()
 
     def _start_protocol(self, session: Session) -> None:
-        transport, saved = session.transport, session.client.saved
-        state = None
-        if saved is not None:
-            unsent, state = unpacked(saved)
-            transport.write(unsent)
+        transport, state = session.transport, session.client.saved
         protocol = session.protocol = self._handler.make()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

@@ -17,6 +17,7 @@ from time import monotonic
 
 from graced.loop.farewell import MIN_REMIND_INTERVAL
 from graced.loop.phase import ANSWERED, INPUT_ENDED, TOLD
+from graced.loop.policy import parts_until
 from graced.sockets.closing import discard, end_input, part
 
 TYPE_CHECKING = False
@@ -33,8 +34,6 @@ LOOK_TIME = 0.0001
 """Seconds of that interval for each client, which a look costs some system calls."""
 LONGEST_HOLD = 1.0
 """Seconds, besides the gap, that a client is not read at most before it is told."""
-LAST_PART = 1.0
-"""Seconds before the deadline, at most, in which a timed call keeps no client from its goodbye."""
 
 
 class Goodbye:
@@ -72,9 +71,7 @@ class Goodbye:
     def drain(self, sessions: Iterable[Session]) -> None:
         """Tell the clients that are at rest, and each other client as soon as it is at rest."""
         self.draining = True
-        now = monotonic()
-        left = max(0.0, (self._deadline() or now) - now)
-        self._until = now + left - min(LAST_PART, left / 4)
+        self._until = parts_until(self._deadline() or monotonic())
         self._watched.update(sessions)
         self._look()
 

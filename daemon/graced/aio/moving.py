@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import struct
+from contextlib import contextmanager
 
 from graced.handlers.movable import as_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
     from graced.aio.event_loop import EventLoop
     from graced.aio.session import Session
-
-_UNSENT = struct.Struct("=I")
-"""The number of unsent bytes, which stand before the state."""
-
-
-def packed(unsent: bytes, state: bytes) -> bytes:
-    """The saved state of a client, as the next process gets it."""
-    return _UNSENT.pack(len(unsent)) + unsent + state
-
-
-def unpacked(saved: bytes) -> tuple[bytes, bytes]:
-    """The unsent bytes and the state of a client."""
-    (length,) = _UNSENT.unpack_from(saved)
-    end = _UNSENT.size + length
-    return saved[_UNSENT.size : end], saved[end:]
 
 
 def frozen(
@@ -52,13 +38,33 @@ def frozen(
     except BaseException as error:
         log_failure(session, error)
         return False
-    session.client.saved = packed(unsent, state)
+    session.client.unsent, session.client.saved = unsent, state
+    session.note_activity()
     session.is_frozen = True
     # Its handler is not told: the connection goes on.
     session.transport.set_protocol(asyncio.Protocol())
     session.take_back()
     session.transport.abort()
     return True
+
+
+@contextmanager
+def after_unsent(transport: Any, unsent: bytes) -> Iterator[None]:
+    """Send what the last process has not sent, before all that a handler writes in this context.
+
+    The handler is asked to pause at the end, when it is connected and has its state.
+    """
+    if not unsent:
+        yield
+        return
+    low, high = transport.get_write_buffer_limits()
+    transport.set_write_buffer_limits(high=high + len(unsent))
+    raised = transport.get_write_buffer_limits()
+    transport.write(unsent)
+    yield
+    if transport.get_write_buffer_limits() == raised:
+        # Otherwise the handler has limits of its own, and was asked then.
+        transport.set_write_buffer_limits(high, low)
 
 
 class Restoring:

@@ -35,6 +35,8 @@ class LoopPool:
 
     greet = True
     """A handler starts at the accept: it may speak first."""
+    sends_unsent = True
+    """The transport of a client sends what another process has not sent."""
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from time import monotonic
 from weakref import WeakKeyDictionary
 
 from graced.loop.phase import INPUT_ENDED, NOT_TOLD
+from graced.loop.policy import LONGEST_PAUSE
 from graced.sockets.closing import is_at_its_end
 from graced.sockets.tcp_info import is_broken, spoke_last, tcp_info
 from graced.sockets.unread import unread
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
     from graced.loop.client import Client
 
-
-LONGEST_PAUSE = 5.0
-"""Seconds between two parts of an answer; a timed call for later is something else."""
 _JIFFY = 0.02
 """Seconds by which the kernel's times may be late."""
 _LATE = 0.3
@@ -112,7 +110,7 @@ class NotingSocket(LentSocket):
         self.spoke_last = True
         """Whether a write came after the last read, or nothing was ever said."""
         self.written = 0
-        """Bytes."""
+        """Bytes, those of earlier processes included."""
 
     def recv(self, *args: Any) -> bytes:
         data = super().recv(*args)
@@ -199,6 +197,8 @@ class Session:
             is_unix = self.sock.family == socket.AF_UNIX
             made = self._lent = (NotingSocket if is_unix else LentSocket)(self.sock, on_closed)
             self._noted = self._lent if isinstance(self._lent, NotingSocket) else None
+            if self._noted:
+                self._noted.written = self.client.echoed
             self.sock = self.client.sock = made
         self.is_open = True
         return made
@@ -216,6 +216,14 @@ class Session:
         if self._lent:
             self._lent.on_closed = None
             self.sock = self.client.sock = self._lent.taken_back()
+
+    def note_activity(self) -> None:
+        """Note in the client what the next process has to know of the bytes so far."""
+        self.client.echoed = self.written
+        info = tcp_info(self.sock)
+        heard = not self._noted.spoke_last if self._noted else info is not None and info.received
+        if heard or self.client.echoed:
+            self.client.last = monotonic() - self.silence
 
     def close(self) -> None:
         """Close the connection, which the transport has closed."""

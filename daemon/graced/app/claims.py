@@ -21,7 +21,6 @@ from graced.errors import AlreadyRunningError, GracedError, ListenError, PidFile
 from graced.handover.fdstore import REFUSED
 from graced.handover.inherited import to_turn_away
 from graced.log import events
-from graced.process.pidfile import PidFile
 from graced.sockets import binding
 from graced.sockets.accepted import KeepAlive
 from graced.sockets.inherited_listeners import retire
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from graced.app.late_claims import LateClaims
     from graced.app.settings import Settings
     from graced.handover.inherited import Inherited
+    from graced.process.pidfile import PidFile
     from graced.process.supervisor import Supervisor
     from graced.server import Server
     from graced.sockets.address import Address
@@ -214,7 +214,7 @@ class Claims:
         def look() -> None:
             found = late.look()
             for got in found:
-                if isinstance(got, PidFile):
+                if not isinstance(got, list):
                     self.lock = got
                 elif got:
                     self.listeners += got
@@ -246,7 +246,7 @@ class Claims:
     def _lock_again(self) -> PidFile:
         """In the thread of the late claims.  Raises `GracedError`."""
         assert self._pid_file
-        lock = self.lock or PidFile(self._pid_file)
+        lock = self.lock or _new_lock(self._pid_file)
         try:
             lock.write()
         except GracedError:
@@ -263,9 +263,16 @@ class Claims:
 
 def _lock(path: str) -> PidFile:
     try:
-        return PidFile(path)
+        return _new_lock(path)
     except PidFileError as error:
         if path == PID_FILE and os.geteuid():
             # The path belongs to the service of the package.
             raise PidFileError(f"{error}; name another with --pid-file") from None
         raise
+
+
+def _new_lock(path: str) -> PidFile:
+    # A start without a pidfile does without this module.
+    from graced.process.pidfile import PidFile  # noqa: PLC0415
+
+    return PidFile(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from graced.app import command_line, configuration, preflight, service
-from graced.app.preflight import Launch
+from graced.app import command_line, configuration, service
+from graced.app.launch import Launch
 from graced.errors import FailedError, GracedError
 from graced.log import events, sinks, writer
 from graced.systemd import notify
@@ -82,7 +82,7 @@ def _pid_file(given: Given, settings: Settings) -> str | None:
 
 def _check(given: Given) -> int:
     # Only a check needs it: it takes as long as a third of a start.
-    from graced.app import check  # noqa: PLC0415
+    from graced.app import check, preflight  # noqa: PLC0415
 
     subject = preflight.subject(os.environ) or check.subject(given.instance)
 

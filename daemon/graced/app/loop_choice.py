@@ -73,12 +73,8 @@ def leave_out(
     if not wants_uvloop(settings, handler) or _any_unix(listeners):
         return ""
     others = [client for client in clients if client.counted and client.sock.family == AF_UNIX]
-    if others:
-        from graced.aio.moving import unpacked  # noqa: PLC0415
     for client in others:
         client.counted = False
-        if client.saved is not None:
-            client.unsent, _ = unpacked(client.saved)
     return "uvloop serves no Unix sockets" if others else ""
 
 

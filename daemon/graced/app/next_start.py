@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from signal import Signals
 
     from graced.app.claims import Claims
-    from graced.app.preflight import Launch
+    from graced.app.launch import Launch
     from graced.process.supervisor import Supervisor
     from graced.systemd.notify import Notifier
 

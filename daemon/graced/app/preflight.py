@@ -19,16 +19,17 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from types import SimpleNamespace
 
+from graced.app.launch import working_directory
 from graced.process import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from types import TracebackType
 
     from graced.app.check import Subject
+    from graced.app.launch import Launch
 
 TIMEOUT = 60.0
 """Seconds after which a child that waits counts as refused.  A child that runs, or would if there
@@ -59,35 +60,6 @@ _IN_DIRECTORY = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sy
 """posix_spawn(3) in Python cannot change the directory, and a daemon is in / by now."""
 
 
-_AS_MODULE = ["-m", "graced"]
-
-
-class Launch(SimpleNamespace):
-    """The way in which this process was started, and the next process will be."""
-
-    program: list[str]
-    """The interpreter, with the program to run."""
-    arguments: list[str]
-    environment: dict[str, str]
-    directory: str
-    descriptors: int
-    """The hard limit of descriptors, which python-daemon lowers."""
-
-    @classmethod
-    def of_this_process(cls, arguments: Sequence[str]) -> Launch:
-        """To be called before anything changes the process."""
-        given = list(arguments)
-        before = len(sys.orig_argv) - len(given)
-        is_command = before > 1 and sys.orig_argv[before:] == given
-        return cls(
-            program=[sys.executable, *(sys.orig_argv[1:before] if is_command else _AS_MODULE)],
-            arguments=given,
-            environment=dict(os.environ),
-            directory=_working_directory(),
-            descriptors=limits.hard_descriptors(),
-        )
-
-
 class Preflight:
     """A running child, killed and reaped at the end of the context.  Main thread only."""
 
@@ -100,7 +72,7 @@ class Preflight:
         Raises `OSError`.
         """
         command = [*launch.program, OPTION, *launch.arguments]
-        if launch.directory != _working_directory():
+        if launch.directory != working_directory():
             command = [sys.executable, "-I", "-c", _IN_DIRECTORY, launch.directory, *command]
         about = {
             "pid": os.getpid(),
@@ -216,20 +188,12 @@ class Preflight:
         return f"its check ended with status {self._status}"
 
 
-def _working_directory() -> str:
-    """The working directory; the root where it has been removed."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return "/"
-
-
 def subject(environ: Mapping[str, str]) -> Subject | None:
     """The child's side of `Preflight`: the subject; None if this process is no preflight."""
     words = dict(word.partition("=")[::2] for word in environ.get(VARIABLE, "").split())
     if words.get("pid") != str(os.getppid()):
         return None
-    # Not for the daemon, which imports this module at its start.
+    # Not for the daemon, which imports this module as well.
     from graced.app import occupancy  # noqa: PLC0415
     from graced.app.check import Subject  # noqa: PLC0415
 

@@ -11,23 +11,20 @@ from functools import partial
 from signal import SIGTERM
 from time import monotonic
 
-from graced.app import handler_path, terminal
+from graced.app import handler_path
 from graced.app.assembly import build
 from graced.app.claims import Claims
-from graced.app.next_start import try_next_start
+from graced.app.control_socket import ControlSocket
 from graced.app.settings import Settings
 from graced.errors import HANDED_OVER, FailedError, GracedError, StartError
 from graced.handlers import registry
-from graced.handover.fdstore import LISTENERS, FdStore
+from graced.handover.fdstore import LISTENERS, FdStore, is_mirrored
 from graced.handover.inherited import Inherited
-from graced.handover.mirror import Mirror
-from graced.handover.mirror_store import MirrorStore, is_mirrored
 from graced.log import events, sinks, writer
 from graced.log.event import plural
 from graced.log.writer import Log
 from graced.loop.acceptor import MAX_LINGERING
-from graced.process import daemonize, limits
-from graced.process.daemonize import Parent
+from graced.process import limits
 from graced.process.supervisor import Supervisor
 from graced.server import Server
 from graced.signals import HANDOVER, SignalInbox, expect_service_manager
@@ -36,11 +33,12 @@ from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from socket import socket
 
-    from graced.app.preflight import Launch
-    from graced.control.endpoint import Endpoint
+    from graced.app.launch import Launch
+    from graced.handover.mirror import Mirror
+    from graced.process.daemonize import Parent
     from graced.sockets.listener import Listener
 
 
@@ -51,8 +49,14 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launc
     Return the exit status.  Raises `GracedError`; a `FailedError` has been logged.
     """
     with ExitStack() as belongings:
-        # First of all: every descriptor that is opened from here on is ours, and survives the fork.
-        foreign = daemonize.open_descriptors() if daemon else frozenset()
+        foreign: frozenset[int] = frozenset()
+        if daemon:
+            # In the foreground a start does without this module.
+            from graced.process import daemonize  # noqa: PLC0415
+
+            # First of all: every descriptor that is opened from here on is ours, and survives the
+            # fork.
+            foreign = daemonize.open_descriptors()
         expect_service_manager(os.environ, os.getpid())
         log = writer.open_log(settings.level, sinks.sink_for(detached=False))
         belongings.callback(log.stop)
@@ -128,13 +132,8 @@ class Service:
         """Clients and listeners of the last process, until the take-over."""
         self._handed_over: tuple[int, int | None] | None = None
         """The number of these clients, and the milliseconds in which they were not served."""
-        self._control: Endpoint | None = None
         # Before the fork: the service manager has started this process.
-        self._control_path = ""
-        if "RUNTIME_DIRECTORY" in os.environ:
-            from graced.app import control_socket  # noqa: PLC0415
-
-            self._control_path = control_socket.path_in(os.environ, os.getpid())
+        self._control = ControlSocket(os.environ, os.getpid())
 
     def claim(self) -> None:
         """Claim everything that can be refused, before the fork: on the terminal of the command.
@@ -194,6 +193,9 @@ class Service:
 
         `foreign`: descriptors of the caller.
         """
+        from graced.app import terminal  # noqa: PLC0415
+        from graced.process import daemonize  # noqa: PLC0415
+
         # A descriptor that was passed to us is ours, and so is one that got its number since.
         ours = daemonize.open_descriptors() - (foreign - self._passed)
         keep_stderr = sinks.stderr_outlives_us()
@@ -226,8 +228,17 @@ class Service:
         """The life of the service: start, serve, drain, stop.  Return the exit status."""
         with SignalInbox() as inbox:
             self._log.start()
-            mirrored = MirrorStore(self._notifier, self._inherited.names if self._inherited else ())
-            mirror = Mirror(mirrored.replace) if self._mirrors else None
+            # Modules that not every service needs, now: an upgrade may replace the files later.
+            mirror = mirrored = None
+            if self._mirrors:
+                from graced.handover.mirror import Mirror  # noqa: PLC0415
+                from graced.handover.mirror_store import MirrorStore  # noqa: PLC0415
+
+                names = self._inherited.names if self._inherited else ()
+                mirrored = MirrorStore(self._notifier, names)
+                mirror = Mirror(mirrored.replace)
+            if self._keeps:
+                from graced.app.next_start import try_next_start  # noqa: PLC0415
             try:
                 stop = partial(inbox.put, SIGTERM)
                 server, parts = build(
@@ -236,13 +247,21 @@ class Service:
             except OSError as error:
                 reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
                 raise StartError(reason) from None
-            grace = self._settings.grace_period
-            supervisor = Supervisor(server, inbox, self._notifier, grace=grace)
+            supervisor = Supervisor(
+                server, inbox, self._notifier, grace=self._settings.grace_period
+            )
             self._claims.write_pid()
             self._claims.prepare()
-            self._bind_control()
             self._take_over(server, supervisor, mirror)
-            self._serve_control(server, supervisor, stop)
+            self._control.serve(
+                server,
+                supervisor,
+                stop,
+                self._log,
+                self._settings,
+                self._handler,
+                self._handed_over,
+            )
             addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
             events.STARTED(addresses=addresses, pid=os.getpid())
             if parent:
@@ -258,7 +277,7 @@ class Service:
                 )
             if handing_over:
                 self._store.settle()
-                if mirror:
+                if mirror and mirrored:
                     mirror.close()
                     # The kernel counts references: a client that is mirrored counts twice.
                     if not limits.has_room_in_flight(mirror.copies + server.clients + 1):
@@ -276,37 +295,6 @@ class Service:
 
                 last_steps.run(parts.call_shutdown, server.deadline)
         return HANDED_OVER if handing_over else 0
-
-    def _bind_control(self) -> None:
-        """Bind the control socket, where the service manager has a directory for it.
-
-        Before READY=1: who has waited for it can ask.
-        """
-        if self._control_path:
-            from graced.app import control_socket  # noqa: PLC0415
-
-            addresses = {each.name for each in self._claims.listeners}
-            addresses.update(map(str, self._settings.listen))
-            self._control = control_socket.bind(self._control_path, addresses)
-            if self._control:
-                self._belongings.callback(self._control.close)
-
-    def _serve_control(
-        self, server: Server, supervisor: Supervisor, stop: Callable[[], None]
-    ) -> None:
-        if self._control:
-            from graced.app import control_socket  # noqa: PLC0415
-
-            control_socket.serve(
-                self._control,
-                server,
-                supervisor,
-                stop,
-                self._log,
-                self._settings,
-                self._handler,
-                self._handed_over,
-            )
 
     @property
     def _keeps(self) -> bool:
@@ -344,6 +332,8 @@ class Service:
         how = f"in {waited} ms" if inherited.frozen else "after a crash"
         supervisor.note = f"; inherited {plural(count, 'client')} {how}" * bool(inherited.clients)
         supervisor.missing = self._claims.missing
+        # Before READY=1: then an operator can ask.
+        self._control.bind(self._settings, self._claims.listeners, self._belongings)
 
         def retire() -> None:
             # Before READY=1: then nobody reaches a listener that is configured no more.
@@ -373,8 +363,7 @@ class Service:
             each.own_path()
 
     def _disown_paths(self) -> None:
-        if self._control:
-            self._control.disown_path()
+        self._control.disown_path()
         if self._keeps:
             for each in self._claims.listeners:
                 each.disown_path()

@@ -10,7 +10,7 @@ from graced.handlers.greeting import Greeting
 from graced.handlers.handler_socket import FreezeInterrupt, HandlerSocket
 from graced.handlers.restoring import Restoring
 from graced.handlers.seldom import Seldom
-from graced.handlers.session import Session, is_end_of_tls, new_session
+from graced.handlers.session import Session, is_end_of_tls, new_session, peer_address
 from graced.handlers.strays import Strays
 from graced.log import events
 from graced.log.event import summary_of
@@ -44,7 +44,7 @@ class HandlerPool:
 
     daemon_threads = True
     """Whether the interpreter exits while a handler runs."""
-    event_loop = None  # Each handler has a thread.
+    event_loop, sends_unsent = None, False  # Each handler has a thread.
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class HandlerPool:
 
         Return False where no thread can be started: the client is the caller's again then.
         """
-        session = self._enqueue(client)
+        session = self._enqueue(client, peer_address(client))
         try:
             self._start_thread(session)
         except RuntimeError as error:
@@ -124,8 +124,8 @@ class HandlerPool:
             return False
         return True
 
-    def _enqueue(self, client: Client) -> Session:
-        session = new_session(client, self._farewell, self._gap, self._stall_timeout)
+    def _enqueue(self, client: Client, address: Any) -> Session:
+        session = new_session(client, address, self._farewell, self._gap, self._stall_timeout)
         if client.saved is not None:
             self.restoring.add(session)
         else:
@@ -320,7 +320,7 @@ class HandlerPool:
                 request.lineage.watch()
             if client.saved is None:
                 self.restoring.wait()
-            self._run(request, client.address)
+            self._run(request, session.address)
         except FreezeInterrupt:
             # Of a handler that had not restored its state yet, or that read in `setup`.
             reason = HANDLER_ENDED
@@ -353,7 +353,7 @@ class HandlerPool:
         self._free(session)
         if late:
             # The handover has given up waiting a moment ago.  This thread serves the client.
-            self._enqueue(client)
+            self._enqueue(client, session.address)
         return True
 
     def _end(self, session: Session, reason: str) -> None:

@@ -49,8 +49,8 @@ class _KeptSession(Session):
 
     _nothing = _closed_socket()
 
-    def __init__(self, client: Client, request: socket.socket) -> None:
-        super().__init__(client, request)
+    def __init__(self, client: Client, request: socket.socket, address: Any) -> None:
+        super().__init__(client, request, address)
         self.key = id(request)
         self.cookie = elsewhere.cookie(request) if is_open(request) else 0
         """Finds the connection where the program has wrapped the request."""
@@ -137,12 +137,12 @@ class RequestPool(HandlerPool):
             self.release_closed()
             self._next_sweep = FIRST_SWEEP + 2 * len(self._sessions)
         request: Any = client.sock
-        client.address, timeout = self._arrivals.pop(request)
+        address, timeout = self._arrivals.pop(request)
         request.settimeout(timeout)
-        session = self._keep(client, request)
+        session = self._keep(client, request, address)
         self._in_process = get_ident(), session
         try:
-            self._process(request, client.address)
+            self._process(request, address)
         finally:
             self._in_process = None
         return True
@@ -164,12 +164,12 @@ class RequestPool(HandlerPool):
             if isinstance(request, HandlerSocket):
                 request.thread = None
             session.client.sock = request
-            started = self._enqueue(session.client)
+            started = self._enqueue(session.client, session.address)
             try:
                 self._start_thread(started)
             except RuntimeError:
                 request.settimeout(self._timeouts.pop(request, None))
-                self._keep(session.client, request)
+                self._keep(session.client, request, session.address)
                 raise
         return True
 
@@ -181,7 +181,7 @@ class RequestPool(HandlerPool):
             if self._in_process and self._in_process[0] == get_ident():
                 # `process` has wrapped the request, for example in TLS.
                 return self._in_process[1]
-            sessions = [each for each in self._kept.values() if each.client.address == address]
+            sessions = [each for each in self._kept.values() if each.address == address]
         return next((each for each in sessions if address and each.is_lost), None)
 
     def _run_request(self, request: Any, address: Any) -> None:
@@ -210,8 +210,8 @@ class RequestPool(HandlerPool):
 
     # Kept requests.
 
-    def _keep(self, client: Client, request: socket.socket) -> _KeptSession:
-        session = _KeptSession(client, request)
+    def _keep(self, client: Client, request: socket.socket, address: Any) -> _KeptSession:
+        session = _KeptSession(client, request, address)
         if isinstance(request, HandlerSocket):
             request.thread = ANY_THREAD
         # The only reference to the request is that of the program.
@@ -252,7 +252,7 @@ class RequestPool(HandlerPool):
         if self._closing or getattr(request, "_closed", False) or not is_open(request):
             super()._end(session, reason)
             return
-        self._keep(session.client, request)
+        self._keep(session.client, request, session.address)
         self._free(session)
 
     def release(self, request: Any) -> None:

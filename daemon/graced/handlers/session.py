@@ -19,6 +19,8 @@ from graced.sockets.timeout import set_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from graced.loop.client import Client
 
 BUSY_AFTER = 0.1
@@ -28,10 +30,12 @@ BUSY_AFTER = 0.1
 class Session:
     """A client with its request.  Any thread may call."""
 
-    __slots__ = ("_looked_at", "client", "fate", "request", "thread")
+    __slots__ = ("_looked_at", "address", "client", "fate", "request", "thread")
 
-    def __init__(self, client: Client, request: socket.socket) -> None:
+    def __init__(self, client: Client, request: socket.socket, address: Any = None) -> None:
         self.client = client
+        self.address = address
+        """The address of the client, as the handler gets it."""
         self.request = request
         self.thread = 0
         """The identity of the handler's thread; 0 while the session waits for a thread."""
@@ -169,8 +173,20 @@ class Session:
             end_both_ways(self.request)
 
 
+def peer_address(client: Client) -> Any:
+    """The address of a client as accept(2) has returned it.
+
+    Not kept from the accept on: a client of the echo, of which there are most, has no use for it.
+    """
+    try:
+        return client.sock.getpeername()
+    except OSError:
+        # The client has reset the connection; its handler finds that out.
+        return client.host, client.port
+
+
 def new_session(
-    client: Client, farewell: bytes | None, gap: float, stall_timeout: float
+    client: Client, address: Any, farewell: bytes | None, gap: float, stall_timeout: float
 ) -> Session:
     """A session for a client, whose socket becomes a request; see `graced.loop.policy`."""
     request = client.sock
@@ -182,7 +198,7 @@ def new_session(
     if stall_timeout:
         # A write of the handler fails after so long without progress, socket(7).
         set_timeout(request, socket.SO_SNDTIMEO, stall_timeout)
-    return Session(client, request)
+    return Session(client, request, address)
 
 
 def is_end_of_tls(error: BaseException) -> bool:

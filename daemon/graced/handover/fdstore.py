@@ -32,10 +32,17 @@ CLIENTS = PREFIX + "clients"
 """A bundle: the snapshot of clients, then their sockets."""
 REFUSED = PREFIX + "refused"
 """A mark: the last start was refused, for a reason that may pass."""
+MIRRORED = PREFIX + "kept"
+"""The first bundle of a mirror (`graced.handover.mirror`); the others have a number behind it."""
 SETTLE_TIMEOUT = 5.0
 """Seconds in which the service manager can be sent what waits, before a handover."""
 _MAX_STATE = 32 * 1024 * 1024
 """Bytes of unsent and saved state, which are memory of the service until the next start."""
+
+
+def is_mirrored(name: str) -> bool:
+    """Whether a descriptor of that name is the bundle of a mirror."""
+    return name == MIRRORED or name.startswith(MIRRORED + "-")
 
 
 class FdStore:

@@ -10,8 +10,7 @@ from socket import AF_UNIX, MSG_PEEK, SO_ACCEPTCONN, SOL_SOCKET, socket
 from time import monotonic
 
 from graced.handover.fd_bundle import keeps_descriptors, unpack
-from graced.handover.fdstore import CLIENTS, LISTENERS, PREFIX, REFUSED
-from graced.handover.mirror_store import is_mirrored
+from graced.handover.fdstore import CLIENTS, LISTENERS, PREFIX, REFUSED, is_mirrored
 from graced.handover.snapshot import SnapshotError, decode
 from graced.log import events
 from graced.loop.client import Client

@@ -6,20 +6,14 @@ process that is killed between two messages leaves a bundle with all clients beh
 
 from __future__ import annotations
 
+from graced.handover.fdstore import MIRRORED, is_mirrored
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from socket import socket
 
     from graced.systemd.notify import Notifier
-
-MIRRORED = "graced-kept"
-"""The name of the first bundle; the others have a number behind it."""
-
-
-def is_mirrored(name: str) -> bool:
-    """Whether a descriptor of that name is the bundle of a mirror."""
-    return name == MIRRORED or name.startswith(MIRRORED + "-")
 
 
 class MirrorStore:

@@ -283,11 +283,10 @@ class Acceptors:
             self._mirror.add(client)
         self._idle.expect(client)
         client.phase = self._clients.first_phase(client)
-        if self._handlers:
-            client.address = address
-            if self._handlers.greet and self._handlers.reserve():
-                self._handlers.start(client)
-                return
+        if self._handlers and self._handlers.greet and self._handlers.reserve():
+            self._handlers.start(client)
+            return
+        if self._clients.silence:
             self._clients.silence.expect(client)
         try:
             self._poller.register(sock.fileno(), client, EPOLLIN)

@@ -12,10 +12,6 @@ from graced.loop.event_source import EventSource
 from graced.loop.phase import INPUT_ENDED, NOT_TOLD
 from graced.sockets.address import format_address
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 TURNED_AWAY = "turned away"
 """The reason in the log for a client that was not served."""
 
@@ -24,7 +20,6 @@ class Client(EventSource):
     """A connection.  For the I/O thread or the handler's thread that owns the client."""
 
     __slots__ = (
-        "address",
         "counted",
         "echoed",
         "host",
@@ -62,8 +57,6 @@ class Client(EventSource):
         """Bytes for the client that the kernel has not taken yet."""
         self.saved: bytes | None = None
         """The state that the client's handler has saved in another process."""
-        self.address: Any = None
-        """The address that accept(2) has returned; set where a handler will ask for it."""
 
     @property
     def parting(self) -> str:

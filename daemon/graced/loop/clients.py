@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from math import inf
 from mmap import mmap
 from select import EPOLLIN, EPOLLOUT
 from socket import MSG_PEEK, SHUT_RDWR
@@ -20,8 +21,6 @@ from graced.loop.phase import (
     TRACED,
     WRITE_BLOCKED,
 )
-from graced.loop.silence import SilenceWatch
-from graced.loop.waiting import Waiting
 from graced.sockets import closing
 from graced.sockets.closing import LINGER_TIMEOUT
 
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from graced.loop.interfaces import Handlers, Mirror, StreamClients
     from graced.loop.policy import Policy
     from graced.loop.poller import Poller
+    from graced.loop.silence import SilenceWatch
+    from graced.loop.waiting import Waiting
 
 BUFFER_SIZE = 1024 * 1024
 """Bytes of the largest read; a quarter of the size was a fifth slower with one bulk client."""
@@ -92,6 +93,8 @@ class Clients:
 
         self.draining = False
         """Whether the drain has begun."""
+        self.parts_until = inf
+        """Monotonic time from which on a timed call of a stream handler is no part of an answer."""
         self.at_deadline = False
         """Whether the deadline has passed.
 
@@ -114,19 +117,29 @@ class Clients:
         """The part of the buffer that a read may fill."""
         self.read_size = STREAM_READ
         """The bytes that a read for a stream handler may return."""
+        self.waiting: Waiting | None = None
+        """Clients that wait for a thread of a handler."""
+        self.silence: SilenceWatch | None = None
+        """Clients that may wait for the first word of their handler."""
+        if handlers:
+            self._wait_for(handlers)
+        self._unsent = 0
+        self.activity_awaited = False
+        """Whether `report_activity` has to be called at the next activity."""
+
+    def _wait_for(self, handlers: Handlers) -> None:
+        # The echo and stream handlers do without these modules.
+        from graced.loop.silence import SilenceWatch  # noqa: PLC0415
+        from graced.loop.waiting import Waiting  # noqa: PLC0415
+
         self.waiting = Waiting(
-            poller,
-            admission,
+            self.poller,
+            self.admission,
             handlers,
             close=self.close,
             report_activity=self.report_activity,
         )
-        """Clients that wait for a thread."""
-        self.silence = SilenceWatch(poller, handlers, self.waiting, self.present)
-        """Clients that may wait for the first word of their handler."""
-        self._unsent = 0
-        self.activity_awaited = False
-        """Whether `report_activity` has to be called at the next activity."""
+        self.silence = SilenceWatch(self.poller, handlers, self.waiting, self.present)
 
     def new(self, sock: socket, host: str, port: int) -> Client:
         """A client that has just been accepted."""
@@ -238,6 +251,7 @@ class Clients:
                 # The handler finds what it is: a byte, end of file or an error.
                 if client.sock.recv(1, MSG_PEEK):
                     self.log.hear(client)
+        assert self.waiting
         self.waiting.start_or_wait(client)
 
     # The end of a connection.
@@ -291,7 +305,8 @@ class Clients:
         self.count_unsent(-len(client.unsent))
         client.unsent = b""
         client.phase = GONE
-        self.waiting.remove(client)
+        if self.waiting:
+            self.waiting.remove(client)
         self.poller.timers.cancel(client)
         self.poller.forget(client.sock.fileno())
         if self.mirror or self.handlers or self.streams:

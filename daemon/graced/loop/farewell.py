@@ -64,8 +64,9 @@ class Farewell:
                 self._tell(client)
             elif client.phase == WRITE_BLOCKED:
                 self._count_arrived(client)
-        for client in self._clients.waiting.drain():
-            self._tell(client)
+        if self._clients.waiting:
+            for client in self._clients.waiting.drain():
+                self._tell(client)
         if self._handlers:
             self._poller.schedule_after(self._reminder, self._gap)
 
@@ -142,6 +143,9 @@ class Farewell:
         elif self._clients.draining and self._says_end_of_file:
             self._clients.resume(client, self._clients.resting)
             self._end_input(client)
+        elif client.saved is not None:
+            # A handler of another kind has written the bytes, in another process.
+            self._clients.start_handler(client, 0)
         else:
             self._clients.resume(client, self._clients.resting)
 

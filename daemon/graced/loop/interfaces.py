@@ -37,13 +37,15 @@ class Listener(Protocol):
 
 
 class Handlers(Protocol):
-    """Blocking handlers, each with a client (see `graced.handlers.pool.HandlerPool`).
+    """Handlers in other threads (see `graced.handlers.pool.HandlerPool`).
 
     The I/O thread calls; no method blocks.
     """
 
     movable: bool
     """Whether a handler can save its state and go on in another process."""
+    sends_unsent: bool
+    """Whether a client may be given to its handler with bytes that another process has not sent."""
 
     @property
     def greet(self) -> bool | None:
@@ -218,11 +220,12 @@ class StreamClients(Protocol):
 
 
 class Totals(Protocol):
-    """The counters that a write of any client changes (see `graced.loop.clients.Clients`)."""
+    """The state of all clients together (see `graced.loop.clients.Clients`)."""
 
     log: ConnectionLog
     echoed: int
     activity_awaited: bool
+    parts_until: float
 
     def report_activity(self) -> None:
         """Call `changed`, if that was asked for."""
@@ -235,7 +238,7 @@ class TransportOwner(Protocol):
 
     @property
     def clients(self) -> Totals:
-        """The counters."""
+        """The state of all clients together."""
 
     def call(self, client: Any, callback: Callable[..., object], *args: Any) -> Any:
         """Call a function of the handler."""

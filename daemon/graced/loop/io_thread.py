@@ -63,6 +63,7 @@ from graced.loop.clients import Clients
 from graced.loop.event_source import EventSource
 from graced.loop.farewell import Farewell
 from graced.loop.idle import IdleSweep
+from graced.loop.policy import parts_until
 from graced.loop.poller import Poller
 from graced.loop.transfer import Transfer
 
@@ -87,7 +88,7 @@ class IOThread(Thread):
     """Accepts and serves clients until `finish`.
 
     The main thread constructs, starts, joins and closes the thread.  Any thread may make the
-    requests (`post` to `finish`) and read the counters.
+    requests (`post` to `finish`) and read the counters; `clients` is for what is posted.
     """
 
     title = "an I/O thread"
@@ -125,7 +126,6 @@ class IOThread(Thread):
         self.clients = self._clients = Clients(
             self._poller, admission, policy, handlers=handlers, mirror=mirror, changed=changed
         )
-        """The clients, for actions that are posted."""
         self._stream_farewell: StreamFarewell | None = None
         if streaming:
             # Not imported for the echo: a twentieth of the time that a start takes.
@@ -153,10 +153,11 @@ class IOThread(Thread):
             phase.FAREWELL_SENT: self._farewell.pause_reading,
             phase.READ_PAUSED: self._farewell.leave_unread,
             phase.LINGERING: self._clients.discard_input,
-            phase.AWAITING_THREAD: self._clients.waiting.hear,
             phase.LISTENING: self._acceptors.accept,
             phase.WAKING: self._poller.woken,
         }
+        if waiting := self._clients.waiting:
+            table[phase.AWAITING_THREAD] = waiting.hear
         if self._stream_farewell:
             table |= self._stream_farewell.on_event()
         return [table.get(number, self._ignore) for number in range(phase.PHASES)]
@@ -168,15 +169,15 @@ class IOThread(Thread):
             phase.FAREWELL_PENDING: self._farewell.send_pending,
             phase.READ_PAUSED: self._farewell.resume_reading,
             phase.LINGERING: self._clients.end_lingering,
-            phase.AWAITING_THREAD: self._clients.waiting.retry,
             phase.LISTENING: self._acceptors.retry,
             phase.SWEEPING: self._idle.close_idle,
-            phase.TRYING: self._clients.silence.start_handler,
             phase.REPORTING: self._acceptors.report_refusals,
             phase.REMINDING: self._farewell.remind,
             phase.HANDSHAKING: self._end_handshakes,
             phase.ENDING: self._end,
         }
+        if (waiting := self._clients.waiting) and (silence := self._clients.silence):
+            table |= {phase.AWAITING_THREAD: waiting.retry, phase.TRYING: silence.start_handler}
         if self._stream_farewell:
             table |= self._stream_farewell.on_due()
         return table
@@ -201,7 +202,7 @@ class IOThread(Thread):
     @property
     def waiting(self) -> int:
         """Clients that wait for a thread in which their handler can run."""
-        return self._clients.waiting.number
+        return self._clients.waiting.number if self._clients.waiting else 0
 
     # Requests of other threads.
 
@@ -222,12 +223,12 @@ class IOThread(Thread):
         """Call `changed` once, when bytes are echoed or a client comes or goes."""
         self._clients.report_next_activity()
 
-    def drain(self) -> None:
+    def drain(self, deadline: float = inf) -> None:
         """Begin the drain: echo what has arrived, then send the farewell.
 
         Clients that are served come first, then the clients that are queued by now.
         """
-        self.post(self._drain)
+        self.post(partial(self._drain, deadline))
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Accept clients from further listeners."""
@@ -240,7 +241,8 @@ class IOThread(Thread):
 
     def start_waiting(self) -> None:
         """Start handlers of clients that wait for a thread: a thread may be free."""
-        self.post(self._clients.waiting.start)
+        if self._clients.waiting:
+            self.post(self._clients.waiting.start)
 
     def freeze(self, take: Callable[[list[Client]], None]) -> None:
         """Abandon the listeners, stop serving, and call `take` in this thread with the clients.
@@ -340,11 +342,7 @@ class IOThread(Thread):
             self._on_due[source.phase](source)
 
     def _ignore(self, _source: EventSource, _event: int) -> None:
-        """Ignore news of a descriptor that this thread serves no more.
-
-        epoll_wait has returned the news earlier in the same turn; or a child that is about to exec
-        has a copy of the descriptor.
-        """
+        """Ignore old news of a descriptor that is served no more, or news of a child's copy."""
 
     def _echo(self, client: Client, _event: int) -> None:
         if self._clients.echo(client):
@@ -356,9 +354,10 @@ class IOThread(Thread):
 
     # The end.
 
-    def _drain(self) -> None:
+    def _drain(self, deadline: float) -> None:
         if self.draining:
             return
+        self._clients.parts_until = parts_until(deadline)
         self._acceptors.count_backlog()
         self._tell_present()
         self._acceptors.accept_backlog()

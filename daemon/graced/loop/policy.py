@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
+LONGEST_PAUSE = 5.0
+"""Seconds between two parts of an answer; a timed call of a handler for later is something else."""
+_LAST_PART = 1.0
+"""Seconds before the deadline, at most, in which a timed call keeps no client from its goodbye."""
+
+
+def parts_until(deadline: float) -> float:
+    """The monotonic time from which on a timed call is no part of an answer."""
+    return deadline - min(_LAST_PART, max(0.0, deadline - monotonic()) / 4)
+
 
 class Policy:
     """The values that an I/O thread needs of the configuration.  Read by any thread."""

@@ -37,7 +37,7 @@ class SilenceWatch(EventSource):
     def __init__(
         self,
         poller: Poller,
-        handlers: Handlers | None,
+        handlers: Handlers,
         waiting: Waiting,
         present: Callable[[], list[Client]],
     ) -> None:
@@ -51,8 +51,7 @@ class SilenceWatch(EventSource):
 
     def expect(self, client: Client) -> None:
         """Look at this client as soon as it may have been silent for too long."""
-        handlers = self._handlers
-        if not self.due and self._trials and handlers and handlers.greet is None:
+        if not self.due and self._trials and self._handlers.greet is None:
             self._look_at(client.since + SILENCE)
 
     def _look_at(self, due: float) -> None:
@@ -63,7 +62,6 @@ class SilenceWatch(EventSource):
 
         Where the handler is known to speak first by now, start the handlers of all.
         """
-        assert self._handlers
         greet = self._handlers.greet
         silent = [each for each in self._present() if each.phase == AWAITING_FIRST_BYTE]
         if greet:

@@ -121,7 +121,7 @@ class Streams:
             self._end_input(client)
             return
         client.last = self.poller.now
-        client.unanswered = True
+        client.unanswered, client.part = True, None
         if client.unheard:
             self.clients.log.hear(client)
         try:
@@ -144,7 +144,7 @@ class Streams:
             self._end_input(client)
             return
         client.last = self.poller.now
-        client.unanswered = True
+        client.unanswered, client.part = True, None
         if client.unheard:
             self.clients.log.hear(client)
         if self.clients.draining:
@@ -350,8 +350,8 @@ class Streams:
     # The farewell, see `graced.loop.stream_farewell`.
 
     def is_at_rest(self, client: Transport) -> bool:
-        """Whether nothing received is unanswered, and everything is sent."""
-        return not (client.unanswered or client.unsent or client.closing)
+        """Whether nothing received is unanswered or being answered, and everything is sent."""
+        return not (client.unanswered or client.awaits_part or client.unsent or client.closing)
 
     def farewell_of(self, client: Transport) -> bytes | None:
         """The farewell that is declared for the client."""

@@ -48,7 +48,8 @@ class Transfer:
             self._clients.count_unsent(-len(client.unsent))
             client.phase = GONE
             self._poller.timers.cancel(client)
-            self._clients.waiting.remove(client)
+            if self._clients.waiting:
+                self._clients.waiting.remove(client)
             if client.counted:
                 self._admission.leave(client.host)
             client.counted = True
@@ -91,15 +92,17 @@ class Transfer:
             self._mirror.add(client)
         try:
             self._poller.register(client.sock.fileno(), client, EPOLLIN)
-            if self._handlers:
-                client.address = client.sock.getpeername()
+            if self._clients.silence:
+                # Fails where the client has reset the connection meanwhile: no handler starts then.
+                client.sock.getpeername()
                 self._clients.silence.expect(client)
         except OSError as error:
             self._clients.lost(client, error)
             return
         if self._clients.streams:
             self._clients.streams.connect(client, unsent)
-        elif unsent:
+        elif unsent and not (self._handlers and self._handlers.sends_unsent):
             self._clients.keep_unsent(client, memoryview(unsent))
         elif self._handlers and (self._handlers.greet or client.saved is not None):
+            client.unsent = unsent
             self._clients.start_handler(client, 0)

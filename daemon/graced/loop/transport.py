@@ -17,6 +17,7 @@ from time import monotonic
 from graced.loop.client import TURNED_AWAY, Client
 from graced.loop.event_source import EventSource
 from graced.loop.phase import CALLING, GONE, WRITE_BLOCKED
+from graced.loop.policy import LONGEST_PAUSE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Transport(Client):
         "interest",
         "limits",
         "lost",
+        "part",
         "parting",
         "protocol",
         "reading",
@@ -88,6 +90,8 @@ class Transport(Client):
         """The limits of the write buffer, low and high."""
         self.error: BaseException | None = None
         """The argument of `connection_lost`."""
+        self.part: Call | None = None
+        """The latest of the timed calls that the handler has asked for since its last input."""
         self.parting = TURNED_AWAY
         """The reason in the log for the end of the connection."""
 
@@ -249,8 +253,16 @@ class Transport(Client):
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Call:
         """Call a function after `delay` seconds, unless the connection is lost by then."""
         call = Call(self, callback, args)
-        self.streams.poller.timers.schedule(call, monotonic() + delay)
+        due = monotonic() + delay
+        self.streams.poller.timers.schedule(call, due)
+        if delay < LONGEST_PAUSE and not (self.part and self.part.due > due):
+            self.part = call
         return call
+
+    @property
+    def awaits_part(self) -> bool:
+        """Whether a timed call may be the next part of an answer."""
+        return self.part is not None and 0.0 < self.part.due < self.streams.clients.parts_until
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> Call:
         """Call a function in the I/O thread, unless the connection is lost.  Any thread may call.

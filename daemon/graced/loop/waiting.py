@@ -38,7 +38,7 @@ class Waiting:
         self,
         poller: Poller,
         admission: Admission,
-        handlers: Handlers | None,
+        handlers: Handlers,
         *,
         close: Callable[[Client, str], None],
         report_activity: Callable[[], None],
@@ -59,24 +59,29 @@ class Waiting:
         return len(self._queue) - self._uncounted
 
     def start_or_wait(self, client: Client) -> None:
-        """Start the handler of a registered client, or let the client wait."""
-        assert self._handlers
+        """Start the handler of a registered client, or let the client wait for its turn."""
         # A client of the last process had a thread there, and others may wait for its handler.
-        if client.saved is None and not self._handlers.reserve():
-            self._poller.modify(client.sock.fileno(), EPOLLRDHUP)
-            self._wait(client)
-        else:
+        if client.saved is not None or self._is_free():
             self._start(client)
+            return
+        self._poller.modify(client.sock.fileno(), EPOLLRDHUP)
+        self._wait(client)
+        self.start()
 
     def start_if_free(self, client: Client) -> None:
         """Start the handler of a registered client, unless all threads are in use."""
-        assert self._handlers
-        if self._handlers.reserve():
+        if self._is_free():
             self._start(client)
+
+    def _is_free(self) -> bool:
+        """Whether a thread is free that no client waits for; it is reserved then.
+
+        A thread may have become free this moment, and `start` has not been called yet.
+        """
+        return not self._queue and self._handlers.reserve()
 
     def start(self) -> None:
         """Start handlers: a thread may be free."""
-        assert self._handlers
         while self._queue and self._handlers.reserve():
             client = next(iter(self._queue))
             self.remove(client)
@@ -89,7 +94,6 @@ class Waiting:
 
     def _start(self, client: Client) -> bool:
         """Start a handler; return False where the client has to wait."""
-        assert self._handlers
         self._poller.unregister(client.sock.fileno())
         client.phase = GONE
         if self._handlers.start(client):

@@ -13,8 +13,6 @@ import select
 import time
 from collections.abc import MutableMapping, Sequence
 
-from sdnotify import SystemdNotifier
-
 from graced.log import events
 from graced.systemd.outbox import Message, Outbox
 
@@ -211,6 +209,9 @@ def last_status(status: str) -> None:
 
 
 def _connect() -> socket.socket:
+    # Called in a start already, where there is a service manager to connect to.
+    from sdnotify import SystemdNotifier  # noqa: PLC0415
+
     notifier = SystemdNotifier(debug=True)
     connected: socket.socket = notifier.socket
     return connected

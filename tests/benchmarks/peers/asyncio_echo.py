@@ -2,6 +2,8 @@
 
 With SITE-PACKAGES the event loop is the uvloop found there.  On SIGTERM it stops accepting, says
 SHUTDOWN to everybody, and ends when all have left.
+
+`Echo` is also a handler of graced: ``--handler asyncio_echo:Echo``.
 """
 
 from __future__ import annotations
@@ -14,15 +16,11 @@ import sys
 class Echo(asyncio.Protocol):
     """One client."""
 
+    farewell = b"SHUTDOWN"
     transport: asyncio.Transport
-
-    def __init__(self, clients: set[Echo], left: asyncio.Event) -> None:
-        self.clients = clients
-        self.left = left
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        self.clients.add(self)
 
     def data_received(self, data: bytes) -> None:
         self.transport.write(data)
@@ -33,6 +31,18 @@ class Echo(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.transport.resume_reading()
 
+
+class Known(Echo):
+    """One client of a server that has to know its clients."""
+
+    def __init__(self, clients: set[Known], left: asyncio.Event) -> None:
+        self.clients = clients
+        self.left = left
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.clients.add(self)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.clients.discard(self)
         if not self.clients:
@@ -41,24 +51,25 @@ class Echo(asyncio.Protocol):
 
 async def serve(port: int) -> None:
     """Echo until SIGTERM."""
-    clients: set[Echo] = set()
+    clients: set[Known] = set()
     left = asyncio.Event()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    server = await loop.create_server(lambda: Echo(clients, left), "127.0.0.1", port)
+    server = await loop.create_server(lambda: Known(clients, left), "127.0.0.1", port)
     await stop.wait()
     server.close()
     left.clear()
     for client in clients:
-        client.transport.write(b"SHUTDOWN")
+        client.transport.write(Echo.farewell)
     if clients:
         await left.wait()
 
 
-if len(sys.argv) > 2:
-    sys.path.append(sys.argv[2])
-    import uvloop  # type: ignore[import-not-found, unused-ignore]
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        sys.path.append(sys.argv[2])
+        import uvloop  # type: ignore[import-not-found, unused-ignore]
 
-    uvloop.install()
-asyncio.run(serve(int(sys.argv[1])))
+        uvloop.install()
+    asyncio.run(serve(int(sys.argv[1])))

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 SCRIPT = f"#!{sys.executable} -S\nfrom strangers.apps.script import answer\nanswer()\n"
@@ -20,8 +21,11 @@ class Site(http.server.CGIHTTPRequestHandler):
         script = directory / "cgi-bin" / "script"
         if not script.exists():
             script.parent.mkdir(exist_ok=True)
-            script.write_text(SCRIPT)
-            script.chmod(0o755)
+            # Several handlers begin at once, and each is to find a whole script.
+            draft = directory / str(get_ident())
+            draft.write_text(SCRIPT)
+            draft.chmod(0o755)
+            draft.replace(script)
         # The script is not to become the user nobody, who may not read it.
         http.server.nobody_uid = os.getuid
         # Python 3.13 says that 3.15 will not have this class.

@@ -65,7 +65,7 @@ class Scene:
         self.pool.close_all()
         self.pool.join(PATIENCE)
 
-    def connect(self, saved: bytes | None = None) -> Client:
+    def connect(self, saved: bytes | None = None, *, unsent: bytes = b"") -> Client:
         """A client that the pool serves."""
         host, port = self._listener.getsockname()
         client = Client.connect(f"{host}:{port}")
@@ -73,7 +73,7 @@ class Scene:
         sock, address = self._listener.accept()
         sock.setblocking(False)
         served = ServedClient(sock, address[0], address[1], GONE, 0.0)
-        served.saved = saved
+        served.unsent, served.saved = unsent, saved
         self.pool.start(served)
         return client
 

@@ -30,6 +30,8 @@ class Exits(asyncio.Protocol):
             loop.call_later(0.001, sys.exit, 3)
         elif data == b"task":
             self.task = loop.create_task(self.exit())
+            # Else asyncio logs, in the middle of a later test, that nobody has asked for it.
+            self.task.add_done_callback(lambda task: task.exception())
         else:
             self.transport.write(data)
 

@@ -8,8 +8,9 @@ import time
 from typing import Any
 
 from aio.scene import Scene
-from graced.aio.session import _JIFFY, LONGEST_PAUSE
+from graced.aio.session import _JIFFY
 from graced.handlers.asynchronous import COROUTINE
+from graced.loop.policy import LONGEST_PAUSE
 from support import FAREWELL, PATIENCE
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from aio.scene import Scene
 from graced.aio import pool as pool_module
-from graced.aio.moving import packed
 from graced.loop.client import Client as ServedClient
 from support import PATIENCE
 
@@ -45,7 +44,7 @@ def test_connection_outlives_its_transport() -> None:
         client = scene.connect()
         client.echo(b"hello")
         (frozen,) = scene.pool.freeze(PATIENCE)
-        assert frozen.saved == packed(b"", b"saved ")
+        assert (frozen.unsent, frozen.saved) == (b"", b"saved ")
         scene.settle()
         assert type(frozen.sock).__name__ == "socket"
         frozen.sock.send(b"still there")
@@ -73,7 +72,7 @@ def test_unsent_bytes_are_taken() -> None:
         client.send(b"a")
         received = client.recv_exactly(1)
         (frozen,) = scene.pool.freeze(PATIENCE)
-        assert frozen.saved
+        assert (len(frozen.unsent) > 20_000_000, frozen.saved) == (True, b"saved ")
         scene.pool.start(frozen)
         received += client.recv_exactly(25_000_000 - 1)
         assert received == bytes(range(250)) * 100_000
@@ -147,7 +146,7 @@ def test_work_of_a_restored_client_is_known_as_that_of_a_new_one(client_is: str)
             asyncio.get_running_loop().run_in_executor(None, go_on.wait)
             self.transport.write(b"1")
 
-    saved = packed(b"", b"") if client_is == "restored" else None
+    saved = b"" if client_is == "restored" else None
     with Scene(Slow) as scene:
         scene.pool.restoring.begin()
         client = scene.connect(saved)
@@ -181,7 +180,7 @@ def test_nobody_goes_on_before_all_are_restored() -> None:
 
     with Scene(Noting, on_restored=lambda: heard.append("all")) as scene:
         scene.pool.restoring.begin()
-        old = [scene.connect(packed(b"unsent ", b"state ")) for _ in range(2)]
+        old = [scene.connect(b"state ", unsent=b"unsent ") for _ in range(2)]
         new = scene.connect()
         for client in (*old, new):
             client.send(b"hello")
@@ -195,6 +194,35 @@ def test_nobody_goes_on_before_all_are_restored() -> None:
         assert new.recv_exactly(5) == b"hello"
         assert heard[:5] == ["made", "restored", "made", "restored", "all"]
         assert sorted(heard[5:]) == ["data"] * 3 + ["made"]
+
+
+def test_handler_learns_of_unsent_bytes_when_it_has_its_state() -> None:
+    heard: list[str] = []
+
+    class Noting(Echo):
+        def connection_made(self, transport: Any) -> None:
+            heard.append("made")
+            super().connection_made(transport)
+
+        def restore(self, state: bytes) -> None:
+            heard.append("restored")
+            super().restore(state)
+
+        def pause_writing(self) -> None:
+            heard.append("pause")
+
+        def resume_writing(self) -> None:
+            heard.append("resume")
+
+    with Scene(Noting) as scene:
+        unsent = bytes(20_000_000)
+        client = scene.connect(b"state ", unsent=unsent)
+        scene.settle()
+        assert heard == ["made", "restored", "pause"]
+        client.recv_exactly(len(unsent))
+        client.send(b"hello")
+        assert client.recv_exactly(11) == b"state hello"
+        assert heard == ["made", "restored", "pause", "resume"]
 
 
 def test_new_client_that_waits_for_the_others_is_taken() -> None:
@@ -218,7 +246,7 @@ def test_handler_that_does_not_restore_ends_its_client_only() -> None:
 
     with Scene(Fails) as scene:
         scene.pool.restoring.begin()
-        bad, good = scene.connect(packed(b"", b"bad")), scene.connect(packed(b"", b"good"))
+        bad, good = scene.connect(b"bad"), scene.connect(b"good")
         scene.pool.restoring.all_started()
         good.echo(b"hello")
         assert bad.recv_to_end() == b""

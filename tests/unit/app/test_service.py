@@ -14,18 +14,17 @@ import pytest
 
 from graced import server
 from graced.app import assembly, claims, configuration, handler_path, service, terminal
-from graced.app.preflight import Launch
+from graced.app.launch import Launch
 from graced.app.service import Service
 from graced.app.settings import PID_FILE, Settings
 from graced.errors import AlreadyRunningError, ConfigError, ListenError, PidFileError, StartError
 from graced.handover import fd_bundle
 from graced.handover.fd_bundle import FdBundle
-from graced.handover.fdstore import LISTENERS
-from graced.handover.mirror_store import MIRRORED
+from graced.handover.fdstore import LISTENERS, MIRRORED
 from graced.log import bridge, event, events, sinks
 from graced.log.event import INFO
 from graced.log.writer import Log
-from graced.process import limits
+from graced.process import limits, pidfile
 from graced.systemd import activation
 from support import FAREWELL, PATIENCE
 
@@ -264,7 +263,7 @@ def test_pidfile_of_the_service_hints_at_the_option(monkeypatch: pytest.MonkeyPa
     def refuse(path: str) -> None:
         raise PidFileError(f"cannot write pidfile {path}: Permission denied")
 
-    monkeypatch.setattr(claims, "PidFile", refuse)
+    monkeypatch.setattr(pidfile, "PidFile", refuse)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(PidFileError, match=r"denied; name another with --pid-file$"):
         claims._lock(PID_FILE)

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from control.scene import Scene
-from graced.app import control_socket
+from graced.app import configuration, control_socket
 from graced.control import endpoint as endpoint_module
 from graced.control.endpoint import Endpoint
 from graced.control.thread import ControlThread
@@ -115,7 +116,10 @@ def test_socket_that_cannot_be_bound_is_one_record(
     scene: Scene, tmp_path: Path, directory: str
 ) -> None:
     path = str(tmp_path / directory / "control")
-    assert control_socket.bind(path, []) is None
+    control = control_socket.ControlSocket({"RUNTIME_DIRECTORY": os.path.dirname(path)}, 7)
+    with ExitStack() as belongings:
+        control.bind(configuration.load("/dev/null", {}), [], belongings)
+    control.disown_path()
     (record,) = [each for each in scene.log.records if each.event is events.CONTROL_ABSENT]
     assert record.fields["path"] == path
     assert record.fields["reason"]

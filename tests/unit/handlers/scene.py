@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable
 from queue import Queue
@@ -55,11 +56,17 @@ class Scene:
         return self.closed.get(timeout=PATIENCE)[1]
 
 
-def connect_by_tcp(scene: Scene) -> Other:
+def connect_by_tcp(scene: Scene, *, reset: bool = False) -> Other:
+    """A new client.  `reset`: the client has reset the connection before its handler starts."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         other = Other.connect(f"127.0.0.1:{server.getsockname()[1]}")
         ours, _ = server.accept()
     scene.others.append(other)
+    if reset:
+        other.reset()
+        poll = select.poll()
+        poll.register(ours, 0)
+        assert poll.poll(1000 * PATIENCE)
     scene.pool.start(Client(ours, "host", len(scene.others), AWAITING_FIRST_BYTE, 0.0))
     return other
 

@@ -52,6 +52,16 @@ def test_exception_is_logged_with_client(stage: Stage, caplog: pytest.LogCapture
     assert "as expected" in record.getMessage()
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_handler_gets_address_of_client(stage: Stage, reset: bool) -> None:
+    addresses: Queue[Any] = Queue()
+    scene = stage(lambda _request, address: addresses.put(address))
+    other = connect_by_tcp(scene, reset=reset)
+    # Of a connection that has been reset the kernel tells nothing: the words of the log remain.
+    expected = ("host", 1) if reset else other.sock.getsockname()
+    assert addresses.get(timeout=PATIENCE) == expected
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
 def test_exception_ends_only_its_handler(stage: Stage, error: BaseException) -> None:
     def fail(request: Any, _address: Any) -> None:

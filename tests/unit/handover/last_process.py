@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from graced.handover.fd_bundle import FdBundle
-from graced.handover.fdstore import CLIENTS, LISTENERS
-from graced.handover.mirror_store import MIRRORED
+from graced.handover.fdstore import CLIENTS, LISTENERS, MIRRORED
 from graced.loop.client import Client
 from graced.loop.phase import GONE
 

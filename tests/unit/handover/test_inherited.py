@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from graced.handover.fdstore import CLIENTS, LISTENERS
+from graced.handover.fdstore import CLIENTS, LISTENERS, MIRRORED
 from graced.handover.inherited import Inherited
-from graced.handover.mirror_store import MIRRORED
 from graced.handover.snapshot import encode
 from graced.log import events
 from graced.loop.client import Client

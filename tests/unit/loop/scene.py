@@ -21,7 +21,9 @@ from graced.loop.idle import IdleSweep
 from graced.loop.io_thread import IOThread
 from graced.loop.policy import Policy
 from graced.loop.poller import Poller
+from graced.loop.silence import SilenceWatch
 from graced.loop.transfer import Transfer
+from graced.loop.waiting import Waiting
 from graced.sockets import binding
 from graced.sockets.address import Address
 from graced.sockets.listener import Listener
@@ -36,9 +38,12 @@ TRIES = 50
 class Handlers:
     """Handlers that take clients and do nothing with them."""
 
-    def __init__(self, *, greet: bool | None = False, movable: bool = False) -> None:
+    def __init__(
+        self, *, greet: bool | None = False, movable: bool = False, sends_unsent: bool = False
+    ) -> None:
         self.greet = greet
         self.movable = movable
+        self.sends_unsent = sends_unsent
         self.longest_silence = 0.0
         self.reminders = 0
         self.next_goodbye = math.inf
@@ -198,6 +203,18 @@ class Parts:
 
     def _changed(self) -> None:
         self.changes += 1
+
+    @property
+    def waiting(self) -> Waiting:
+        """Clients that wait for a thread; only with handlers."""
+        assert self.clients.waiting
+        return self.clients.waiting
+
+    @property
+    def silence(self) -> SilenceWatch:
+        """Clients that may wait for the first word of their handler; only with handlers."""
+        assert self.clients.silence
+        return self.clients.silence
 
     def connect(self) -> tuple[LoopClient, Client]:
         """Return a served client and its peer."""

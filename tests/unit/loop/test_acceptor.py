@@ -54,7 +54,7 @@ def test_greeting_handler_takes_client_at_once(make: Make) -> None:
     scene = make(handlers=handlers)
     with scene.connect() as client:
         taken = handlers.taken.get(timeout=PATIENCE)
-        assert taken.address == client.sock.getsockname()
+        assert taken.sock.getpeername() == client.sock.getsockname()
         taken.sock.close()
 
 

@@ -27,7 +27,7 @@ def come(place: Place) -> LoopClient:
     """A client that says nothing."""
     parts, _ = place
     client, _ = parts.connect()
-    parts.clients.silence.expect(client)
+    parts.silence.expect(client)
     return client
 
 
@@ -35,7 +35,7 @@ def look(place: Place, after: float) -> list[LoopClient]:
     """The clients whose handler starts when so much time has passed."""
     parts, handlers = place
     for source in parts.pass_time(after):
-        parts.clients.silence.start_handler(source)
+        parts.silence.start_handler(source)
     return [handlers.taken.get() for _ in range(handlers.taken.qsize())]
 
 
@@ -91,7 +91,7 @@ def test_client_goes_on_waiting_for_its_first_byte_without_a_free_thread(place: 
 
 
 def test_without_unknown_handlers_there_is_no_timer(make_parts: MakeParts) -> None:
-    for handlers in (None, Handlers(), Handlers(greet=True)):
+    for handlers in (Handlers(), Handlers(greet=True)):
         parts = make_parts(handlers=handlers)
-        parts.clients.silence.expect(parts.connect()[0])
+        parts.silence.expect(parts.connect()[0])
         assert parts.pass_time(SILENCE) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from graced import StreamProtocol
 from graced.loop import clients as clients_module
 from loop.scene import Make, Scene
 from loop.stream_scene import streaming
-from support import PATIENCE, Client
+from support import FAREWELL, PATIENCE, Client
 
 
 class Noting(StreamProtocol):
@@ -83,6 +84,28 @@ def test_call_later_is_made_and_can_be_cancelled(make: Make) -> None:
         kind.scene.do(schedule)
         assert done.wait(PATIENCE)
         assert calls == ["soon", "late"]
+
+
+@pytest.mark.parametrize("awaited", ["an answer", "nothing", "too late", "cancelled"])
+def test_timed_call_for_soon_is_the_next_part_of_an_answer(make: Make, awaited: str) -> None:
+    """Unless the client has spoken since, or the deadline is near, or the call was cancelled."""
+    kind = Kind(make, policy={"farewell": FAREWELL})
+    client, handler = kind.connect()
+    with client:
+
+        def ask() -> None:
+            call = handler.transport.call_later(0.5, handler.transport.write, b"late")
+            handler.transport.call_later(3600.0, handler.transport.write, b"never")
+            if awaited == "cancelled":
+                call.cancel()
+
+        client.echo(b"hello")
+        kind.scene.do(ask)
+        if awaited == "nothing":
+            client.echo(b"hello")
+        kind.scene.thread.drain(monotonic() + (0.5 if awaited == "too late" else 3600.0))
+        expected = b"late" + FAREWELL if awaited == "an answer" else FAREWELL
+        assert client.recv_exactly(len(expected)) == expected
 
 
 def test_call_is_not_made_after_the_connection_is_lost(make: Make) -> None:

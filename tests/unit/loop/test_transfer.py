@@ -125,7 +125,7 @@ def test_client_without_handler_is_transferred(make: Make, meanwhile: bool) -> N
             client.send(b"hello")
         taken = handlers.taken.get(timeout=PATIENCE)
         assert [taken] == frozen
-        assert taken.address == client.sock.getsockname()
+        assert taken.sock.getpeername() == client.sock.getsockname()
         assert taken.sock.recv(5) == b"hello"
         taken.sock.close()
 
@@ -148,7 +148,7 @@ def test_greeting_handler_takes_adopted_client_at_once(make: Make) -> None:
         client.echo(b"hello")
         then.adopt(scene.freeze())
         taken = handlers.taken.get(timeout=PATIENCE)
-        assert taken.address == client.sock.getsockname()
+        assert taken.sock.getpeername() == client.sock.getsockname()
         taken.sock.close()
 
 
@@ -168,6 +168,23 @@ def test_client_with_saved_state_needs_a_movable_handler(make: Make, movable: bo
         else:
             assert client.recv_to_end() == FAREWELL
             assert then.admission.admitted == 0
+
+
+@pytest.mark.parametrize("sends_unsent", [True, False])
+def test_client_with_unsent_bytes_and_saved_state(make: Make, sends_unsent: bool) -> None:
+    """A handler gets the bytes with its client, or gets the client when they are sent."""
+    handlers = Handlers(movable=True, sends_unsent=sends_unsent)
+    scene, then = make(), make(handlers=handlers)
+    with scene.connect() as client:
+        client.echo(b"hello")
+        (frozen,) = scene.freeze()
+        frozen.unsent, frozen.saved = b"unsent", b"state"
+        then.adopt([frozen])
+        taken = handlers.taken.get(timeout=PATIENCE)
+        assert (taken.unsent, taken.saved) == (b"unsent" * sends_unsent, b"state")
+        if not sends_unsent:
+            assert client.recv() == b"unsent"
+        taken.sock.close()
 
 
 def test_client_that_comes_after_the_freeze_waits_in_the_backlog(make: Make) -> None:

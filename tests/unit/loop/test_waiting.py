@@ -29,6 +29,17 @@ def place(make_parts: MakeParts) -> Iterator[Place]:
 
 def come(place: Place, kind: str = "unix", words: bytes = b"hello") -> tuple[LoopClient, Client]:
     """A client that has to wait."""
+    parts = place[0]
+    client, peer = connect(place, kind)
+    if words:
+        peer.send(words)
+    parts.clients.start_handler(client, EPOLLIN)
+    assert client.phase == AWAITING_THREAD
+    return client, peer
+
+
+def connect(place: Place, kind: str) -> tuple[LoopClient, Client]:
+    """A client that has said nothing."""
     parts, _, stack = place
     if kind == "unix":
         client, peer = parts.connect()
@@ -42,10 +53,6 @@ def come(place: Place, kind: str = "unix", words: bytes = b"hello") -> tuple[Loo
         parts.poller.register(ours.fileno(), client, EPOLLIN)
         stack.enter_context(peer)
         stack.enter_context(ours)
-    if words:
-        peer.send(words)
-    parts.clients.start_handler(client, EPOLLIN)
-    assert client.phase == AWAITING_THREAD
     return client, peer
 
 
@@ -54,24 +61,39 @@ def hear(place: Place) -> None:
     for fd, event in parts.poller.epoll.poll(1):
         client = parts.poller.sources[fd]
         assert isinstance(client, LoopClient)
-        parts.clients.waiting.hear(client, event)
+        parts.waiting.hear(client, event)
 
 
 @KINDS
 def test_clients_get_threads_in_order(place: Place, kind: str) -> None:
     parts, handlers, _ = place
     clients = [come(place, kind)[0] for _ in range(3)]
-    assert parts.clients.waiting.number == 3
+    assert parts.waiting.number == 3
     assert parts.ready() == [], "they have sent bytes, and are not read"
     handlers.free = 2
-    parts.clients.waiting.start()
+    parts.waiting.start()
     assert [handlers.taken.get(), handlers.taken.get()] == clients[:2]
-    assert parts.clients.waiting.number == 1
+    assert parts.waiting.number == 1
     assert [client.phase for client in clients] == [GONE, GONE, AWAITING_THREAD]
     handlers.free = 1
-    parts.clients.waiting.start()
+    parts.waiting.start()
     assert handlers.taken.get() is clients[2]
     assert parts.admission.clients == 3
+
+
+@KINDS
+def test_client_does_not_overtake_those_that_wait(place: Place, kind: str) -> None:
+    """A thread is free, and the I/O thread has not heard of it yet."""
+    parts, handlers, _ = place
+    first, _ = come(place, kind)
+    handlers.free = 1
+    second, _ = come(place, kind)
+    assert handlers.taken.get() is first
+    handlers.free = 1
+    parts.waiting.start_if_free(connect(place, kind)[0])
+    assert parts.waiting.number == 1
+    parts.waiting.start()
+    assert handlers.taken.get() is second
 
 
 @KINDS
@@ -89,7 +111,7 @@ def test_client_that_departs_takes_no_place(
         assert (kind, words, how) == ("tcp", b"hello", "close"), "may be a request with its end"
         assert parts.ready() == [], "heard once"
         parts.clients.close(client, "deadline")
-    assert parts.clients.waiting.number == 0
+    assert parts.waiting.number == 0
     assert parts.admission.clients == 0
     assert handlers.taken.empty()
 
@@ -102,7 +124,7 @@ def test_client_that_has_sent_its_last_byte_is_answered(place: Place, kind: str)
     hear(place)
     assert client.phase == AWAITING_THREAD
     handlers.free = 1
-    parts.clients.waiting.start()
+    parts.waiting.start()
     assert handlers.taken.get() is client
     assert not client.counted
     assert parts.admission.clients == 0
@@ -116,9 +138,9 @@ def test_not_too_many_wait_without_being_counted(
         come(place, "tcp")[1].finish()
         hear(place)
     parts, handlers, _ = place
-    assert (parts.clients.waiting.number, parts.admission.clients) == (0, 0)
+    assert (parts.waiting.number, parts.admission.clients) == (0, 0)
     handlers.free = 10
-    parts.clients.waiting.start()
+    parts.waiting.start()
     assert handlers.taken.qsize() == 2
 
 
@@ -153,7 +175,7 @@ def test_drain_without_a_farewell(make_parts: MakeParts, words: bytes) -> None:
             hear(place)
             assert client.counted, "the drain waits for it"
             handlers.free = 1
-            place[0].clients.waiting.start()
+            place[0].waiting.start()
             assert handlers.taken.get() is client
         else:
             assert client.phase == LINGERING
@@ -170,7 +192,7 @@ def test_waiting_client_is_transferred(place: Place) -> None:
     hear(place)
     assert parts.transfer.freeze() == [first, second] or parts.admission.clients == 0
     assert parts.admission.clients == 0
-    assert parts.clients.waiting.number == 0
+    assert parts.waiting.number == 0
     assert first.counted
     first.sock.close()
 
@@ -192,15 +214,15 @@ def test_thread_that_cannot_be_started_is_tried_again(place: Place, kind: str) -
     parts, handlers, stack = place
     handlers.free, handlers.refused = 2, 2
     client, peer = come(place, kind)
-    assert parts.clients.waiting.number == 1
+    assert parts.waiting.number == 1
     assert parts.ready() == [], "the client has sent bytes, and is not read"
     assert parts.poller.timers.next == parts.poller.now + waiting.RETRY_INTERVAL
-    parts.clients.waiting.retry(client)
+    parts.waiting.retry(client)
     assert client.phase == AWAITING_THREAD
     handlers.free = 1
-    parts.clients.waiting.retry(client)
+    parts.waiting.retry(client)
     assert handlers.taken.get() is client
-    assert parts.clients.waiting.number == 0
+    assert parts.waiting.number == 0
     assert parts.admission.clients == 1
     stack.enter_context(peer)
 
@@ -211,4 +233,4 @@ def test_client_that_hangs_up_before_a_thread_can_be_started(place: Place) -> No
     _, peer = come(place)
     peer.close()
     hear(place)
-    assert parts.clients.waiting.number == parts.admission.clients == 0
+    assert parts.waiting.number == parts.admission.clients == 0
