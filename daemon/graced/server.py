@@ -19,7 +19,7 @@ from graced.loop.client import Client
 from graced.loop.connection_log import DEADLINE, ConnectionLog, is_probe
 from graced.loop.io_thread import IOThread
 from graced.loop.liveness import Liveness
-from graced.loop.policy import Policy
+from graced.loop.policy import Policy, parts_until
 from graced.threads import start_thread
 
 TYPE_CHECKING = False
@@ -187,6 +187,22 @@ class Server:
         A client stays where its blocking handler cannot be moved.  Raises `StuckError` where an
         I/O thread does not answer in time; all clients then stay, and no listener is accepted from.
         """
+        frozen = self._freeze_io()
+        if self.pool:
+            moved = self.pool.freeze(HANDLER_FREEZE_TIMEOUT)
+            self._uncount(moved)
+            frozen += moved
+        return frozen
+
+    def freeze_batch(self, most: int) -> list[Client]:
+        """Stop serving up to `most` clients of each I/O thread; accept, and serve all others.
+
+        Clients of the threads of handlers are not among them.  Raises `StuckError`; all clients
+        then stay.
+        """
+        return self._freeze_io(most)
+
+    def _freeze_io(self, most: int | None = None) -> list[Client]:
         answers: SimpleQueue[None] = SimpleQueue()
         frozen_by: list[list[Client]] = [[] for _ in self.io_threads]
 
@@ -195,18 +211,13 @@ class Server:
             answers.put(None)
 
         for thread, clients in zip(self.io_threads, frozen_by, strict=True):
-            thread.freeze(partial(take, clients))
+            thread.freeze(partial(take, clients), most)
         if not self._all_answer(answers, FREEZE_TIMEOUT):
             # A thread that is late freezes its clients yet, and then finds this request.
             for thread, clients in zip(self.io_threads, frozen_by, strict=True):
                 thread.adopt(clients, lambda: None)
             raise StuckError("an I/O thread does not answer")
-        frozen = [client for clients in frozen_by for client in clients]
-        if self.pool:
-            moved = self.pool.freeze(HANDLER_FREEZE_TIMEOUT)
-            self._uncount(moved)
-            frozen += moved
-        return frozen
+        return [client for clients in frozen_by for client in clients]
 
     def adopt(self, clients: Sequence[Client]) -> None:
         """Serve clients that were frozen, here or in another process.
@@ -323,7 +334,7 @@ class Server:
         self.deadline = deadline
         self.draining.set()
         for thread in self.io_threads:
-            thread.drain(deadline)
+            thread.drain(parts_until(deadline))
         if self.pool:
             self.pool.drain()
         self._changed()

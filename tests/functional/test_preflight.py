@@ -300,7 +300,7 @@ COMPUTES = """
 
 @pytest.mark.parametrize(
     ("action", "limits"),
-    [(WAITS, "TIMEOUT = 0.5"), (COMPUTES, "TIMEOUT = 0.5; preflight.PROCESSOR_TIMEOUT = 0.5")],
+    [(WAITS, "TIMEOUT = 0.5"), (COMPUTES, "TIMEOUT = 0.5; child.PROCESSOR_TIMEOUT = 0.5")],
     ids=["waits", "computes"],
 )
 def test_check_has_time_limit(
@@ -332,8 +332,7 @@ def impatient(limits: str, action: str, tmp_path: Path, env: dict[str, str]) -> 
     (tmp_path / "own_handler.py").write_text(HANDLER.format(action=action))
     graced = Graced("--handler", "own_handler:Echo", env=env)
     program = (
-        f"from graced.app import preflight; preflight.{limits};"
-        " from graced.__main__ import main; main()"
+        f"from graced.app import child; child.{limits}; from graced.__main__ import main; main()"
     )
     graced.command[1:3] = ["-c", program]
     return graced

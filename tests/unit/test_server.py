@@ -256,6 +256,47 @@ def test_frozen_clients_are_served_by_the_next_server(
     assert here.departed + there.departed == len(clients)
 
 
+@pytest.mark.parametrize("io_threads", [1, 3])
+def test_batches_move_while_all_others_are_served(make: Make, io_threads: int) -> None:
+    here, there = make(io_threads=io_threads), make()
+    clients = [connect(here) for _ in range(10)]
+    for client in clients:
+        client.echo(b"hello")
+    sizes = []
+    while batch := here.freeze_batch(3):
+        sizes.append(len(batch))
+        moving = {str(client) for client in batch}
+        for client in clients:
+            if client.name not in moving:
+                client.echo(b"meanwhile")
+        there.adopt(batch)
+        for client in clients:
+            client.echo(b"and on")
+    assert sum(sizes) == len(clients)
+    assert max(sizes) <= 3 * io_threads
+    assert (here.clients, there.clients) == (0, len(clients))
+    # The listeners are not abandoned, as by a freeze of all.
+    with connect(here) as late:
+        late.echo(b"hello")
+    for client in clients:
+        client.close()
+
+
+def test_batch_of_a_thread_that_does_not_answer_stays(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "FREEZE_TIMEOUT", 0.1)
+    server = make(io_threads=3)
+    clients = [connect(server) for _ in range(10)]
+    for client in clients:
+        client.echo(b"hello")
+    with hanging(server.io_threads[0]), pytest.raises(StuckError):
+        server.freeze_batch(5)
+    for client in clients:
+        client.echo(b"served again")
+        client.close()
+
+
 @contextmanager
 def hanging(io_thread: IOThread) -> Iterator[None]:
     """The thread answers nothing meanwhile."""

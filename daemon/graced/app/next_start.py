@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from graced.app import preflight
+from graced.app import child
 from graced.app.preflight import Preflight
 from graced.log import events
 from graced.signals import HANDOVER
@@ -50,12 +50,12 @@ def _preflight(
     try:
         with Preflight(launch, gets_listeners=passed, goes_on=goes_on) as attempt:
             begun = monotonic()
-            deadline = begun + preflight.TIMEOUT
+            deadline = begun + child.TIMEOUT
             while attempt.running:
                 if monotonic() >= deadline:
                     if not attempt.advances():
                         break
-                    deadline = monotonic() + preflight.TIMEOUT
+                    deadline = monotonic() + child.TIMEOUT
                     _ask_for_time(notifier)
                 again = monotonic() + _LOOK_AGAIN if attempt.fileno() < 0 else deadline
                 signum = supervisor.serve_until(attempt.fileno(), min(again, deadline))
@@ -69,4 +69,4 @@ def _preflight(
 
 def _ask_for_time(notifier: Notifier) -> None:
     # The time in which the service manager kills a service that stops is running already.
-    notifier.status("checking whether the next start would serve", preflight.TIMEOUT + _EXTRA_TIME)
+    notifier.status("checking whether the next start would serve", child.TIMEOUT + _EXTRA_TIME)

@@ -46,8 +46,7 @@ The farewell stands alone
 Where the rest is
     `graced.loop.acceptor`: accept, refuse, turn away.  `clients`: receive, echo, flush, close.
     `farewell`: the phases above.  `idle`: the idle timeout.  `transfer`: freeze and adopt.
-    Each module has a class whose methods are bound into the tables once, so that the loop pays
-    nothing for the division.
+    Their methods are bound into the tables once, so that the division costs the loop nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +62,6 @@ from graced.loop.clients import Clients
 from graced.loop.event_source import EventSource
 from graced.loop.farewell import Farewell
 from graced.loop.idle import IdleSweep
-from graced.loop.policy import parts_until
 from graced.loop.poller import Poller
 from graced.loop.transfer import Transfer
 
@@ -223,12 +221,12 @@ class IOThread(Thread):
         """Call `changed` once, when bytes are echoed or a client comes or goes."""
         self._clients.report_next_activity()
 
-    def drain(self, deadline: float = inf) -> None:
-        """Begin the drain: echo what has arrived, then send the farewell.
+    def drain(self, parts_until: float = inf) -> None:
+        """Begin the drain (see `graced.loop.policy`): echo what has arrived, send the farewell.
 
         Clients that are served come first, then the clients that are queued by now.
         """
-        self.post(partial(self._drain, deadline))
+        self.post(partial(self._drain, parts_until))
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Accept clients from further listeners."""
@@ -244,12 +242,12 @@ class IOThread(Thread):
         if self._clients.waiting:
             self.post(self._clients.waiting.start)
 
-    def freeze(self, take: Callable[[list[Client]], None]) -> None:
-        """Abandon the listeners, stop serving, and call `take` in this thread with the clients.
+    def freeze(self, take: Callable[[list[Client]], None], most: int | None = None) -> None:
+        """Stop serving, and call `take` in this thread with the clients; abandon the listeners.
 
-        Clients that linger, or that a handler has, are not among them.
+        `most`: of the clients, and the listeners stay.  None lingers, or has a handler's thread.
         """
-        self.post(lambda: take(self._transfer.freeze()))
+        self.post(lambda: take(self._transfer.freeze(most)))
 
     def adopt(self, clients: Sequence[Client], done: Callable[[], None]) -> None:
         """Serve frozen clients, maybe of another process; then call `done` in this thread.
@@ -257,12 +255,8 @@ class IOThread(Thread):
         A client that is not `counted` is turned away.  May be called before `start`: the clients
         are then served before a new client is accepted.
         """
-
-        def adopt() -> None:
-            self._transfer.adopt(clients)
-            done()
-
-        self.post(adopt)
+        self.post(partial(self._transfer.adopt, clients))
+        self.post(done)
 
     def finish(self) -> None:
         """Close all clients and end within `FINISH_TIMEOUT`."""
@@ -354,10 +348,10 @@ class IOThread(Thread):
 
     # The end.
 
-    def _drain(self, deadline: float) -> None:
+    def _drain(self, parts_until: float) -> None:
         if self.draining:
             return
-        self._clients.parts_until = parts_until(deadline)
+        self._clients.parts_until = parts_until
         self._acceptors.count_backlog()
         self._tell_present()
         self._acceptors.accept_backlog()

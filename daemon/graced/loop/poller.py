@@ -86,25 +86,25 @@ class Poller:
     def unregister_all(self, descriptors: Sequence[int]) -> None:
         """Unregister many descriptors at once; the others are waited for with their `interest`.
 
-        A system call for each would take as long as all other threads that compute want: each call
-        gives them the GIL.  So the others, which are few, come into a new set.
+        Each system call takes as long as all other threads that compute want: it gives them the
+        GIL.  So the others come into a new set where they are fewer.
         """
         for fd in descriptors:
             self.forget(fd)
         others = [
             (fd, source.interest) for fd, source in enumerate(self.sources) if source is not _gone
         ]
-        try:
-            fresh = _set_of(others)
-        except OSError:
-            # No descriptor is left, or no room for more watches (epoll(7), max_user_watches).
-            for fd in descriptors:
-                with suppress(FileNotFoundError):
-                    # Its connection is broken, and nothing was waited for.
-                    self.epoll.unregister(fd)
-            return
-        self.epoll, old = fresh, self.epoll
-        old.close()
+        if len(others) < len(descriptors):
+            # No descriptor may be left, or no room for more watches (epoll(7), max_user_watches).
+            with suppress(OSError):
+                fresh = _set_of(others)
+                self.epoll, old = fresh, self.epoll
+                old.close()
+                return
+        for fd in descriptors:
+            with suppress(FileNotFoundError):
+                # Its connection is broken, and nothing was waited for.
+                self.epoll.unregister(fd)
 
     def forget(self, fd: int) -> None:
         """Clear the entry of a descriptor that is unregistered or about to be closed."""

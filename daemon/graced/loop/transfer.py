@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from select import EPOLLIN
 from socket import AF_UNIX
 from time import monotonic
@@ -37,12 +38,17 @@ class Transfer:
         restoring = clients.streams.kind if clients.streams else self._handlers
         self._can_restore = bool(restoring and restoring.movable)
 
-    def freeze(self) -> list[Client]:
-        """Abandon the listeners, stop serving all clients that can be transferred; return them."""
-        self._acceptors.abandon_all()
+    def freeze(self, most: int | None = None) -> list[Client]:
+        """Abandon the listeners, stop serving all clients that can be transferred; return them.
+
+        With `most` no more clients than that; all others are served as before, and new ones too.
+        """
+        if most is None:
+            self._acceptors.abandon_all()
         if streams := self._clients.streams:
-            return self._freeze(streams)
-        frozen = [client for client in self._clients.present() if client.phase in TRANSFERABLE]
+            return self._freeze(streams, most)
+        movable = (client for client in self._clients.present() if client.phase in TRANSFERABLE)
+        frozen = [*islice(movable, most)]
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
             self._clients.count_unsent(-len(client.unsent))
@@ -55,8 +61,9 @@ class Transfer:
             client.counted = True
         return frozen
 
-    def _freeze(self, streams: StreamClients) -> list[Client]:
-        frozen = [each for each in map(streams.freeze, self._clients.present()) if each]
+    def _freeze(self, streams: StreamClients, most: int | None) -> list[Client]:
+        tried = map(streams.freeze, self._clients.present())
+        frozen = [*islice((each for each in tried if each), most)]
         # One call for all, as above: threads of a handler may compute.
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:

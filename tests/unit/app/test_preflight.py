@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from graced.app import preflight
+from graced.app import child, preflight
 from graced.app.launch import Launch
 from graced.app.preflight import Preflight
 from graced.process import limits
@@ -123,16 +123,16 @@ def test_child_and_its_children_are_killed_at_the_end() -> None:
     )
     with Preflight(launch(code), gets_listeners=False) as attempt:
         assert attempt.running
-        child = attempt._pid
+        pid = attempt._pid
         poll = select.poll()
         poll.register(attempt, select.POLLIN)
-        children = Path(f"/proc/{child}/task/{child}/children")
+        children = Path(f"/proc/{pid}/task/{pid}/children")
         while not (found := children.read_text().split()):
             assert not poll.poll(10)
         assert attempt.running
     assert wait_for_end(int(found[0])) == -signal.SIGKILL
     with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+        os.kill(pid, 0)
 
 
 def test_child_is_watched_where_pidfd_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +158,9 @@ while True:
 
 def test_child_without_a_processor_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others use the processor all the time; what waits for it does not hang."""
-    monkeypatch.setattr(preflight, "TIMEOUT", 1.0)
+    monkeypatch.setattr(child, "TIMEOUT", 1.0)
     # More than is left to SCHED_IDLE beside a program that is as nice as can be.
-    monkeypatch.setattr(preflight, "_LEAST_SHARE", 0.5)
+    monkeypatch.setattr(child, "_LEAST_SHARE", 0.5)
     processor = {min(os.sched_getaffinity(0))}
     with Preflight(launch(STARVES.format(processor=processor)), gets_listeners=False) as attempt:
         while os.sched_getscheduler(attempt._pid) != os.SCHED_IDLE:
@@ -171,13 +171,13 @@ def test_child_without_a_processor_is_waited_for(monkeypatch: pytest.MonkeyPatch
             deadline = time.monotonic() + PATIENCE
             attempt.advances()
             # The kernel counts a wait when it is over.  Waits are short where the tests are nice.
-            while select.poll().poll(1000 * preflight.TIMEOUT) or not attempt.advances():
+            while select.poll().poll(1000 * child.TIMEOUT) or not attempt.advances():
                 assert time.monotonic() < deadline
             with monkeypatch.context() as kernel:
                 # Without CONFIG_SCHED_INFO.
                 kernel.setattr(attempt, "_waited_for_processor", lambda: 0.0)
                 attempt.advances()
-                select.poll().poll(1000 * preflight.TIMEOUT)
+                select.poll().poll(1000 * child.TIMEOUT)
                 assert not attempt.advances()
         finally:
             os.kill(other, signal.SIGKILL)

@@ -145,9 +145,9 @@ class Scene:
                 return
             assert self.changes.acquire(timeout=max(0.0, give_up - time.monotonic()))
 
-    def freeze(self) -> list[LoopClient]:
+    def freeze(self, most: int | None = None) -> list[LoopClient]:
         taken: SimpleQueue[list[LoopClient]] = SimpleQueue()
-        self.thread.freeze(taken.put)
+        self.thread.freeze(taken.put, most)
         return taken.get(timeout=PATIENCE)
 
     def adopt(self, clients: list[LoopClient]) -> None:

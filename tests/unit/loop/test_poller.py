@@ -115,20 +115,26 @@ refused: list[Refused] = []
 
 
 @pytest.mark.parametrize("lack", ["", "descriptors", "watches"])
-def test_unregister_many(poller: Poller, monkeypatch: pytest.MonkeyPatch, lack: str) -> None:
+@pytest.mark.parametrize("number", [2, 9], ids=["few", "many"])
+def test_unregister_all(
+    poller: Poller, monkeypatch: pytest.MonkeyPatch, lack: str, number: int
+) -> None:
     """The others are waited for; without what a new set takes, in the old one."""
-    pairs = [socket.socketpair() for _ in range(4)]
+    pairs = [socket.socketpair() for _ in range(2 + number)]
+    ours = [one.fileno() for one, _ in pairs]
     streams: Any = Mock()
     transport = Transport(streams, pairs[3][0], "host", 1, STREAMING, 0.0)
-    sources = [*(EventSource(LISTENING) for _ in range(3)), transport]
-    for (ours, theirs), source in zip(pairs, sources, strict=True):
-        poller.register(ours.fileno(), source, EPOLLIN)
+    sources = [EventSource(LISTENING) for _ in pairs]
+    sources[3] = transport
+    for (one, theirs), source in zip(pairs, sources, strict=True):
+        poller.register(one.fileno(), source, EPOLLIN)
         theirs.send(b"?")
     # Nothing is read, but the client takes bytes.
     transport.interest = EPOLLOUT
-    poller.modify(pairs[3][0].fileno(), EPOLLOUT)
+    poller.modify(ours[3], EPOLLOUT)
     # The connection is broken, and nothing is waited for.
-    poller.epoll.unregister(pairs[0][0].fileno())
+    poller.epoll.unregister(ours[0])
+    old = poller.epoll
     if lack == "descriptors":
 
         def fail() -> None:
@@ -137,13 +143,14 @@ def test_unregister_many(poller: Poller, monkeypatch: pytest.MonkeyPatch, lack: 
         monkeypatch.setattr(poller_module, "epoll", fail)
     elif lack == "watches":
         monkeypatch.setattr(poller_module, "epoll", Refused)
-    poller.unregister_all([pairs[0][0].fileno(), pairs[2][0].fileno()])
+    poller.unregister_all([ours[0], ours[2], *ours[4:]])
+    assert (poller.epoll is old) == (number == 2 or bool(lack))
     assert all(each.closed for each in refused)
     found = {poller.sources[fd]: event for fd, event in poller.epoll.poll(0)}
     assert found == {sources[1]: EPOLLIN, transport: EPOLLOUT}
     ran: list[int] = []
-    poller.unregister(pairs[1][0].fileno())
-    poller.unregister(pairs[3][0].fileno())
+    poller.unregister(ours[1])
+    poller.unregister(ours[3])
     poller.post(lambda: ran.append(1))
     ((fd, event),) = poller.epoll.poll(0)
     poller.woken(poller.sources[fd], event)

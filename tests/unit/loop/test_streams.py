@@ -12,6 +12,7 @@ import pytest
 
 from graced import StreamProtocol
 from graced.loop import clients as clients_module
+from graced.loop.policy import parts_until
 from loop.scene import Make, Scene
 from loop.stream_scene import streaming
 from support import FAREWELL, PATIENCE, Client
@@ -103,7 +104,8 @@ def test_timed_call_for_soon_is_the_next_part_of_an_answer(make: Make, awaited: 
         kind.scene.do(ask)
         if awaited == "nothing":
             client.echo(b"hello")
-        kind.scene.thread.drain(monotonic() + (0.5 if awaited == "too late" else 3600.0))
+        deadline = monotonic() + (0.5 if awaited == "too late" else 3600.0)
+        kind.scene.thread.drain(parts_until(deadline))
         expected = b"late" + FAREWELL if awaited == "an answer" else FAREWELL
         assert client.recv_exactly(len(expected)) == expected
 
@@ -188,6 +190,23 @@ def test_freeze_saves_state_and_unsent_bytes(make: Make) -> None:
         received = client.recv_exactly(sent)
         assert len(received) == sent
         assert not handler.lost.is_set()
+
+
+def test_batch_saves_no_more_clients_than_it_takes(make: Make) -> None:
+    kind = Kind(make, movable=True)
+    clients = [kind.connect() for _ in range(3)]
+    frozen = kind.scene.freeze(most=2)
+    assert len(frozen) == 2
+    assert len(kind.scene.freeze(most=0)) == 0
+    moved = {str(each) for each in frozen}
+    for client, handler in clients:
+        if client.name not in moved:
+            client.echo(b"hello")
+            assert not handler.lost.is_set()
+    kind.scene.adopt(frozen)
+    for client, _ in clients:
+        client.echo(b"and on")
+        client.close()
 
 
 def test_client_that_said_nothing_is_frozen_without_state(make: Make) -> None:

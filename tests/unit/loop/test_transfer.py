@@ -11,7 +11,7 @@ from graced.log import events
 from graced.loop import acceptor
 from graced.loop import clients as clients_module
 from graced.loop.clients import BUFFER_SIZE, SMALL_READ
-from graced.loop.phase import GONE
+from graced.loop.phase import FAREWELL_SENT, GONE
 from loop.scene import Handlers, Make, MakeParts, Parts, Scene
 from support import FAREWELL, PATIENCE, Client
 
@@ -50,6 +50,16 @@ def test_frozen_client_is_not_served_until_adopted(make: Make, same: bool) -> No
         then.thread.drain()
         for client in (one, two):
             client.expect_farewell_alone()
+
+
+def test_batch_leaves_out_clients_that_cannot_move(parts: Parts) -> None:
+    """And goes on behind them."""
+    clients = [parts.connect()[0] for _ in range(5)]
+    clients[0].phase = clients[3].phase = FAREWELL_SENT
+    assert parts.transfer.freeze(2) == [clients[1], clients[2]]
+    assert parts.transfer.freeze(2) == [clients[4]]
+    assert parts.transfer.freeze(2) == []
+    assert [each.phase for each in clients] == [FAREWELL_SENT, GONE, GONE, FAREWELL_SENT, GONE]
 
 
 @SAME
