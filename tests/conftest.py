@@ -21,7 +21,7 @@ MISSING: dict[str, int] = {}
 """What tests need and this machine does not have, and how many tests that concerns."""
 OF_A_SERVICE = (
     *("INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
-    *("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "GRACED_PREFLIGHT"),
+    *("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "GRACED_PREFLIGHT", "RUNTIME_DIRECTORY"),
 )
 MISSING_KEY = "missing"
 ALL = bool(os.environ.get("GRACED_ALL_TESTS"))

@@ -57,7 +57,10 @@ if passed:
 runpy.run_module("graced", run_name="__main__", alter_sys=True)
 """
 """What a service manager does before it executes the program."""
-_MANAGERS = ("NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "JOURNAL_STREAM", "STATE_DIRECTORY")
+_MANAGERS = (
+    *("NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "JOURNAL_STREAM"),
+    *("RUNTIME_DIRECTORY", "STATE_DIRECTORY"),
+)
 """Variables of the service manager of the tests themselves."""
 _MOST_DESCRIPTORS = 253
 """In one message (SCM_MAX_FD)."""

@@ -15,7 +15,7 @@ import pytest
 from graced import errors
 from graced.app.parser import parser
 from graced.app.settings import KEEP, SETTINGS, Setting
-from graced.ctl import gracectl
+from graced.ctl import control, gracectl
 from graced.signals import WATCHED
 
 MAN = Path(__file__).parents[2] / "packaging" / "man"
@@ -111,6 +111,9 @@ def test_every_exit_status_is_described() -> None:
         2,
         gracectl.GOING_OFFLINE,
         gracectl.NO_CONNECTION,
+        control.FAILED,
+        control.UNAVAILABLE,
+        control.NOT_PERMITTED,
     }
 
 

@@ -77,7 +77,7 @@ class LoopClients:
 
     def add(self, client: Client) -> Session:
         """Count a client, which is given to `begin` next.  Any thread may call."""
-        session = Session(client)
+        session = Session(client, self._event_loop.post)
         with self._lock:
             self._sessions.add(session)
         return session
@@ -281,12 +281,7 @@ class LoopClients:
     def close_idle(self, session: Session, timeout: float) -> None:
         """Close a client that has been silent for `timeout` seconds."""
         if session.is_open and session.silence >= timeout:
-            self._abort(session, "idle")
-
-    def _abort(self, session: Session, reason: str) -> None:
-        session.reason = session.reason or reason
-        if session.transport:
-            session.transport.abort()
+            session.abort("idle")
 
     def _sweep_soon(self) -> None:
         if self._stall_timeout and not self._sweeping:
@@ -297,7 +292,7 @@ class LoopClients:
         self._sweeping = False
         for session in self.present():
             if session.is_open and session.stalls(self._stall_timeout):
-                self._abort(session, "stalled")
+                session.abort("stalled")
         if self._sessions:
             self._sweep_soon()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from graced.aio.session import Session
     from graced.handlers.registry import Handler
     from graced.loop.client import Client
 
@@ -76,6 +77,10 @@ class LoopPool:
     def threads(self) -> list[Thread]:
         """The thread of the loop, while it runs."""
         return [self.event_loop] if self.event_loop.is_alive() else []
+
+    def present(self) -> list[Session]:
+        """The sessions of all clients."""
+        return self._clients.present()
 
     # From the I/O thread.
 

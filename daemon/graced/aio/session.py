@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import socket
 from contextvars import Context
+from functools import partial
 from time import monotonic
 from weakref import WeakKeyDictionary
 
@@ -147,10 +148,12 @@ class NotingSocket(LentSocket):
 
 
 class Session:
-    """A client on the loop.  For the thread of the loop, except `silence`."""
+    """A client on the loop.  For the thread of the loop, except `silence`, `written` and `cut`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, post: Callable[[Callable[[], object]], None]) -> None:
+        """`post` calls a function in the loop."""
         self.client = client
+        self._post = post
         self.sock = client.sock
         """The server's socket; also that of the transport, if it was lent."""
         self.transport: Any = None
@@ -234,6 +237,16 @@ class Session:
         self.client.echoed = self.written
         self.take_back()
         self.sock.close()
+
+    def abort(self, reason: str) -> None:
+        """Break the connection off; `reason` is for the log, unless it is over anyway."""
+        if self.transport:
+            self.reason = self.reason or reason
+            self.transport.abort()
+
+    def cut(self, reason: str) -> None:
+        """The same, for any thread."""
+        self._post(partial(self.abort, reason))
 
     # The work of the client's code.
 

@@ -49,6 +49,11 @@ class Instance(SimpleNamespace):
         return f"{directory}/{self.name}.d" if self.name else settings.DROP_INS
 
     @property
+    def control_socket(self) -> str:
+        """The control socket, in the runtime directory of the unit."""
+        return f"/run/{self.full_name}/control"
+
+    @property
     def pid_file(self) -> str:
         """The default of the pidfile."""
         return f"/run/{self.full_name}/graced.pid" if self.name else settings.PID_FILE

@@ -14,6 +14,7 @@ from time import monotonic
 from graced.app import handler_path
 from graced.app.assembly import build
 from graced.app.claims import Claims
+from graced.app.control_socket import ControlSocket
 from graced.app.settings import Settings
 from graced.errors import HANDED_OVER, FailedError, GracedError, StartError
 from graced.handlers import registry
@@ -129,6 +130,10 @@ class Service:
         self._claims = Claims(settings, pid_file, belongings, managed=self._notifier.managed)
         self._inherited: Inherited | None = None
         """Clients and listeners of the last process, until the take-over."""
+        self._handed_over: tuple[int, int | None] | None = None
+        """The number of these clients, and the milliseconds in which they were not served."""
+        # Before the fork: the service manager has started this process.
+        self._control = ControlSocket(os.environ, os.getpid())
 
     def claim(self) -> None:
         """Claim everything that can be refused, before the fork: on the terminal of the command.
@@ -242,11 +247,21 @@ class Service:
             except OSError as error:
                 reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
                 raise StartError(reason) from None
-            grace = self._settings.grace_period
-            supervisor = Supervisor(server, inbox, self._notifier, grace=grace)
+            supervisor = Supervisor(
+                server, inbox, self._notifier, grace=self._settings.grace_period
+            )
             self._claims.write_pid()
             self._claims.prepare()
             self._take_over(server, supervisor, mirror)
+            self._control.serve(
+                server,
+                supervisor,
+                stop,
+                self._log,
+                self._settings,
+                self._handler,
+                self._handed_over,
+            )
             addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
             events.STARTED(addresses=addresses, pid=os.getpid())
             if parent:
@@ -317,6 +332,8 @@ class Service:
         how = f"in {waited} ms" if inherited.frozen else "after a crash"
         supervisor.note = f"; inherited {plural(count, 'client')} {how}" * bool(inherited.clients)
         supervisor.missing = self._claims.missing
+        # Before READY=1: then an operator can ask.
+        self._control.bind(self._settings, self._claims.listeners, self._belongings)
 
         def retire() -> None:
             # Before READY=1: then nobody reaches a listener that is configured no more.
@@ -325,6 +342,8 @@ class Service:
 
         supervisor.start(inherited.clients, inherited.begin_to_serve, retire)
         self._inherited = None
+        if inherited.clients:
+            self._handed_over = (count, waited if inherited.frozen else None)
         if inherited.clients and inherited.frozen:
             events.INHERITED(clients=count, milliseconds=waited)
         elif inherited.clients:
@@ -344,6 +363,7 @@ class Service:
             each.own_path()
 
     def _disown_paths(self) -> None:
+        self._control.disown_path()
         if self._keeps:
             for each in self._claims.listeners:
                 each.disown_path()

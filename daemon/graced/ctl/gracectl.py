@@ -22,6 +22,9 @@ from graced import __version__
 from graced.app import configuration
 from graced.app.instance import MAIN, Instance, named
 from graced.app.parser import Parser
+from graced.ctl import clients, close, drain
+from graced.ctl import status as status_command
+from graced.ctl.control import ControlError
 from graced.ctl.matcher import FAREWELL, MAX_COUNT, MAX_SIZE, MIN_SIZE, Farewell, Mismatch
 from graced.ctl.session import Closed, Event, Lost, Plan, RoundTrip, Session
 from graced.errors import ConfigError, UsageError
@@ -324,6 +327,10 @@ def parser() -> Parser:
     command.add_argument(
         "--json", action="store_true", help="one JSON object a line for each ping, and a summary"
     )
+    status_command.add_command(commands)
+    clients.add_command(commands)
+    close.add_command(commands)
+    drain.add_command(commands)
     return found
 
 
@@ -344,9 +351,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parser().parse_args(argv)
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
     except UsageError as error:
         _complain(error)
         return WRONG_USAGE
+    except ControlError as error:
+        _complain(error)
+        return error.status
     except KeyboardInterrupt:
         return _BY_SIGNAL + signal.SIGINT
     except BrokenPipeError:  # the reader is gone, as with `gracectl ping | head`

@@ -80,6 +80,11 @@ class GoodbyeSocket(NotedSocket):
         self._gap = gap
         self._stage = Stage.ANSWERED if told else Stage.ACTIVE
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the client knows that the server is going offline."""
+        return self._stage > Stage.PENDING
+
     def begin_drain(self) -> None:
         """Say goodbye as soon as the client is at rest.  Any thread may call."""
         if self._stage == Stage.ACTIVE and self._farewell != b"":

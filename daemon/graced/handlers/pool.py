@@ -183,14 +183,17 @@ class HandlerPool:
                 request.begin_drain()
         self.say_goodbyes()
 
+    def present(self) -> list[Session]:
+        """The sessions of all clients."""
+        with self._lock:
+            return list(self._sessions)
+
     def say_goodbyes(self) -> float:
         """Say goodbye to the clients that are at rest now.
 
         Return the seconds after which another may be at rest; infinite: none is left.
         """
-        with self._lock:
-            requests = [session.request for session in self._sessions]
-        ours = [each for each in requests if isinstance(each, HandlerSocket)]
+        ours = [each.ours for each in self.present() if each.ours]
         waits = [each.say_goodbye() for each in ours]
         return min([self._strays.say_goodbyes(ours), *filter(None, waits)])
 
@@ -199,10 +202,8 @@ class HandlerPool:
 
         Return the seconds of the longest silence among the other clients.
         """
-        with self._lock:
-            sessions = list(self._sessions)
         longest = 0.0
-        for session in sessions:
+        for session in self.present():
             request = session.request
             # Without a thread it is the server that is silent.
             if isinstance(request, HandlerSocket) and session.thread:
@@ -221,10 +222,8 @@ class HandlerPool:
         """
         self._greeting.give_up()
         until = time.monotonic() + timeout
-        with self._lock:
-            sessions = list(self._sessions)
         busy = 0
-        for session in sessions:
+        for session in self.present():
             late = time.monotonic() >= until
             if late or session.is_busy:
                 busy += 1
@@ -386,7 +385,7 @@ class HandlerPool:
             if request := session.ours:
                 # Not before: to close means to ask the kernel for the number anyway.
                 session.client.echoed += request.written
-            self._on_close(session.client, reason)
+            self._on_close(session.client, session.fate or reason)
 
     def _free(self, session: Session) -> None:
         """Count a session no more: its thread is free."""

@@ -30,7 +30,7 @@ BUSY_AFTER = 0.1
 class Session:
     """A client with its request.  Any thread may call."""
 
-    __slots__ = ("_looked_at", "address", "client", "request", "thread")
+    __slots__ = ("_looked_at", "address", "client", "fate", "request", "thread")
 
     def __init__(self, client: Client, request: socket.socket, address: Any = None) -> None:
         self.client = client
@@ -39,6 +39,8 @@ class Session:
         self.request = request
         self.thread = 0
         """The identity of the handler's thread; 0 while the session waits for a thread."""
+        self.fate = ""
+        """The reason in the log for an end that an operator has ordered."""
         self._looked_at: tuple[int, int] | None = None
         """What had been received and written when the handler was last seen in a read."""
 
@@ -47,6 +49,28 @@ class Session:
         """The request, if it is one on which the server can say goodbye."""
         request = self.request
         return request if isinstance(request, HandlerSocket) else None
+
+    # For an operator.
+
+    @property
+    def silence(self) -> float:
+        """Seconds since a byte was sent or received; 0: nobody knows."""
+        return self.ours.silence if self.ours else 0.0
+
+    @property
+    def written(self) -> int:
+        """Bytes that the handler has written to the client."""
+        return self.ours.written if self.ours else 0
+
+    def cut(self, reason: str) -> None:
+        """End the connection, for the handler too; `reason` is for the log."""
+        self.fate = reason
+        self.end()
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the client knows that the server is going offline."""
+        return self.ours.is_told if self.ours else False
 
     @property
     def is_unanswered(self) -> bool:

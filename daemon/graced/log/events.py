@@ -255,6 +255,26 @@ LOG_SUPPRESSED = Event(
     WARNING,
     "suppressed %(records:log record)s about clients that come and go too fast",
 )
+CONTROL_ABSENT = Event(
+    "8f54cebd91024f4aa11b22d61cc7fc71",
+    WARNING,
+    "no control socket at %(path)s: %(reason)s",
+)
+CONTROL_FAILED = Event(
+    "512c3900a779476791eed57eb31104d2",
+    WARNING,
+    "the control socket has failed: %(reason)s",
+)
+CLOSED_BY_OPERATOR = Event(
+    "105256a6be5d4cd6b8406bbc405a9c94",
+    INFO,
+    "user %(user)d has closed %(clients:client)s at the control socket",
+)
+DRAIN_ORDERED = Event(
+    "f7c92cfed33848f894c0e35555901b87",
+    INFO,
+    "user %(user)d stops the service at the control socket",
+)
 LIMITS = Event(
     "f0cf29630b16464ca4f499a7349d0ecf",
     WARNING,

@@ -81,10 +81,18 @@ class Log:
         self._dropped = 0
         self._suppressed = 0
         self._unwritten = 0
+        self._reported = (0, 0)
+        """Records dropped and suppressed, as far as they are reported."""
         self._is_writing = False
         """Whether the sink has a record that it has not taken yet."""
         self._losses_reported_at = time.monotonic()
         self._thread: threading.Thread | None = None
+
+    @property
+    def losses(self) -> tuple[int, int]:
+        """The records so far that were dropped and suppressed.  Any thread may ask."""
+        dropped, suppressed = self._reported
+        return dropped + self._dropped + self._unwritten, suppressed + self._suppressed
 
     def start(self) -> None:
         """Start the thread that writes, after a fork: threads do not survive a fork.
@@ -166,6 +174,7 @@ class Log:
         self._losses_reported_at = time.monotonic()
         dropped, self._dropped = self._dropped, 0
         suppressed, self._suppressed = self._suppressed, 0
+        self._reported = self._reported[0] + dropped, self._reported[1] + suppressed
         for lost, count in ((events.LOG_DROPPED, dropped), (events.LOG_SUPPRESSED, suppressed)):
             if count:
                 self._write(Record(lost, {"records": count}))

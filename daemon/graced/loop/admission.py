@@ -22,8 +22,8 @@ class Admission:
     ) -> None:
         """A `max_clients_per_host` of 0 sets no limit by host.  `new_clients`: limits the rate."""
         self._lock = threading.Lock()
-        self._max_clients = max_clients
-        self._max_per_host = max_clients_per_host
+        self.max_clients = max_clients
+        self.max_per_host = max_clients_per_host
         self._per_host: dict[str, int] = {}
         self._new_clients = new_clients
         self.clients = 0
@@ -44,12 +44,12 @@ class Admission:
         limit by host does not hold for them.
         """
         with self._lock:
-            if self.clients >= self._max_clients:
-                return f"max_clients = {self._max_clients} reached"
-            by_host = self._max_per_host and not host.startswith("unix:")
+            if self.clients >= self.max_clients:
+                return f"max_clients = {self.max_clients} reached"
+            by_host = self.max_per_host and not host.startswith("unix:")
             present = self._per_host.get(host, 0)
-            if by_host and present >= self._max_per_host:
-                return f"max_clients_per_host = {self._max_per_host} reached"
+            if by_host and present >= self.max_per_host:
+                return f"max_clients_per_host = {self.max_per_host} reached"
             if self._new_clients and not adopted and (reached := self._new_clients.take(host)):
                 return reached
             if by_host:
@@ -62,6 +62,12 @@ class Admission:
         """Count a refused client."""
         with self._lock:
             self.refused += 1
+
+    @property
+    def most_of_a_host(self) -> int:
+        """The most clients that a host has now; 0 where there is no limit by host."""
+        with self._lock:
+            return max(self._per_host.values(), default=0)
 
     def leave(self, host: str, *, probe: bool = False) -> None:
         """Stop counting a client that `enter` has counted."""

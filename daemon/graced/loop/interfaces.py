@@ -5,7 +5,7 @@ Only type checkers read this module, so `typing` is not imported by a running se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from socket import socket
 from threading import Thread
 from typing import Any, Protocol
@@ -104,6 +104,27 @@ class CallingLoop(Watched, Protocol):
     """Called when a probe is answered."""
 
 
+class Present(Protocol):
+    """A client that a handler has.  Any thread may ask."""
+
+    client: Client
+
+    @property
+    def silence(self) -> float:
+        """Seconds since a byte was sent or received."""
+
+    @property
+    def written(self) -> int:
+        """Bytes that the handler has written to the client."""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the client knows that the server is going offline."""
+
+    def cut(self, reason: str) -> None:
+        """End the connection, for the handler too; `reason` is for the log."""
+
+
 class Restoring(Protocol):
     """Handlers that restore their state, and go on together."""
 
@@ -126,6 +147,9 @@ class Pool(Handlers, Protocol):
     @property
     def threads(self) -> list[Thread]:
         """The threads in which handlers run."""
+
+    def present(self) -> Sequence[Present]:
+        """The clients that handlers have.  Any thread may ask."""
 
     @property
     def event_loop(self) -> Any:

@@ -86,7 +86,7 @@ class IOThread(Thread):
     """Accepts and serves clients until `finish`.
 
     The main thread constructs, starts, joins and closes the thread.  Any thread may make the
-    requests (`post` to `finish`) and read the counters.
+    requests (`post` to `finish`) and read the counters; `clients` is for what is posted.
     """
 
     title = "an I/O thread"
@@ -121,7 +121,7 @@ class IOThread(Thread):
 
         self._changed = changed
         self._poller = Poller()
-        self._clients = Clients(
+        self.clients = self._clients = Clients(
             self._poller, admission, policy, handlers=handlers, mirror=mirror, changed=changed
         )
         self._stream_farewell: StreamFarewell | None = None
@@ -338,11 +338,7 @@ class IOThread(Thread):
             self._on_due[source.phase](source)
 
     def _ignore(self, _source: EventSource, _event: int) -> None:
-        """Ignore news of a descriptor that this thread serves no more.
-
-        epoll_wait has returned the news earlier in the same turn; or a child that is about to exec
-        has a copy of the descriptor.
-        """
+        """Ignore old news of a descriptor that is served no more, or news of a child's copy."""
 
     def _echo(self, client: Client, _event: int) -> None:
         if self._clients.echo(client):

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from graced.loop.clients import Clients
     from graced.loop.proxies import Proxies
 
-HEADER_TIMEOUT = 3.0
-"""Seconds in which a header has to come.  The specification asks for this at least: a segment that
-is lost comes again after three seconds."""
+HEADER_TIMEOUT = 10.0
+"""Seconds in which a header has to come.  The specification asks for three at least, after which a
+segment that is lost comes again; a busy proxy may need more."""
 
 
 class Arrival(EventSource):

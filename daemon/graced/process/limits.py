@@ -56,6 +56,12 @@ def has_room_in_flight(descriptors: int) -> bool:
     return soft == resource.RLIM_INFINITY or descriptors < soft
 
 
+def most_descriptors() -> int:
+    """The soft limit of descriptors; 0: none is known."""
+    soft, _ = _descriptors()
+    return 0 if soft == resource.RLIM_INFINITY else soft
+
+
 def hard_descriptors() -> int:
     """The limit up to which `raise_descriptors` can go."""
     return _descriptors()[1]

@@ -46,9 +46,23 @@ from graced.systemd.notify import Notifier
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Protocol
 
     from graced.handover.fdstore import FdStore
     from graced.loop.client import Client
+
+    class Attended(Protocol):
+        """A descriptor that the main thread attends to."""
+
+        due: float
+        """Monotonic time until which no event counts; infinite: each counts."""
+
+        def fileno(self) -> int:
+            """The descriptor, which becomes readable."""
+
+        def look(self) -> None:
+            """Do what is to be done; never waits and never fails."""
+
 
 SETTLE_AFTER = 0.15
 """Seconds until the first look at handlers, before a handover: a handler that has just begun to
@@ -128,6 +142,7 @@ class Supervisor:
         """What the service waits for, at the very end of that line."""
         self.on_change: Callable[[], None] | None = None
         """Called when the server may have changed."""
+        self._attended: Attended | None = None
         self._sent_status = ""
         self._sent_status_at = -math.inf
         self._poll = select.poll()
@@ -151,6 +166,11 @@ class Supervisor:
         self.lifecycle.to(State.SERVING)
         self._set_status(self._status())
         self._notifier.ready(self._sent_status)
+
+    def attend(self, source: Attended) -> None:
+        """Look at `source` when its descriptor is readable, until the end."""
+        self._attended = source
+        self._poll.register(source, select.POLLIN)
 
     def serve(self) -> signal.Signals:
         """Serve until a signal in `signals.END`, and return the signal.
@@ -312,8 +332,14 @@ class Supervisor:
 
     def _sleep(self, until: float) -> None:
         due = min(until, self._watchdog.due, self._status_due(), self._notifier.due)
+        attended = self._attended
+        if attended:
+            due = min(due, attended.due)
+            self._poll.modify(attended, select.POLLIN if attended.due == math.inf else 0)
         timeout = min(max(0.0, due - time.monotonic()), MAX_POLL_TIMEOUT)
-        self._poll.poll(None if due == math.inf else 1000 * timeout)
+        ready = self._poll.poll(None if due == math.inf else 1000 * timeout)
+        if attended and (dict(ready).get(attended.fileno()) or attended.due <= time.monotonic()):
+            attended.look()
         self._server.take_changes()
         if self._server.failure:
             raise self._server.failure
@@ -334,8 +360,7 @@ class Supervisor:
             return f"handing over: {clients} now, {self._seconds_remaining()} s to go{waiting}"
         missing = f"; {self.missing}" if self.missing else ""
         probes = f" ({server.probes} without a byte)" if server.probes else ""
-        number = server.admission.refused
-        refused = f", {number} refused" if number else ""
+        refused = f", {number} refused" if (number := server.admission.refused) else ""
         return (
             f"serving: {clients} now, {server.admitted} so far{probes}{refused},"
             f" {plural(server.echoed, 'byte')} echoed on {_listed(server.addresses)}"
@@ -343,8 +368,7 @@ class Supervisor:
         )
 
     def _seconds_remaining(self) -> int:
-        seconds = self._deadline - time.monotonic()
-        return max(0, round(seconds)) if seconds > 0 else 0
+        return round(max(0.0, self._deadline - time.monotonic()))
 
     def _status_due(self) -> float:
         """The time of the next STATUS= line: when the status has changed, but not too often."""

@@ -12,7 +12,8 @@ import pytest
 
 from graced.app import settings
 from graced.app.parser import parser
-from graced.ctl import gracectl
+from graced.control import roll
+from graced.ctl import clients, gracectl
 
 COMPLETION = Path(__file__).parents[3] / "packaging" / "completion"
 LIBRARY = Path("/usr/share/bash-completion/bash_completion")
@@ -89,6 +90,19 @@ def test_gracectl_has_the_commands_and_options_of_its_parser(tmp_path: Path) -> 
         ("graced -i ", []),
         ("gracectl -i ", []),
         ("gracectl -i gauge pi", ["ping"]),
+        ("gracectl -i gauge st", ["status"]),
+        ("gracectl status --s", ["--socket"]),
+        ("gracectl close ", []),
+        ("gracectl close --ph", ["--phase"]),
+        ("gracectl close --phase=in", ["in_handler"]),
+        ("gracectl clients --so", ["--socket", "--sort"]),
+        ("gracectl clients --sort ", sorted(clients.COLUMNS)),
+        ("gracectl clients --sort=i", ["idle"]),
+        ("gracectl clients --phase ", sorted([*roll.PHASES.values(), roll.IN_HANDLER])),
+        ("gracectl clients --phase=w", ["write_blocked"]),
+        ("gracectl clients --host ", []),
+        ("gracectl clients --json --idle=", []),
+        ("gracectl status --socket ", ["a.pid", "a.toml", "conf.d", "notes"]),
         ("graced --daemon=", []),
         ("gracectl pi", ["ping"]),
         ("gracectl ping ", []),
