@@ -73,8 +73,8 @@ class Server:
         """Set when the drain begins."""
         self.deadline: float | None = None
         """Monotonic time at which the remaining clients are closed; None before the drain."""
-        self.admission = self._admission = admission
-        """The limits of clients, with their counts."""
+        self.admission = admission
+        """The limits of clients, with what was counted of them."""
         self._mirror = mirror
         self._log = ConnectionLog(policy)
         self._streams = streaming is not None
@@ -178,7 +178,7 @@ class Server:
     def _uncount(self, moved: Sequence[Client]) -> None:
         for client in moved:
             if client.counted:
-                self._admission.leave(client.host)
+                self.admission.leave(client.host)
             client.counted = True
 
     def freeze(self) -> list[Client]:
@@ -285,7 +285,7 @@ class Server:
     @property
     def clients(self) -> int:
         """The number of clients now."""
-        return self._admission.clients
+        return self.admission.clients
 
     @property
     def waiting(self) -> int:
@@ -295,12 +295,12 @@ class Server:
     @property
     def admitted(self) -> int:
         """The number of clients so far."""
-        return self._admission.admitted
+        return self.admission.admitted
 
     @property
     def probes(self) -> int:
         """The number of clients so far that were not logged, as they had no byte."""
-        return self._admission.probes
+        return self.admission.probes
 
     @property
     def echoed(self) -> int:
@@ -318,14 +318,14 @@ class Server:
         return self._closed_handlers + sum(thread.closed for thread in self.io_threads)
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """Clients, bytes and probes so far, to be restored in the next process."""
-        return self.admitted, self.echoed, self.probes
+    def counts(self) -> tuple[int, int, int, int]:
+        """Clients, bytes, probes and refusals so far, to be restored in the next process."""
+        return self.admitted, self.echoed, self.probes, self.admission.refused
 
-    def restore_counts(self, counts: tuple[int, int, int]) -> None:
+    def restore_counts(self, counts: tuple[int, int, int, int]) -> None:
         """Go on counting where the last process has stopped.  Before `start`."""
-        admission = self._admission
-        admission.admitted, self._echoed_by_handlers, admission.probes = counts
+        to = self.admission
+        to.admitted, self._echoed_by_handlers, to.probes, to.refused = counts
 
     # The end.
 
@@ -380,7 +380,7 @@ class Server:
         if self._mirror:
             self._mirror.discard(client)
         if client.counted:
-            self._admission.leave(client.host, probe=is_probe(client))
+            self.admission.leave(client.host, probe=is_probe(client))
         with self._count_lock:
             self._echoed_by_handlers += client.echoed
         self._log.end(client, reason, time.monotonic())
@@ -392,7 +392,7 @@ class Server:
                 return
             if self.draining.is_set():
                 self._departed_handlers += 1
-        last = self.draining.is_set() and not self._admission.clients
+        last = self.draining.is_set() and not self.admission.clients
         if last or self._activity_awaited:
             self._activity_awaited = False
             self._changed()

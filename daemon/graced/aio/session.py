@@ -47,14 +47,20 @@ _LATE = 0.3
 class LentSocket(socket.socket):
     """A socket that a transport of asyncio uses and does not close."""
 
-    __slots__ = ("is_shut", "on_closed")
+    __slots__ = ("is_shut", "on_closed", "peer")
 
     def __init__(self, sock: socket.socket, on_closed: Callable[[], None]) -> None:
         """Take over the descriptor of `sock`."""
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self.on_closed: Callable[[], None] | None = on_closed
+        self.peer: Any = None
+        """The address of the client that its proxy has told; None: there is no proxy."""
         self.is_shut = False
         """Whether the transport has sent end of file."""
+
+    def getpeername(self) -> Any:
+        """The address of the client, for ``get_extra_info("peername")`` of the transport."""
+        return super().getpeername() if self.peer is None else self.peer
 
     def close(self) -> None:
         """Report, once, that the transport has closed the connection."""
@@ -196,6 +202,7 @@ class Session:
         else:
             is_unix = self.sock.family == socket.AF_UNIX
             made = self._lent = (NotingSocket if is_unix else LentSocket)(self.sock, on_closed)
+            self._lent.peer = self.client.peer if self.client.header else None
             self._noted = self._lent if isinstance(self._lent, NotingSocket) else None
             if self._noted:
                 self._noted.written = self.client.echoed
@@ -220,7 +227,7 @@ class Session:
     def note_activity(self) -> None:
         """Note in the client what the next process has to know of the bytes so far."""
         self.client.echoed = self.written
-        info = tcp_info(self.sock)
+        info = tcp_info(self.sock, self.client.header)
         heard = not self._noted.spoke_last if self._noted else info is not None and info.received
         if heard or self.client.echoed:
             self.client.last = monotonic() - self.silence
@@ -270,7 +277,7 @@ class Session:
         """Monotonic time of the last byte of the client, or of the beginning."""
         if self._noted:
             return self._noted.read_at
-        info = tcp_info(self.sock)
+        info = tcp_info(self.sock, self.client.header)
         return monotonic() - info.received_ago if info else 0.0
 
     # The state of the client.
@@ -280,7 +287,7 @@ class Session:
         """Seconds since a byte was sent or received.  Any thread may ask."""
         if self._noted:
             return monotonic() - self._noted.last_activity
-        info = tcp_info(self.sock)
+        info = tcp_info(self.sock, self.client.header)
         return info.silence if info else 0.0
 
     @property
@@ -288,7 +295,7 @@ class Session:
         """Bytes that were written to the client so far."""
         if self._noted:
             return self._noted.written
-        info = tcp_info(self.sock)
+        info = tcp_info(self.sock, self.client.header)
         return info.written if info else 0
 
     @property
@@ -298,13 +305,13 @@ class Session:
             return False
         if self._noted:
             return self._noted.spoke_last
-        info = tcp_info(self.sock)
+        info = tcp_info(self.sock, self.client.header)
         return info is not None and spoke_last(self.sock, info)
 
     @property
     def is_pending(self) -> bool:
         """Whether bytes have not arrived that were written to the client."""
-        info = tcp_info(self.sock)
+        info = tcp_info(self.sock, self.client.header)
         return bool(self.transport.get_write_buffer_size() or (info and info.pending))
 
     def is_at_rest(self, until: float) -> bool:

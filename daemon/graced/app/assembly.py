@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from graced.app.settings import Settings
     from graced.handlers.registry import Handler
     from graced.handover.mirror import Mirror
+    from graced.loop.access import Access
+    from graced.loop.new_clients import NewClients
+    from graced.loop.proxies import Proxies
     from graced.sockets.listener import Listener
 
 
@@ -61,7 +64,9 @@ def _server(
     """A server with the limits of the settings.  `for_handler`: arguments of `Server`."""
     return Server(
         listeners,
-        admission=Admission(settings.max_clients, settings.max_clients_per_host),
+        admission=Admission(
+            settings.max_clients, settings.max_clients_per_host, _new_clients(settings)
+        ),
         policy=Policy(
             farewell=farewell,
             gap=settings.farewell_gap,
@@ -69,11 +74,41 @@ def _server(
             stall_timeout=settings.stall_timeout,
             log_connections=settings.connections,
             log_probes=settings.probes,
+            access=_access(settings),
+            proxies=_proxies(settings),
         ),
         mirror=mirror,
         io_threads=settings.io_threads or default_io_threads(),
         **for_handler,
     )
+
+
+def _access(settings: Settings) -> Access | None:
+    """The rules for hosts; None, and no module for them, where there are no rules."""
+    if not (settings.allow or settings.deny):
+        return None
+    from graced.loop.access import Access  # noqa: PLC0415
+
+    return Access(settings.allow, settings.deny, tells=settings.refusal == "tell")
+
+
+def _proxies(settings: Settings) -> Proxies | None:
+    """The hosts that tell the addresses of their clients; None, and no module, where none does."""
+    if not settings.proxy_protocol:
+        return None
+    from graced.loop.proxies import Proxies  # noqa: PLC0415
+
+    return Proxies(settings.proxy_protocol)
+
+
+def _new_clients(settings: Settings) -> NewClients | None:
+    """The limits of the rate of new clients; None, and no module for them, where there are none."""
+    rates = settings.max_new_per_second, settings.max_new_per_second_per_host
+    if not any(rates):
+        return None
+    from graced.loop.new_clients import NewClients  # noqa: PLC0415
+
+    return NewClients(*rates)
 
 
 def default_io_threads() -> int:

@@ -68,6 +68,7 @@ def read(config: str | None, options: Options, instance: Instance = MAIN) -> dic
             raise UsageError(f"{option} {error}, not {shown(written)}") from None
         values[key] = Value(written=written, checked=checked, source=option)
     _follow(values)
+    _check_rules(values)
     return values
 
 
@@ -83,6 +84,18 @@ def _follow(values: Mapping[str, Value]) -> None:
     if timeout.source == DEFAULT and idle:
         timeout.written = min(idle + interval * count, LONGEST_USER_TIMEOUT)
         timeout.checked = timeout.written
+
+
+def _check_rules(values: Mapping[str, Value]) -> None:
+    """Raise `ConfigError` for a network that is both allowed and denied: no rule would decide."""
+    allow, deny = values["access.allow"], values["access.deny"]
+    allowed = {network.key for network in allow.checked}
+    for network in deny.checked:
+        if network.key in allowed:
+            raise ConfigError(
+                f"{deny.source}: access.deny must not name {network},"
+                f" which access.allow names in {allow.source}"
+            )
 
 
 def load(config: str | None, options: Options, instance: Instance = MAIN) -> Settings:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from graced.sockets.networks import Network
+
     Check = Callable[[Any], Any]
 
 CONFIG_FILE = "/etc/graced/graced.toml"
@@ -24,6 +26,9 @@ DROP_INS = "/etc/graced/conf.d"
 PID_FILE = "/run/graced/graced.pid"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 EVENT_LOOPS = ("asyncio", "uvloop")
+REFUSALS = ("tell", "drop")
+UNIX = "unix"
+"""In place of a network, the clients of all Unix sockets."""
 KEEP = ("restart", "always", "never")
 LONGEST_USER_TIMEOUT = 86400.0
 """Seconds."""
@@ -92,6 +97,31 @@ def _addresses(value: Any) -> tuple[Address, ...]:
     for address in found:
         address.check_is_for_listening()
     return found
+
+
+def _networks(value: Any) -> tuple[Network, ...]:
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise ValueError("must be a network or a list of networks")
+    if not value:
+        return ()
+    # Most configurations have no network, and need no module for it.
+    from graced.sockets.networks import Network  # noqa: PLC0415
+
+    found = {}
+    for network in map(Network.parse, value):
+        if network.key in found:
+            raise ValueError(f"must name {network} once")
+        found[network.key] = network
+    return tuple(found.values())
+
+
+def _proxies(value: Any) -> tuple[Network | str, ...]:
+    written = [value] if isinstance(value, str) else value
+    if not isinstance(written, list) or UNIX not in written:
+        return _networks(written)
+    return (*_networks([each for each in written if each != UNIX]), UNIX)
 
 
 class Setting(SimpleNamespace):
@@ -174,6 +204,13 @@ SETTINGS = (
         reason="needs no other package, one descriptor for each client, and serves Unix sockets",
     ),
     Setting(
+        key="server.proxy_protocol",
+        default=[],
+        check=_proxies,
+        unit="networks or addresses of proxies, unix = the clients of Unix sockets",
+        reason="a client that is no proxy could claim any address",
+    ),
+    Setting(
         key="shutdown.grace_period",
         default=5.0,
         check=_seconds(0, 86400),
@@ -195,6 +232,27 @@ SETTINGS = (
         reason="the silence around the farewell that makes it a message of its own",
     ),
     Setting(
+        key="access.allow",
+        default=[],
+        check=_networks,
+        unit="networks or addresses, none = all hosts but those of access.deny",
+        reason="server.listen says from where an unconfigured server can be reached",
+    ),
+    Setting(
+        key="access.deny",
+        default=[],
+        check=_networks,
+        unit="networks or addresses; the most specific of allow and deny decides",
+        reason="nobody is known to be unwelcome",
+    ),
+    Setting(
+        key="access.refusal",
+        default="tell",
+        check=_one_of(REFUSALS),
+        unit=", ".join(REFUSALS),
+        reason="a client that is refused by mistake finds out why it was not served",
+    ),
+    Setting(
         key="limits.max_clients",
         default=4096,
         check=_whole(1, 1_000_000),
@@ -206,6 +264,20 @@ SETTINGS = (
         default=0,
         check=_whole(0, 1_000_000),
         unit="clients, 0 = as many as max_clients",
+        reason="behind a NAT or a proxy all clients share one address",
+    ),
+    Setting(
+        key="limits.max_new_per_second",
+        default=0,
+        check=_whole(0, 1_000_000),
+        unit="clients, 0 = as many as come; up to as many at once",
+        reason="a fleet that reconnects at once is no attack",
+    ),
+    Setting(
+        key="limits.max_new_per_second_per_host",
+        default=0,
+        check=_whole(0, 1_000_000),
+        unit="clients, 0 = as many as come; up to as many at once",
         reason="behind a NAT or a proxy all clients share one address",
     ),
     Setting(
@@ -280,13 +352,19 @@ class Settings(SimpleNamespace):
     user_timeout: float
     io_threads: int
     event_loop: str
+    proxy_protocol: tuple[Network | str, ...]
     grace_period: float
     farewell: bytes
     farewell_is_written: bool
     """Whether somebody wrote the farewell down, in a file; the default is for the built-in echo."""
     farewell_gap: float
+    allow: tuple[Network, ...]
+    deny: tuple[Network, ...]
+    refusal: str
     max_clients: int
     max_clients_per_host: int
+    max_new_per_second: int
+    max_new_per_second_per_host: int
     idle_timeout: float
     stall_timeout: float
     max_handler_threads: int

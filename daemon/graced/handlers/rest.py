@@ -64,6 +64,7 @@ class NotedSocket(socket.socket):
         "_to_read",
         "_write_lock",
         "_written_at_read",
+        "header",
         "thread",
     )
 
@@ -74,6 +75,8 @@ class NotedSocket(socket.socket):
         """The handler's thread; None before the handler has started.
 
         `ANY_THREAD`: unknown, maybe there is none yet."""
+        self.header = 0
+        """See `graced.loop.client.Client`."""
         self._last = _NOTHING
         self._written_at_read = 0
         """Bytes that were written when the handler last read."""
@@ -95,13 +98,13 @@ class NotedSocket(socket.socket):
     @property
     def silence(self) -> float:
         """Seconds since a byte was sent or received."""
-        info = tcp_info(self)
+        info = tcp_info(self, self.header)
         return info.silence if info else monotonic() - self._last_activity
 
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing received is unanswered and the server spoke last, for however long."""
-        return self._is_answered(tcp_info(self)) and not unread(self)
+        return self._is_answered(tcp_info(self, self.header)) and not unread(self)
 
     @property
     def handler_waits(self) -> bool:
@@ -113,7 +116,7 @@ class NotedSocket(socket.socket):
             return True
         if self.thread is not ANY_THREAD:
             return waits_for_input(self.thread.native_id or 0, self.fileno())
-        info = tcp_info(self)
+        info = tcp_info(self, self.header)
         if self._reading or not (info.written if info else self._last):
             return True
         threads = [thread.native_id for thread in threading.enumerate()]
@@ -152,7 +155,9 @@ class NotedSocket(socket.socket):
     @property
     def _has_answered(self) -> bool:
         """Whether all that the handler has read is answered; for the handler's thread."""
-        spoke_last = self._spoke_last(None if self._last == _WRITTEN else tcp_info(self))
+        spoke_last = self._spoke_last(
+            None if self._last == _WRITTEN else tcp_info(self, self.header)
+        )
         return spoke_last and not self._has_interim_answer
 
     # Noting.
@@ -197,7 +202,7 @@ class NotedSocket(socket.socket):
         return result
 
     def _note_read(self) -> None:
-        info = tcp_info(self)
+        info = tcp_info(self, self.header)
         self._written_at_read = info.written if info else 0
         self._last = _READ
 

@@ -178,6 +178,8 @@ def peer_address(client: Client) -> Any:
 
     Not kept from the accept on: a client of the echo, of which there are most, has no use for it.
     """
+    if client.header:
+        return client.peer
     try:
         return client.sock.getpeername()
     except OSError:
@@ -192,6 +194,7 @@ def new_session(
     request = client.sock
     if type(request) is socket.socket:
         request = HandlerSocket(request, farewell, gap, told=client.told != NOT_TOLD)
+        request.header = client.header
         request.saved = client.saved
         client.sock = request
     request.setblocking(True)

@@ -44,7 +44,7 @@ class Inherited:
         self.frozen = 0.0
         """Monotonic time from which on no process has served the clients; 0: the last process has
         handed over nothing, because of a crash for example."""
-        self.counts: Counts = (0, 0, 0)
+        self.counts: Counts = (0, 0, 0, 0)
         """Of the processes before."""
         self.handler: str | None = None
         """The handler that the clients have talked to; None: unknown."""
@@ -94,7 +94,7 @@ class Inherited:
         found = [client for client in map(_recognise, mirrored) if client]
         if found:
             self.clients = found
-            self.counts = (len(found), 0, 0)
+            self.counts = (len(found), 0, 0, 0)
             _close(self._unknown)
         elif self._unknown:
             self.frozen = monotonic()

@@ -5,9 +5,10 @@ bytes were echoed; the snapshot does.  The kernel gives each socket a cookie and
 again (socket(7), SO_COOKIE), which matches a socket with its state.  Times are monotonic, by the
 same clock for all processes until the next boot.
 
-The counts of the process follow the clients, then the name of the handler, then the number of
-probes.  A reader of release 0.1 ignores bytes there, and a snapshot of release 0.1 ends before
-them, so either release reads a snapshot of the other.
+The counts of the process follow the clients, then the name of the handler, then the numbers of
+probes and of refused clients, then the size of each client's PROXY header.  A reader of release 0.1
+ignores bytes there, and a snapshot of release 0.1 ends before them, so either release reads a
+snapshot of the other.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from socket import socket
     from typing import Any
 
-    Counts = tuple[int, int, int]
-    """Clients admitted, bytes echoed and probes, by all processes so far."""
+    Counts = tuple[int, int, int, int]
+    """Clients admitted, bytes echoed, probes and clients refused, by all processes so far."""
 
 SO_COOKIE = 57
 """asm-generic/socket.h; Python has no name for it."""
@@ -40,8 +41,12 @@ _COUNTS = struct.Struct("=QQ")
 """clients admitted, bytes echoed"""
 _NAME = struct.Struct("=H")
 """bytes of the name of the handler"""
-_PROBES = struct.Struct("=Q")
-"""probes"""
+_COUNT = struct.Struct("=Q")
+"""probes; clients refused"""
+
+
+_HEADER = struct.Struct("=H")
+"""bytes of the header of the PROXY protocol that came before a client's own"""
 
 
 class SnapshotError(Exception):
@@ -78,7 +83,9 @@ def cookie(sock: socket) -> int:
 def encode(clients: Iterable[Client], frozen: float, counts: Counts, handler: str = "") -> bytes:
     """Write a snapshot; the arguments are as in `Snapshot`.  Raises `OSError`."""
     parts = []
+    headers = []
     for client in clients:
+        headers.append(client.header)
         host = client.host.encode("utf-8", "surrogateescape")
         parts += [
             _CLIENT.pack(
@@ -97,8 +104,9 @@ def encode(clients: Iterable[Client], frozen: float, counts: Counts, handler: st
         ]
     head = _HEAD.pack(frozen, len(parts) // 4)
     name = handler.encode("utf-8", "surrogateescape")
-    *most, probes = counts
-    tail = [_COUNTS.pack(*most), _NAME.pack(len(name)), name, _PROBES.pack(probes)]
+    tail = [_COUNTS.pack(*counts[:2]), _NAME.pack(len(name)), name]
+    tail += [_COUNT.pack(count) for count in counts[2:]]
+    tail += [_HEADER.pack(size) for size in headers]
     return b"".join([_MAGIC, head, *parts, *tail])
 
 
@@ -134,28 +142,37 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
     by_cookie = {cookie(sock): sock for sock in sockets}
     reader = _Reader(data[len(_MAGIC) :])
     frozen, number = reader.unpack(_HEAD)
-    clients = []
-    counts = (number, 0, 0)
+    everybody: list[Client | None] = []
+    counts = (number, 0, 0, 0)
     for _ in range(number):
         key, since, last, echoed, port, host_size, unsent_size, saved_size = reader.unpack(_CLIENT)
         # A release 0.1 has written an IPv4 client of a dual-stack socket in the notation of IPv6.
         host = plain_host(reader.take(host_size).decode("utf-8", "surrogateescape"))
         unsent = reader.take(unsent_size)
         saved = None if saved_size < 0 else reader.take(saved_size)
-        counts = (number, counts[1] + echoed, 0)
+        counts = (number, counts[1] + echoed, 0, 0)
+        client = None
         if key in by_cookie:
             client = Client(by_cookie[key], host, port, phase, since)
             client.last, client.echoed, client.unsent, client.saved = last, echoed, unsent, saved
             # Maybe it was not logged yet; of the clients of a crash nothing is known.
             client.unheard = last == since and not (echoed or unsent)
-            clients.append(client)
+        everybody.append(client)
     if not reader.at_end:
         admitted, total = reader.unpack(_COUNTS)
-        counts = (admitted, total, 0)
+        counts = (admitted, total, 0, 0)
     handler = None
     if not reader.at_end:
         (size,) = reader.unpack(_NAME)
         handler = reader.take(size).decode("utf-8", "surrogateescape")
     if not reader.at_end:
-        counts = (*counts[:2], *reader.unpack(_PROBES))
+        counts = (*counts[:2], *reader.unpack(_COUNT), 0)
+    if not reader.at_end:
+        counts = (*counts[:3], *reader.unpack(_COUNT))
+    if not reader.at_end:
+        for client in everybody:
+            sizes = reader.unpack(_HEADER)
+            if client:
+                (client.header,) = sizes
+    clients = [client for client in everybody if client]
     return Snapshot(frozen, clients, counts, handler)

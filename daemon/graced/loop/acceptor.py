@@ -12,6 +12,7 @@ from graced.loop.admission import Refusals
 from graced.loop.client import Client
 from graced.loop.event_source import EventSource
 from graced.loop.phase import GONE, LISTENING, TOLD
+from graced.sockets import closing
 from graced.sockets.address import plain_host
 from graced.sockets.tcp_info import queue_length
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from graced.loop.clients import Clients
     from graced.loop.idle import IdleSweep
     from graced.loop.interfaces import Listener
+    from graced.loop.proxied import Arrival, Arrivals
 
 NO_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """accept(2) failed for want of a resource that others will give back."""
@@ -127,10 +129,21 @@ class Acceptors:
         self._poller = clients.poller
         self._admission = clients.admission
         self._policy = clients.policy
+        self._access = clients.policy.access
+        self._drops = bool(self._access and not self._access.tells)
         self._handlers = clients.handlers
         self._mirror = clients.mirror
         self._interest = EPOLLIN | (EPOLLEXCLUSIVE if shared else 0)
         self._refusals = Refusals()
+        self.arrivals: Arrivals | None = None
+        """Connections whose clients are told by proxies, if there are proxies."""
+        if proxies := clients.policy.proxies:
+            # Where there is no proxy a start does without this module.
+            from graced.loop.proxied import Arrivals  # noqa: PLC0415
+
+            self.arrivals = Arrivals(
+                clients, proxies, most=MAX_LINGERING, admit=self._admit_client, refuse=self._refuse
+            )
         self._next_unix_number = 1
         self._serving_backlog = False
         """Whether the clients that are accepted now have connected before the drain."""
@@ -219,6 +232,8 @@ class Acceptors:
             if acceptor.listener.sock.family == AF_UNIX:
                 # A shut Unix socket stays readable, so epoll would report it for ever.
                 self._abandon(acceptor)
+        for client in self.arrivals.take() if self.arrivals else ():
+            self.turn_away(client)
 
     def _pause(self, acceptor: Acceptor, reason: str) -> None:
         if not acceptor.paused:
@@ -267,11 +282,19 @@ class Acceptors:
         else:
             host, port = acceptor.listener.name, self._next_unix_number
             self._next_unix_number += 1
-        client = self._clients.new(sock, host, port)
-        refusal = self._admission.enter(host)
+        if self.arrivals and self.arrivals.expects(host):
+            self.arrivals.accept(sock, host, port)
+        else:
+            self._admit_client(self._clients.new(sock, host, port), address)
+
+    def _admit_client(self, client: Client, address: Any, *, trusted: bool = False) -> None:
+        """Serve a client, if it may be served.  `trusted`: it is a proxy, and no rule holds."""
+        sock, host = client.sock, client.host
+        denial = self._access.denial(host) if self._access and not trusted else ""
+        refusal = denial or self._admission.enter(host)
         if refusal:
             client.counted = False
-            self._refuse(client, refusal)
+            self._refuse(client, refusal, tell=not (denial and self._drops))
             return
         self._clients.log.begin(client, greets=bool(self._handlers and self._handlers.greet))
         if self._clients.activity_awaited:
@@ -299,15 +322,18 @@ class Acceptors:
         elif self._clients.streams:
             self._clients.streams.connect(client)
 
-    def _refuse(self, client: Client, reason: str) -> None:
+    def _refuse(self, client: Client, reason: str, *, tell: bool = True) -> None:
         self.count_refusal(client, reason)
-        if self._clients.lingering < MAX_LINGERING:
+        if not tell:
+            closing.reset(client.sock)
+        elif self._clients.uncounted < MAX_LINGERING:
             self.turn_away(client)
         else:
             client.sock.close()
 
     def count_refusal(self, client: Client, reason: str) -> None:
-        """Report a refused client, soon and together with others."""
+        """Count a refused client, and report it soon and together with others."""
+        self._admission.refuse()
         self._refusals.add(client, reason)
         if not self._refusals.due:
             self.report_refusals(self._refusals)
@@ -316,6 +342,22 @@ class Acceptors:
         """Log the refused clients since the last report, if there were any."""
         if refusals.report():
             self._poller.schedule_after(refusals, REPORT_INTERVAL)
+
+    # Connections from proxies.
+
+    def hear_header(self, arrival: Arrival, _event: int) -> None:
+        """Take what has come of the header of a connection."""
+        assert self.arrivals
+        try:
+            self.arrivals.hear(arrival)
+        except NoCapacityError:
+            # Its client is closed, and the log says why.
+            return
+
+    def miss_header(self, arrival: Arrival) -> None:
+        """Refuse a connection whose header has not come in time."""
+        assert self.arrivals
+        self.arrivals.miss(arrival)
 
     # Turning away: a lingering close.
 

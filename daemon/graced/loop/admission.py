@@ -9,37 +9,50 @@ from graced.loop.client import Client
 from graced.loop.event_source import EventSource
 from graced.loop.phase import REPORTING
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.loop.new_clients import NewClients
+
 
 class Admission:
     """Counts the clients of all I/O threads.  Any thread may call."""
 
-    def __init__(self, max_clients: int, max_clients_per_host: int) -> None:
-        """A `max_clients_per_host` of 0 sets no limit by host."""
+    def __init__(
+        self, max_clients: int, max_clients_per_host: int, new_clients: NewClients | None = None
+    ) -> None:
+        """A `max_clients_per_host` of 0 sets no limit by host.  `new_clients`: limits the rate."""
         self._lock = threading.Lock()
         self.max_clients = max_clients
         self.max_per_host = max_clients_per_host
         self._per_host: dict[str, int] = {}
+        self._new_clients = new_clients
         self.clients = 0
         """Clients now."""
         self.admitted = 0
         """Clients so far."""
         self.probes = 0
         """Clients so far that were not logged, as they had no byte."""
+        self.refused = 0
+        """Clients so far that were refused, by a limit or by a rule for hosts."""
 
     def enter(self, host: str, *, adopted: bool = False) -> str:
         """Count a client and return an empty string; or return the reason for refusing the client.
 
-        `adopted`: the client was admitted before, and is in the count of all clients so far.
+        `adopted`: the client was admitted before, is in the count of all clients so far, and is no
+        new client for the rate.
         All clients of a Unix socket have the same `host` and usually come from one proxy, so the
         limit by host does not hold for them.
         """
         with self._lock:
             if self.clients >= self.max_clients:
                 return f"max_clients = {self.max_clients} reached"
-            if self.max_per_host and not host.startswith("unix:"):
-                present = self._per_host.get(host, 0)
-                if present >= self.max_per_host:
-                    return f"max_clients_per_host = {self.max_per_host} reached"
+            by_host = self.max_per_host and not host.startswith("unix:")
+            present = self._per_host.get(host, 0)
+            if by_host and present >= self.max_per_host:
+                return f"max_clients_per_host = {self.max_per_host} reached"
+            if self._new_clients and not adopted and (reached := self._new_clients.take(host)):
+                return reached
+            if by_host:
                 self._per_host[host] = present + 1
             self.clients += 1
             self.admitted += not adopted
@@ -50,6 +63,11 @@ class Admission:
         """The most clients that a host has now; 0 where there is no limit by host."""
         with self._lock:
             return max(self._per_host.values(), default=0)
+
+    def refuse(self) -> None:
+        """Count a refused client."""
+        with self._lock:
+            self.refused += 1
 
     def leave(self, host: str, *, probe: bool = False) -> None:
         """Stop counting a client that `enter` has counted."""

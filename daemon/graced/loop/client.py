@@ -12,6 +12,12 @@ from graced.loop.event_source import EventSource
 from graced.loop.phase import INPUT_ENDED, NOT_TOLD
 from graced.sockets.address import format_address
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+ARRIVED = "proxy:"
+"""The beginning of the host of a connection that is handed over without all of its PROXY header."""
 TURNED_AWAY = "turned away"
 """The reason in the log for a client that was not served."""
 
@@ -22,6 +28,7 @@ class Client(EventSource):
     __slots__ = (
         "counted",
         "echoed",
+        "header",
         "host",
         "last",
         "port",
@@ -51,12 +58,21 @@ class Client(EventSource):
         """Monotonic times of the accept and of the last message."""
         self.echoed = 0
         """Bytes sent back to the client."""
+        self.header = 0
+        """Bytes of the header of the PROXY protocol that came before the client's own; 0: none."""
         self.unheard = False
         """Whether the client is not logged before its first byte, see `ConnectionLog`."""
         self.unsent = b""
         """Bytes for the client that the kernel has not taken yet."""
         self.saved: bytes | None = None
         """The state that the client's handler has saved in another process."""
+
+    @property
+    def peer(self) -> Any:
+        """The address in the form of getpeername(2), also where a proxy has told it."""
+        if self.host.startswith("unix:"):
+            return ""
+        return (self.host, self.port, 0, 0) if ":" in self.host else (self.host, self.port)
 
     @property
     def parting(self) -> str:

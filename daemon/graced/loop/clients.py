@@ -90,6 +90,8 @@ class Clients:
         """Clients that were closed at the deadline."""
         self.lingering = 0
         """Clients in the phase `LINGERING`."""
+        self.arriving = 0
+        """Connections whose PROXY header has not come yet."""
 
         self.draining = False
         """Whether the drain has begun."""
@@ -158,6 +160,11 @@ class Clients:
         """All clients that this thread serves, lingering clients included."""
         sources = self.poller.sources
         return [c for c in sources if isinstance(c, Client) and c.phase < CLIENT_PHASES]
+
+    @property
+    def uncounted(self) -> int:
+        """Connections that are no clients any more, or not yet."""
+        return self.lingering + self.arriving
 
     # Activity.
 

@@ -152,6 +152,7 @@ class IOThread(Thread):
             phase.READ_PAUSED: self._farewell.leave_unread,
             phase.LINGERING: self._clients.discard_input,
             phase.LISTENING: self._acceptors.accept,
+            phase.ARRIVING: self._acceptors.hear_header,
             phase.WAKING: self._poller.woken,
         }
         if waiting := self._clients.waiting:
@@ -168,6 +169,7 @@ class IOThread(Thread):
             phase.READ_PAUSED: self._farewell.resume_reading,
             phase.LINGERING: self._clients.end_lingering,
             phase.LISTENING: self._acceptors.retry,
+            phase.ARRIVING: self._acceptors.miss_header,
             phase.SWEEPING: self._idle.close_idle,
             phase.REPORTING: self._acceptors.report_refusals,
             phase.REMINDING: self._farewell.remind,

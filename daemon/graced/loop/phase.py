@@ -52,9 +52,11 @@ CALLING = 18
 """A function that a stream handler has scheduled is due."""
 TRYING = 19
 """A client may have been silent for so long that its handler is tried out."""
-GONE = 20
+ARRIVING = 20
+"""A connection from a proxy has not sent all of its header yet."""
+GONE = 21
 """The client or acceptor belongs to this I/O thread no more; nothing is done about it."""
-PHASES = 21
+PHASES = 22
 """The number of all phases: the length of the tables."""
 
 # How far the farewell of a client has come: `Client.told`.

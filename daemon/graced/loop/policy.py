@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from time import monotonic
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graced.loop.access import Access
+    from graced.loop.proxies import Proxies
+
 LONGEST_PAUSE = 5.0
 """Seconds between two parts of an answer; a timed call of a handler for later is something else."""
 _LAST_PART = 1.0
@@ -19,11 +24,13 @@ class Policy:
     """The values that an I/O thread needs of the configuration.  Read by any thread."""
 
     __slots__ = (
+        "access",
         "farewell",
         "gap",
         "idle_timeout",
         "log_connections",
         "log_probes",
+        "proxies",
         "stall_timeout",
     )
 
@@ -36,6 +43,8 @@ class Policy:
         stall_timeout: float = 60.0,
         log_connections: bool = True,
         log_probes: bool = True,
+        access: Access | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self.farewell = farewell
         """Bytes that tell a client that the server is going offline; empty: nothing tells it.
@@ -51,3 +60,7 @@ class Policy:
         """Whether each connection is logged at the beginning and at the end."""
         self.log_probes = log_probes
         """Whether connections without a byte are logged, too."""
+        self.access = access
+        """Which hosts may connect; None: all."""
+        self.proxies = proxies
+        """The hosts whose connections begin with a header of the PROXY protocol; None: none."""

@@ -367,7 +367,7 @@ class Streams:
         adopted = self.new(client.sock, client.host, client.port, client.since)
         adopted.counted, adopted.last = client.counted, client.last
         adopted.echoed, adopted.saved = client.echoed, client.saved
-        adopted.unsent = client.unsent
+        adopted.unsent, adopted.header = client.unsent, client.header
         adopted.told, adopted.unheard = client.told, client.unheard
         return adopted
 
@@ -392,7 +392,7 @@ class Streams:
         self.clients.count_unsent(-len(client.unsent))
         frozen = Client(client.sock, client.host, client.port, GONE, client.since)
         frozen.last, frozen.echoed, frozen.unheard = client.last, client.echoed, client.unheard
-        frozen.unsent, frozen.saved = bytes(client.unsent), saved
+        frozen.unsent, frozen.saved, frozen.header = bytes(client.unsent), saved, client.header
         client.protocol = None
         client.closing = client.lost = True
         client.phase = GONE

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import islice
 from select import EPOLLIN
-from socket import AF_UNIX
 from time import monotonic
 
+from graced.loop.client import ARRIVED
 from graced.loop.clients import RESTING
 from graced.loop.phase import AWAITING_THREAD, GONE, WRITE_BLOCKED
 
@@ -36,6 +36,7 @@ class Transfer:
         self._handlers = clients.handlers
         self._mirror = clients.mirror
         restoring = clients.streams.kind if clients.streams else self._handlers
+        self._arrivals = acceptors.arrivals
         self._can_restore = bool(restoring and restoring.movable)
 
     def freeze(self, most: int | None = None) -> list[Client]:
@@ -45,6 +46,12 @@ class Transfer:
         """
         if most is None:
             self._acceptors.abandon_all()
+        frozen = self._freeze_clients(most)
+        if self._arrivals:
+            frozen += self._arrivals.freeze(None if most is None else most - len(frozen))
+        return frozen
+
+    def _freeze_clients(self, most: int | None) -> list[Client]:
         if streams := self._clients.streams:
             return self._freeze(streams, most)
         movable = (client for client in self._clients.present() if client.phase in TRANSFERABLE)
@@ -74,10 +81,15 @@ class Transfer:
         """Serve frozen clients; turn away a client that is not counted or cannot be served."""
         self._poller.now = monotonic()
         streams = self._clients.streams
+        if self._arrivals:
+            clients = [each for each in clients if not self._arrivals.adopt(each)]
         for client in map(streams.adopt, clients) if streams else clients:
             client.timer = 0.0
             client.sock.setblocking(False)
             if client.saved is not None and not self._can_restore:
+                client.counted = False
+            if client.host.startswith(ARRIVED):
+                # Connections of its proxy have no header any more: the configuration has changed.
                 client.counted = False
             refusal = client.counted and self._admission.enter(client.host, adopted=True)
             if refusal:
@@ -91,7 +103,7 @@ class Transfer:
     def _serve(self, client: Client) -> None:
         self._clients.log.go_on(client)
         client.phase = self._clients.first_phase(client)
-        if client.sock.family == AF_UNIX:
+        if client.host.startswith("unix:"):
             self._acceptors.reserve_number(client.port)
         self._idle.expect(client)
         unsent, client.unsent = client.unsent, b""

@@ -236,13 +236,13 @@ class Transport(Client):
         return SocketInfo(self.sock) if name == "socket" else default
 
     def _peername(self) -> Any:
+        if self.header:
+            return self.peer
         try:
             return self.sock.getpeername()
         except OSError:
             # The client has reset the connection.
-            if self.host.startswith("unix:"):
-                return ""
-            return (self.host, self.port, 0, 0) if ":" in self.host else (self.host, self.port)
+            return self.peer
 
     # Calls.
 

@@ -360,8 +360,10 @@ class Supervisor:
             return f"handing over: {clients} now, {self._seconds_remaining()} s to go{waiting}"
         missing = f"; {self.missing}" if self.missing else ""
         probes = f" ({server.probes} without a byte)" if server.probes else ""
+        number = server.admission.refused
+        refused = f", {number} refused" if number else ""
         return (
-            f"serving: {clients} now, {server.admitted} so far{probes},"
+            f"serving: {clients} now, {server.admitted} so far{probes}{refused},"
             f" {plural(server.echoed, 'byte')} echoed on {_listed(server.addresses)}"
             f"{waiting}{self.note}{missing}"
         )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_CLIENTS = MAX_DESCRIPTORS - 1
 """Clients in a batch: one descriptor is the file."""
 _COOKIE = struct.Struct("=Q")
-_NO_COUNTS = (0, 0, 0)
+_NO_COUNTS = (0, 0, 0, 0)
 """MOVED brings the counts of the old process, once."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import time
 from contextlib import suppress
 
@@ -23,6 +24,8 @@ LINGER_TIMEOUT = 1.0
 """Seconds that a client has to close after end of file, before its descriptor is closed."""
 _FIN_TIMEOUT = 1
 """Seconds, whole, after which the kernel forgets a connection that only the server has closed."""
+_LINGER_NOT = struct.pack("ii", 1, 0)
+"""close(2) waits zero seconds for bytes to be taken, and then resets the connection, socket(7)."""
 _READ_SIZE = 1024 * 1024
 _MAX_READS = 4
 """Reads of input that has arrived; a client that sends without a pause cannot hold up a close."""
@@ -85,6 +88,12 @@ def end_both_ways(request: socket.socket) -> None:
     except OSError:
         # ENOTCONN, EBADF: the client or the handler was faster.
         return
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a connection with RST: no word for the client, no memory of it in the kernel."""
+    with sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 
 def discard(sock: socket.socket) -> None:

@@ -49,8 +49,11 @@ class TcpInfo:
         return min(self.sent_ago, self.received_ago)
 
 
-def tcp_info(sock: socket.socket) -> TcpInfo | None:
-    """Ask the kernel; None where `sock` is not TCP, is closed, or the kernel is older than 4.19."""
+def tcp_info(sock: socket.socket, header: int = 0) -> TcpInfo | None:
+    """Ask the kernel; None where `sock` is not TCP, is closed, or the kernel is older than 4.19.
+
+    `header`: bytes that have come before the client's own, from its proxy.
+    """
     try:
         data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
         state, unacked, sent_ago, received_ago, received, unsent, sent, again = _FIELDS.unpack(data)
@@ -59,7 +62,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
     return TcpInfo(
         sent_ago=sent_ago / 1000,
         received_ago=received_ago / 1000,
-        received=received,
+        received=received - header,
         written=sent - again + unsent,
         pending=bool(unacked or unsent),
         established=state == _ESTABLISHED,

@@ -40,12 +40,18 @@ def test_defaults_hold_without_files(etc: Path) -> None:
         user_timeout=180.0,
         io_threads=0,
         event_loop="asyncio",
+        proxy_protocol=(),
         grace_period=5.0,
         farewell=b"SHUTDOWN",
         farewell_is_written=False,
         farewell_gap=0.1,
+        allow=(),
+        deny=(),
+        refusal="tell",
         max_clients=4096,
         max_clients_per_host=0,
+        max_new_per_second=0,
+        max_new_per_second_per_host=0,
         idle_timeout=0.0,
         stall_timeout=60.0,
         max_handler_threads=256,
@@ -178,8 +184,10 @@ def test_unknown_key_is_refused(etc: Path) -> None:
 
 
 def test_unknown_section_is_refused(etc: Path) -> None:
-    (etc / "graced.toml").write_text("[access]\n")
-    with pytest.raises(ConfigError, match="unknown section 'access', allowed are continuity"):
+    (etc / "graced.toml").write_text("[acces]\n")
+    with pytest.raises(
+        ConfigError, match="unknown section 'acces', allowed are access, continuity"
+    ):
         configuration.load(None, {})
 
 
@@ -245,7 +253,7 @@ def test_each_value_is_printed_with_its_source(etc: Path) -> None:
     assert 'level = "debug"  # --log-level' in lines
     assert 'listen = ["localhost:9999"]  # default' in lines
     assert [line for line in lines if line.startswith("[")] == [
-        *("[server]", "[shutdown]", "[limits]", "[continuity]", "[log]", "[daemon]")
+        *("[server]", "[shutdown]", "[access]", "[limits]", "[continuity]", "[log]", "[daemon]")
     ]
 
 

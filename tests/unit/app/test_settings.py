@@ -12,9 +12,11 @@ import pytest
 from graced.app import configuration, settings
 from graced.app.settings import SETTINGS, Setting
 from graced.sockets.address import Address
+from graced.sockets.networks import Network
 from support import CHECKOUT
 
 SHIPPED = (CHECKOUT / "etc" / "graced.toml").read_text()
+TEN = Network.parse("10.0.0.0/8")
 NUMBERS = [setting for setting in SETTINGS if type(setting.default) in {int, float}]
 
 
@@ -82,6 +84,12 @@ def test_ends_of_a_range_belong_to_it(setting: Setting) -> None:
         ("shutdown.grace_period", 1, 1.0),
         ("log.connections", False, False),
         *(("continuity.keep", keep, keep) for keep in settings.KEEP),
+        ("access.allow", "10.0.0.0/8", (TEN,)),
+        ("access.deny", ["::1", "10.0.0.0/8"], (Network.parse("::1"), TEN)),
+        ("server.proxy_protocol", [], ()),
+        ("server.proxy_protocol", "unix", ("unix",)),
+        ("server.proxy_protocol", "10.0.0.0/8", (TEN,)),
+        ("server.proxy_protocol", ["unix", "10.0.0.0/8"], (TEN, "unix")),
     ],
 )
 def test_value_is_converted(name: str, value: Any, checked: Any) -> None:
@@ -109,6 +117,15 @@ def test_value_is_converted(name: str, value: Any, checked: Any) -> None:
         ("log.level", []),
         ("log.connections", "yes"),
         ("daemon.pid_file", ""),
+        ("access.allow", ["unix"]),
+        ("access.allow", "10.0.0.1/8"),
+        ("access.deny", [7]),
+        ("access.deny", {}),
+        ("access.deny", ["10.0.0.0/8", "10.0.0.0/8"]),
+        ("access.refusal", "TELL"),
+        ("server.proxy_protocol", 7),
+        ("server.proxy_protocol", ["unix", 7]),
+        ("server.proxy_protocol", ["unix:/run/s"]),
     ],
 )
 def test_wrong_value_is_refused(name: str, value: Any) -> None:

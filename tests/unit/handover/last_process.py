@@ -13,7 +13,7 @@ from graced.loop.client import Client
 from graced.loop.phase import GONE
 
 FROZEN = 12.5
-COUNTS = (70, 700, 7)
+COUNTS = (70, 700, 7, 3)
 KINDS = ["127.0.0.1", "::1", "unix"]
 
 

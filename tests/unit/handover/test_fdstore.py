@@ -24,7 +24,7 @@ from graced.systemd.notify import Notifier
 from handover.manager import Manager
 
 FROZEN = 12.5
-COUNTS = (70, 700, 7)
+COUNTS = (70, 700, 7, 3)
 Crowd = Callable[..., list[Client]]
 
 

@@ -287,7 +287,7 @@ def test_counts_are_inherited(inherit: Inherit, last: LastProcess) -> None:
 
 def test_counts_after_a_crash_are_those_of_the_clients(inherit: Inherit, last: LastProcess) -> None:
     last.mirrored([last.client()[0], last.client()[0]])
-    assert inherit().counts == (2, 0, 0)
+    assert inherit().counts == (2, 0, 0, 0)
 
 
 @pytest.mark.parametrize("finished", [False, True])

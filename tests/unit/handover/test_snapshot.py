@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graced.handover.snapshot import (
+    _COUNT,
     _COUNTS,
+    _HEADER,
     _NAME,
-    _PROBES,
     SnapshotError,
     cookie,
     decode,
@@ -46,6 +47,7 @@ class Known(NamedTuple):
     echoed: int
     unsent: bytes
     saved: bytes | None
+    header: int = 0
 
 
 KNOWN = st.builds(
@@ -57,10 +59,11 @@ KNOWN = st.builds(
     NUMBERS,
     st.binary(max_size=300),
     st.none() | st.binary(max_size=300),
+    st.integers(0, 4096),
 )
 SOMEBODY = Known("192.0.2.1", 50000, 1.0, 2.0, 3, b"unsent", None)
 NOTHING_UNSENT = SOMEBODY._replace(unsent=b"")
-COUNTS = (70, 700, 7)
+COUNTS = (70, 700, 7, 3)
 
 
 class Crowd:
@@ -81,7 +84,7 @@ class Crowd:
         sock = self._connected(family)
         client = Client(sock, known.host, known.port, GONE, known.since)
         client.last, client.echoed = known.last, known.echoed
-        client.unsent, client.saved = known.unsent, known.saved
+        client.unsent, client.saved, client.header = known.unsent, known.saved, known.header
         return client
 
     def _connected(self, family: int) -> socket.socket:
@@ -97,7 +100,10 @@ class Crowd:
 
 
 def known(clients: list[Client]) -> list[Known]:
-    return [Known(c.host, c.port, c.since, c.last, c.echoed, c.unsent, c.saved) for c in clients]
+    return [
+        Known(c.host, c.port, c.since, c.last, c.echoed, c.unsent, c.saved, c.header)
+        for c in clients
+    ]
 
 
 @pytest.fixture
@@ -111,12 +117,16 @@ def crowd() -> Iterator[Crowd]:
 @given(
     everybody=st.lists(KNOWN, max_size=5),
     frozen=TIMES,
-    counts=st.tuples(NUMBERS, NUMBERS, NUMBERS),
+    counts=st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS),
     family=st.sampled_from([socket.AF_UNIX, socket.AF_INET, socket.AF_INET6]),
     random=st.integers().map(Random),
 )
 def test_state_comes_back(
-    everybody: list[Known], frozen: float, counts: tuple[int, int, int], family: int, random: Random
+    everybody: list[Known],
+    frozen: float,
+    counts: tuple[int, int, int, int],
+    family: int,
+    random: Random,
 ) -> None:
     with Crowd(*everybody, family=family) as crowd:
         data = encode(crowd.clients, frozen, counts)
@@ -176,9 +186,12 @@ def test_socket_without_a_state_is_left_out(crowd: Crowd) -> None:
 def test_snapshot_that_is_cut_off_is_refused(last: Known) -> None:
     with Crowd(SOMEBODY, last) as crowd:
         data = encode(crowd.clients, 1.0, COUNTS)
-        without_probes = len(data) - _PROBES.size
+        without_headers = len(data) - 2 * _HEADER.size
+        without_refused = without_headers - _COUNT.size
+        without_probes = without_refused - _COUNT.size
         without_name = without_probes - _NAME.size
-        whole = {without_probes, without_name, without_name - _COUNTS.size}
+        without_counts = without_name - _COUNTS.size
+        whole = {*(without_headers, without_refused, without_probes, without_name, without_counts)}
         for length in set(range(len(data))) - whole:
             with pytest.raises(SnapshotError):
                 decode(data[:length], crowd.sockets, GONE)
@@ -212,15 +225,16 @@ def test_damaged_snapshot_is_refused_or_read(damage: bytes, at: int) -> None:
 
 def test_snapshot_of_release_0_1_has_the_counts_of_its_clients(crowd: Crowd) -> None:
     """It ends after the clients."""
-    data = encode(crowd.clients, 1.0, COUNTS)[: -_COUNTS.size - _NAME.size - _PROBES.size]
+    rest = _COUNTS.size + _NAME.size + 2 * _COUNT.size + 3 * _HEADER.size
+    data = encode(crowd.clients, 1.0, COUNTS)[:-rest]
     found = decode(data, crowd.sockets, GONE)
-    assert found.counts == (3, 3 * SOMEBODY.echoed, 0)
+    assert found.counts == (3, 3 * SOMEBODY.echoed, 0, 0)
     assert known(found.clients) == known(crowd.clients)
 
 
 def test_client_of_release_0_1_has_the_one_notation(crowd: Crowd) -> None:
     crowd.clients[0].host = "::ffff:192.0.2.7"
-    found = decode(encode(crowd.clients[:1], 0.0, (1, 0, 0)), crowd.sockets, GONE)
+    found = decode(encode(crowd.clients[:1], 0.0, (1, 0, 0, 0)), crowd.sockets, GONE)
     assert [client.host for client in found.clients] == ["192.0.2.7"]
 
 
