@@ -58,16 +58,16 @@ class Admission:
             self.admitted += not adopted
         return ""
 
-    def refuse(self) -> None:
-        """Count a refused client."""
-        with self._lock:
-            self.refused += 1
-
     @property
     def most_of_a_host(self) -> int:
         """The most clients that a host has now; 0 where there is no limit by host."""
         with self._lock:
             return max(self._per_host.values(), default=0)
+
+    def refuse(self) -> None:
+        """Count a refused client."""
+        with self._lock:
+            self.refused += 1
 
     def leave(self, host: str, *, probe: bool = False) -> None:
         """Stop counting a client that `enter` has counted."""
