@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 
-from graced.loop.client import Client
+from graced.loop.client import Client, behind_proxy
 from graced.sockets.address import plain_host
 
 TYPE_CHECKING = False
@@ -170,9 +170,9 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
     if not reader.at_end:
         counts = (*counts[:3], *reader.unpack(_COUNT))
     if not reader.at_end:
-        for client in everybody:
-            sizes = reader.unpack(_HEADER)
+        for place, client in enumerate(everybody):
+            (header,) = reader.unpack(_HEADER)
             if client:
-                (client.header,) = sizes
+                everybody[place] = behind_proxy(client, header)
     clients = [client for client in everybody if client]
     return Snapshot(frozen, clients, counts, handler)

@@ -9,7 +9,7 @@ from select import EPOLLIN, EPOLLOUT
 from socket import MSG_PEEK, SHUT_RDWR
 
 from graced.log import events
-from graced.loop.client import TURNED_AWAY, Client
+from graced.loop.client import TURNED_AWAY, Client, behind_proxy
 from graced.loop.connection_log import DEADLINE, ConnectionLog, is_probe
 from graced.loop.phase import (
     ACTIVE,
@@ -143,11 +143,12 @@ class Clients:
         )
         self.silence = SilenceWatch(self.poller, handlers, self.waiting, self.present)
 
-    def new(self, sock: socket, host: str, port: int) -> Client:
-        """A client that has just been accepted."""
+    def new(self, sock: socket, host: str, port: int, header: int = 0) -> Client:
+        """A client that has just been accepted.  `header`: see `Client`."""
         if self.streams:
-            return self.streams.new(sock, host, port, self.poller.now)
-        return Client(sock, host, port, self.resting, self.poller.now)
+            return self.streams.new(sock, host, port, self.poller.now, header)
+        client = Client(sock, host, port, self.resting, self.poller.now)
+        return behind_proxy(client, header)
 
     def first_phase(self, client: Client) -> int:
         """The phase of a client that is new to this thread.

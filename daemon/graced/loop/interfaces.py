@@ -197,7 +197,7 @@ class StreamClients(Protocol):
     def kind(self) -> Streaming:
         """The handler of all clients."""
 
-    def new(self, sock: socket, host: str, port: int, now: float) -> Client:
+    def new(self, sock: socket, host: str, port: int, now: float, header: int) -> Client:
         """A client that has no handler yet."""
 
     def connect(self, client: Any, unsent: bytes = b"") -> None:

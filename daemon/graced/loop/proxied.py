@@ -126,8 +126,7 @@ class Arrivals:
         self._forget(arrival)
         proxy = (arrival.host, arrival.port)
         host, port = header.client or proxy
-        client = self._clients.new(arrival.sock, sys.intern(host), port)
-        client.header = header.size
+        client = self._clients.new(arrival.sock, sys.intern(host), port, header.size)
         # A proxy that checks our health names nobody, or itself: HAProxy in version 1.
         self._admit(client, client.peer, trusted=(host, port) == proxy)
 

@@ -17,7 +17,7 @@ from time import monotonic
 
 from graced.log import events
 from graced.log.event import summary_of
-from graced.loop.client import Client
+from graced.loop.client import Client, behind_proxy
 from graced.loop.connection_log import DEADLINE
 from graced.loop.phase import (
     DEPARTING,
@@ -61,9 +61,9 @@ class Streams:
         clients.streams = self
         clients.resting = STREAMING
 
-    def new(self, sock: socket, host: str, port: int, now: float) -> Transport:
-        """A client that has no handler yet."""
-        return Transport(self, sock, host, port, STREAMING, now)
+    def new(self, sock: socket, host: str, port: int, now: float, header: int) -> Transport:
+        """A client that has no handler yet.  `header`: see `Client`."""
+        return Transport(self, sock, host, port, STREAMING, now, header)
 
     def connect(self, client: Any, unsent: bytes = b"") -> None:
         """Make a handler for a client that is in the epoll set.
@@ -364,10 +364,10 @@ class Streams:
 
     def adopt(self, client: Client) -> Transport:
         """A client that was frozen, as a client of a stream handler."""
-        adopted = self.new(client.sock, client.host, client.port, client.since)
+        adopted = self.new(client.sock, client.host, client.port, client.since, client.header)
         adopted.counted, adopted.last = client.counted, client.last
         adopted.echoed, adopted.saved = client.echoed, client.saved
-        adopted.unsent, adopted.header = client.unsent, client.header
+        adopted.unsent = client.unsent
         adopted.told, adopted.unheard = client.told, client.unheard
         return adopted
 
@@ -392,9 +392,9 @@ class Streams:
         self.clients.count_unsent(-len(client.unsent))
         frozen = Client(client.sock, client.host, client.port, GONE, client.since)
         frozen.last, frozen.echoed, frozen.unheard = client.last, client.echoed, client.unheard
-        frozen.unsent, frozen.saved, frozen.header = bytes(client.unsent), saved, client.header
+        frozen.unsent, frozen.saved = bytes(client.unsent), saved
         client.protocol = None
         client.closing = client.lost = True
         client.phase = GONE
         self.poller.timers.cancel(client)
-        return frozen
+        return behind_proxy(frozen, client.header)

@@ -46,6 +46,7 @@ class Transport(Client):
         "closing",
         "eof_written",
         "error",
+        "header",
         "interest",
         "limits",
         "lost",
@@ -62,10 +63,18 @@ class Transport(Client):
     parting: str
 
     def __init__(
-        self, streams: TransportOwner, sock: socket, host: str, port: int, phase: int, now: float
+        self,
+        streams: TransportOwner,
+        sock: socket,
+        host: str,
+        port: int,
+        phase: int,
+        now: float,
+        header: int = 0,
     ) -> None:
         Client.__init__(self, sock, host, port, phase, now)
         self.streams = streams
+        self.header = header
         self.protocol: Any = None
         """The handler; None before `connection_made` and after `connection_lost`."""
         self.buffered = False

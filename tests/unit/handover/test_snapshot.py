@@ -23,7 +23,7 @@ from graced.handover.snapshot import (
     decode,
     encode,
 )
-from graced.loop.client import Client
+from graced.loop.client import Client, behind_proxy
 from graced.loop.phase import GONE, NOT_TOLD
 from graced.sockets.address import plain_host
 
@@ -84,8 +84,8 @@ class Crowd:
         sock = self._connected(family)
         client = Client(sock, known.host, known.port, GONE, known.since)
         client.last, client.echoed = known.last, known.echoed
-        client.unsent, client.saved, client.header = known.unsent, known.saved, known.header
-        return client
+        client.unsent, client.saved = known.unsent, known.saved
+        return behind_proxy(client, known.header)
 
     def _connected(self, family: int) -> socket.socket:
         if family == socket.AF_UNIX:
