@@ -90,7 +90,7 @@ def test_daemon_is_handed_over(notify_socket: NotifySocket, tmp_path: Path) -> N
     [
         ("[log]\nlevel = 7\n", "log.level must be one of debug"),
         ("[server]\ncolour = 1\n", "unknown key 'server.colour'"),
-        ("[access]\nallow = []\n", "unknown section 'access'"),
+        ("[acces]\nallow = []\n", "unknown section 'acces'"),
         ("[server", "not TOML"),
         ("[server]\nhandler = 'no_such:Module'\n", ""),
     ],
