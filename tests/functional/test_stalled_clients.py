@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from signal import SIGTERM, SIGUSR2
@@ -192,8 +193,8 @@ def test_blocking_handler_that_waits_for_a_stalled_client_answers_all_that_had_a
 ) -> None:
     """At a restart its client is told after all that had arrived, by this process or the next.
 
-    Mostly by this process: a handler that waits in a write is not at rest.  But the signal that
-    freezes the handler ends the wait of send(2), and the rest of the message may find room.
+    A handler that waits in a write is busy until its client reads.  But the signal that freezes the
+    handler ends the wait of send(2), and the rest of the message may find room.
     """
     listen = f"unix:{tmp_path}/socket" if path else "127.0.0.1:0"
     options = ("--handler", "echo-threaded", "--grace", "60")
@@ -204,15 +205,19 @@ def test_blocking_handler_that_waits_for_a_stalled_client_answers_all_that_had_a
             client = stack.enter_context(first.connect())
             acknowledged = stuff(client.sock, first.pid)
             first.signal(SIGUSR2)
+            first.log.wait_for(r"SIGUSR2 received, (handing over|1 busy handler)")
+            reading = stack.enter_context(ThreadPoolExecutor(1)).submit(
+                read_to_farewell, client.sock
+            )
             if first.log.wait_for(r"SIGUSR2 received, handing over (\d)")[1] == "0":
-                assert read_to_farewell(client.sock) >= acknowledged > 0
+                assert reading.result(PATIENCE) >= acknowledged > 0
                 client.close()
                 assert first.wait() == 79
                 return
             assert first.wait() == 79
         with next_start(store, *options, listen=address) as second:
             second.signal(SIGTERM)
-            assert read_to_farewell(client.sock) >= acknowledged > 0
+            assert reading.result(PATIENCE) >= acknowledged > 0
 
 
 @pytest.mark.parametrize("handler", ["echo", *HANDLERS])

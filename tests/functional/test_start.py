@@ -203,7 +203,7 @@ def test_shipped_configuration_is_valid_with_every_line_in_force(tmp_path: Path)
     ("text", "said"),
     [
         ("[server]\ncolour = 1", "unknown key 'server.colour', allowed in [server] are listen"),
-        ("[servers]\nlisten = 1", "unknown section 'servers', allowed are continuity, daemon"),
+        ("[servers]\nlisten = 1", "unknown section 'servers', allowed are access, continuity"),
         ("server = 1", "server must be a section, not 1"),
         ("[shutdown]\ngrace_period = '5'", "shutdown.grace_period must be a number of seconds"),
         ("[shutdown]\ngrace_period = true", "shutdown.grace_period must be a number of seconds"),

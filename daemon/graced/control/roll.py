@@ -153,14 +153,14 @@ def _close(clients: Clients, chosen: list[Client], reason: str) -> int:
 
 
 def _row(client: Client, number: int, last: float, echoed: int, unsent: int) -> Row:
-    now = monotonic()
     info = tcp_info(client.sock)
+    age, idle = _times(client, monotonic() - last)
     return {
         "client": str(client),
         "kind": kind_of(client),
         "phase": PHASES[number],
-        "age": round(now - client.since, 3),
-        "idle": round(max(0.0, now - last), 3),
+        "age": age,
+        "idle": idle,
         "received": info.received if info else None,
         "sent": info.written if info else echoed,
         "unsent": unsent,
@@ -168,16 +168,22 @@ def _row(client: Client, number: int, last: float, echoed: int, unsent: int) -> 
     }
 
 
+def _times(client: Client, silence: float) -> tuple[float, float]:
+    """Seconds since the accept and of silence; the kernel counts the latter in larger steps."""
+    age = monotonic() - client.since
+    return round(age, 3), round(min(max(0.0, silence), age), 3)
+
+
 def _row_of_session(session: Present) -> Row:
     client = session.client
     info = tcp_info(client.sock)
-    silence = info.silence if info else session.silence
+    age, idle = _times(client, info.silence if info else session.silence)
     return {
         "client": str(client),
         "kind": kind_of(client),
         "phase": IN_HANDLER,
-        "age": round(monotonic() - client.since, 3),
-        "idle": round(silence, 3),
+        "age": age,
+        "idle": idle,
         "received": info.received if info else None,
         "sent": info.written if info else client.echoed + session.written,
         "unsent": None,
