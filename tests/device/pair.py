@@ -41,6 +41,10 @@ def say(text: str) -> str:
     return "said"
 
 
+REFUSAL_TIME = 2000
+"""Milliseconds in which a refused descriptor is closed: systemd 257 lets another process do it."""
+
+
 def store(name: str) -> str:
     """Store a descriptor; whether systemd has it, or has refused it."""
     ours, theirs = socket.socketpair()
@@ -50,7 +54,7 @@ def store(name: str) -> str:
         barrier()
         poll = select.poll()
         poll.register(ours, 0)
-        return "refused" if poll.poll(0) else "stored"
+        return "refused" if poll.poll(REFUSAL_TIME) else "stored"
 
 
 def start_new(name: str) -> str:

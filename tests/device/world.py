@@ -66,6 +66,10 @@ pid=$(systemctl show --property=MainPID --value "$1")
 """
 
 
+_FOR_CLIENTS = re.compile(r"/run/graced/(?!control)")
+"""Paths of listeners; the control socket is none."""
+
+
 class Sight(NamedTuple):
     """The unit and its listeners at one moment."""
 
@@ -257,7 +261,7 @@ class World:
         for words in map(str.split, lines):
             if len(words) > 9 and words[3] == LISTENING:
                 found.append(str(int(words[1].rpartition(":")[2], 16)))
-            elif len(words) == 8 and words[3] == ACCEPTS and words[7].startswith("/run/graced/"):
+            elif len(words) == 8 and words[3] == ACCEPTS and _FOR_CLIENTS.match(words[7]):
                 found.append(words[7])
         memory = [line.split()[1] for line in lines if line.startswith("VmRSS")]
         return Sight(
