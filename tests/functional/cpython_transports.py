@@ -30,7 +30,6 @@ PACKAGE = "test.test_asyncio."
 CASES = (
     "test_buffered_proto.BufferedProtocolSelectorTests.test_buffered_proto_create_connection",
     "test_events.EPollEventLoopTests.test_connect_accepted_socket",
-    "test_events.EPollEventLoopTests.test_create_connection_local_addr",
     "test_events.EPollEventLoopTests.test_create_server",
     "test_events.EPollEventLoopTests.test_create_server_dual_stack",
     "test_events.EPollEventLoopTests.test_create_unix_server",
@@ -52,10 +51,11 @@ CASES = (
     "test_streams.StreamTests.test_wait_closed_on_close",
     "test_streams.StreamTests.test_wait_closed_on_close_with_unread_data",
 )
-"""All of Python 3.11.7 that get the transport of a socket from a loop, but for three.
+"""All of Python 3.11.7 that get the transport of a socket from a loop, but for four.
 
 `test_start_tls`: there is no TLS.  `test_create_connection` and `test_create_unix_connection`: they
-want an instance of `asyncio.Transport`."""
+want an instance of `asyncio.Transport`.  `test_create_connection_local_addr`: it looks for a free
+port and binds it later, when another test may have it."""
 MISSING = 3
 """The most of them that another Python has not, or has by another name."""
 OTHERS = ("test_selector_events", "test_sendfile", "test_transports", "test_protocols")

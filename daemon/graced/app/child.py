@@ -154,7 +154,7 @@ class Child:
     def reason(self) -> str:
         """The reason to refuse the next start; empty: none.
 
-        Only of a child that has ended.
+        Only of a child that has ended, or whose daemon has.
         """
         if self._status == 0:
             return ""
@@ -165,7 +165,10 @@ class Child:
         said = [line for line in lines if line.startswith(_OURS)] or lines
         if said:
             return said[-1].removeprefix(_OURS)[:_LONGEST_REASON]
-        if self._status is not None and self._status < 0:
+        if self._status is None:
+            # Of a new process (`graced.app.new_process`) that ended before the command did.
+            return ""
+        if self._status < 0:
             return f"{self._name} was killed by signal {-self._status}"
         return f"{self._name} ended with status {self._status}"
 
