@@ -16,7 +16,13 @@ from typing import Any
 
 import pytest
 
-from support import FAREWELL, PASS, Client, FdStore, Graced, run_graced, settled
+from functional.goodbyes import (
+    IN_PARTS,
+    stop_between_parts,
+    stop_with_hundred_clients,
+    talk_until_told,
+)
+from support import PASS, FdStore, Graced, run_graced, settled
 from support.asynchronous import HERE, Counter
 from support.process import environment
 
@@ -129,29 +135,7 @@ def test_client_of_a_coroutine_that_never_pauses_is_told() -> None:
         Graced(*plugin("echo"), "--grace", "30", config=config) as graced,
         graced.connect() as client,
     ):
-        client.echo(b"hello")
-        graced.signal(SIGTERM)
-        for number in range(1_000_000):
-            message = b"%7d" % number
-            client.send(message)
-            heard = client.recv()
-            if heard != message:
-                break
-        assert heard == FAREWELL
-        assert client.recv_exactly(7) == message
-        client.close()
-        assert graced.wait() == 0
-
-
-IN_PARTS = b"part 0\npart 1\npart 2\n"
-
-
-def stop_between_parts(graced: Graced, client: Client) -> None:
-    """The signal comes when the client has the first part of its answer."""
-    client.send(b"hello\n")
-    heard = client.recv_exactly(7)
-    graced.signal(SIGTERM)
-    assert heard + client.recv_exactly(len(IN_PARTS) - len(heard)) == IN_PARTS
+        talk_until_told(graced, client)
 
 
 @LOOPS
@@ -218,15 +202,8 @@ def test_task_of_the_service_does_not_outlive_the_last_client() -> None:
 
 
 def test_hundred_clients_hear_the_end(address: str) -> None:
-    with Graced(*plugin("echo"), listen=address) as graced, ExitStack() as stack:
-        clients = [stack.enter_context(graced.connect()) for _ in range(100)]
-        for client in clients:
-            client.echo(b"hello")
-        graced.signal(SIGTERM)
-        for client in clients:
-            assert client.recv_to_end() == b""
-        assert graced.wait() == 0
-        assert graced.stopped[1:] == (100, 0)
+    with Graced(*plugin("echo"), listen=address) as graced:
+        stop_with_hundred_clients(graced)
 
 
 # Limits and the watchdog.

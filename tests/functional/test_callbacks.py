@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 
-from support import FAREWELL, PASS, Client, FdStore, Graced, NotifySocket, settled
+from functional.goodbyes import (
+    stop_between_parts,
+    stop_with_hundred_clients,
+    talk_until_told,
+)
+from support import FAREWELL, PASS, FdStore, Graced, NotifySocket, settled
 from support.kinds import HERE, Flood
 
 KINDS = ["stream", "asyncio", pytest.param("uvloop", marks=pytest.mark.needs("module uvloop"))]
@@ -190,18 +195,7 @@ def test_farewell_stands_alone_and_clients_are_served_after_it(start: Start, nam
 
 def test_client_that_never_pauses_is_told(start: Start) -> None:
     with start("TellingEcho", "--grace", "30") as graced, graced.connect() as client:
-        client.echo(b"hello")
-        graced.signal(SIGTERM)
-        for number in range(1_000_000):
-            message = b"%7d" % number
-            client.send(message)
-            heard = client.recv()
-            if heard != message:
-                break
-        assert heard == FAREWELL
-        assert client.recv_exactly(7) == message
-        client.close()
-        assert graced.wait() == 0
+        talk_until_told(graced, client)
 
 
 def test_farewell_in_the_words_of_a_method(start: Start) -> None:
@@ -232,15 +226,6 @@ def test_goodbye_comes_after_an_answer_in_parts(start: Start, config: str) -> No
         assert graced.stopped[1:] == (1, 0)
 
 
-def stop_between_parts(graced: Graced, client: Client) -> None:
-    """The signal comes when the client has the first part of its answer."""
-    whole = b"part 0\npart 1\npart 2\n"
-    client.send(b"hello\n")
-    heard = client.recv_exactly(7)
-    graced.signal(SIGTERM)
-    assert heard + client.recv_exactly(len(whole) - len(heard)) == whole
-
-
 def test_unsent_bytes_come_before_the_goodbye(start: Start) -> None:
     with start("Flood", "--grace", "30") as graced, graced.connect() as client:
         client.send(b"a")
@@ -263,16 +248,8 @@ def test_deadline_ends_a_client_in_the_middle_of_an_answer(start: Start) -> None
 
 
 def test_hundred_clients_hear_the_end(start: Start) -> None:
-    with start("Echo", "--grace", "30") as graced, ExitStack() as stack:
-        clients = [stack.enter_context(graced.connect()) for _ in range(100)]
-        for client in clients:
-            client.echo(b"hello")
-        graced.signal(SIGTERM)
-        for client in clients:
-            assert client.recv_to_end() == b""
-            client.close()
-        assert graced.wait() == 0
-        assert graced.stopped[1:] == (100, 0)
+    with start("Echo", "--grace", "30") as graced:
+        stop_with_hundred_clients(graced)
 
 
 # Limits and the watchdog.

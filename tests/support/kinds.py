@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socketserver
-import time
 from typing import Any
 
 from graced import StreamProtocol
@@ -130,8 +130,8 @@ class Failing(Echo):
         if data == b"exit":
             raise SystemExit("data is not nice")
         if data == b"block":
-            # A call in C, so that the frame that the warning names is this one.
-            time.sleep(3600)
+            # For ever, and in C: the frame that the warning names is this one.
+            select.poll().poll()
         if data == b"later":
             self.call_later(0, self.fail)
         self.dislikes_end = data == b"end"

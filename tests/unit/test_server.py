@@ -282,21 +282,6 @@ def test_batches_move_while_all_others_are_served(make: Make, io_threads: int) -
         client.close()
 
 
-def test_batch_of_a_thread_that_does_not_answer_stays(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "FREEZE_TIMEOUT", 0.1)
-    server = make(io_threads=3)
-    clients = [connect(server) for _ in range(10)]
-    for client in clients:
-        client.echo(b"hello")
-    with hanging(server.io_threads[0]), pytest.raises(StuckError):
-        server.freeze_batch(5)
-    for client in clients:
-        client.echo(b"served again")
-        client.close()
-
-
 @contextmanager
 def hanging(io_thread: IOThread) -> Iterator[None]:
     """The thread answers nothing meanwhile."""
@@ -321,8 +306,9 @@ def test_freeze_fails_when_a_thread_does_not_answer(
         server.freeze()
 
 
+@pytest.mark.parametrize("most", [None, 5], ids=["all", "batch"])
 def test_clients_stay_when_a_thread_does_not_answer(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch, most: int | None
 ) -> None:
     monkeypatch.setattr(server_module, "FREEZE_TIMEOUT", 0.1)
     server = make(io_threads=3)
@@ -330,7 +316,7 @@ def test_clients_stay_when_a_thread_does_not_answer(
     for client in clients:
         client.echo(b"hello")
     with hanging(server.io_threads[0]), pytest.raises(StuckError):
-        server.freeze()
+        server.freeze_batch(most) if most else server.freeze()
     for client in clients:
         client.echo(b"served again")
     assert (server.clients, server.admitted) == (10, 10)

@@ -162,22 +162,39 @@ def test_work_of_a_restored_client_is_known_as_that_of_a_new_one(client_is: str)
 # Restoring.
 
 
-def test_nobody_goes_on_before_all_are_restored() -> None:
-    heard: list[str] = []
+class Noting(Echo):
+    """Notes what it is told, in a list that a test gives it."""
 
-    class Noting(Echo):
-        def connection_made(self, transport: Any) -> None:
-            heard.append("made")
-            super().connection_made(transport)
+    heard: list[str]
 
-        def restore(self, state: bytes) -> None:
-            heard.append("restored")
-            super().restore(state)
+    def connection_made(self, transport: Any) -> None:
+        self.heard.append("made")
+        super().connection_made(transport)
 
-        def data_received(self, data: bytes) -> None:
-            heard.append("data")
-            super().data_received(data)
+    def restore(self, state: bytes) -> None:
+        self.heard.append("restored")
+        super().restore(state)
 
+    def data_received(self, data: bytes) -> None:
+        self.heard.append("data")
+        super().data_received(data)
+
+    def pause_writing(self) -> None:
+        self.heard.append("pause")
+
+    def resume_writing(self) -> None:
+        self.heard.append("resume")
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a `Noting` notes."""
+    noted: list[str] = []
+    monkeypatch.setattr(Noting, "heard", noted, raising=False)
+    return noted
+
+
+def test_nobody_goes_on_before_all_are_restored(heard: list[str]) -> None:
     with Scene(Noting, on_restored=lambda: heard.append("all")) as scene:
         scene.pool.restoring.begin()
         old = [scene.connect(b"state ", unsent=b"unsent ") for _ in range(2)]
@@ -196,24 +213,7 @@ def test_nobody_goes_on_before_all_are_restored() -> None:
         assert sorted(heard[5:]) == ["data"] * 3 + ["made"]
 
 
-def test_handler_learns_of_unsent_bytes_when_it_has_its_state() -> None:
-    heard: list[str] = []
-
-    class Noting(Echo):
-        def connection_made(self, transport: Any) -> None:
-            heard.append("made")
-            super().connection_made(transport)
-
-        def restore(self, state: bytes) -> None:
-            heard.append("restored")
-            super().restore(state)
-
-        def pause_writing(self) -> None:
-            heard.append("pause")
-
-        def resume_writing(self) -> None:
-            heard.append("resume")
-
+def test_handler_learns_of_unsent_bytes_when_it_has_its_state(heard: list[str]) -> None:
     with Scene(Noting) as scene:
         unsent = bytes(20_000_000)
         client = scene.connect(b"state ", unsent=unsent)
@@ -222,7 +222,7 @@ def test_handler_learns_of_unsent_bytes_when_it_has_its_state() -> None:
         client.recv_exactly(len(unsent))
         client.send(b"hello")
         assert client.recv_exactly(11) == b"state hello"
-        assert heard == ["made", "restored", "pause", "resume"]
+        assert heard == ["made", "restored", "pause", "resume", "data"]
 
 
 def test_new_client_that_waits_for_the_others_is_taken() -> None:
