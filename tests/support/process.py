@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import socket
 import subprocess
 import sys
 import tempfile
@@ -115,6 +116,7 @@ class _Running:
         """
         self.tracebacks = False
         """Whether the log may have a traceback in it."""
+        self._unix_clients = 0
         self._belongings = ExitStack()
         self._directory = Path(
             self._belongings.enter_context(tempfile.TemporaryDirectory(prefix="graced-"))
@@ -163,13 +165,20 @@ class _Running:
 
     def connect(self, number: int = 0, *, receive_buffer: int = 0) -> Client:
         """A new client, of the address with that number."""
-        return Client.connect(self.addresses[number], receive_buffer=receive_buffer)
+        client = Client.connect(self.addresses[number], receive_buffer=receive_buffer)
+        self._unix_clients += client.sock.family == socket.AF_UNIX
+        return client
 
     def served(self, number: int = 0) -> Client:
-        """A new client, which is known to have been accepted."""
-        count = self.log.count("<6>connection from")
+        """A new client, which is known to have been accepted.
+
+        The name of a Unix client is not known here: each that has connected has to be in the log.
+        """
         client = self.connect(number)
-        self.log.wait_for("<6>connection from", count + 1)
+        if client.sock.family == socket.AF_UNIX:
+            self.log.wait_for("<6>connection from unix:", self._unix_clients)
+        else:
+            self.log.wait_for(f"<6>connection from {re.escape(client.name)}$")
         return client
 
     def signal(self, signum: Signals) -> None:
