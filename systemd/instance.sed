@@ -4,3 +4,4 @@ s/`systemctl edit graced`/`systemctl edit graced@NAME`/
 /^# For port 7/,/socket-activated/d
 s/^Description=.*/Description=graced service %i/
 s/^ExecStart=.*/& --instance %i/
+s/^ExecReload=.*gracectl/& --instance %i/

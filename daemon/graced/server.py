@@ -24,12 +24,11 @@ from graced.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
     from typing import Any
 
     from graced.handlers.blocking import Blocking
     from graced.loop.interfaces import Listener, Mirror, Pool, Streaming, Watched
-
 
 IO_REPLY_TIMEOUT = 1.0
 """Seconds for the answer of an I/O thread to a request."""
@@ -162,6 +161,11 @@ class Server:
             self.addresses.remove(listener.name)
         return found
 
+    def accept(self, *, again: bool) -> None:
+        """Accept no more clients while the listeners stay open, or accept `again`."""
+        for thread in self.io_threads:
+            thread.accept(again=again)
+
     def settle(self) -> int:
         """Before `freeze`: let handlers that are busy save their state; all others go on.
 
@@ -187,22 +191,19 @@ class Server:
         A client stays where its blocking handler cannot be moved.  Raises `StuckError` where an
         I/O thread does not answer in time; all clients then stay, and no listener is accepted from.
         """
-        frozen = self._freeze_io()
+        frozen = self.freeze_batch()
         if self.pool:
             moved = self.pool.freeze(HANDLER_FREEZE_TIMEOUT)
             self._uncount(moved)
             frozen += moved
         return frozen
 
-    def freeze_batch(self, most: int) -> list[Client]:
-        """Stop serving up to `most` clients of each I/O thread; accept, and serve all others.
+    def freeze_batch(self, most: int | None = None, stay: Container[int] = ()) -> list[Client]:
+        """Stop serving up to `most` clients of each I/O thread; serve all others, and accept.
 
-        Clients of the threads of handlers are not among them.  Raises `StuckError`; all clients
-        then stay.
+        None has a handler's thread, or a descriptor in `stay`.  Without `most` all are frozen, and
+        no listener is accepted from.  Raises `StuckError`; all clients then stay.
         """
-        return self._freeze_io(most)
-
-    def _freeze_io(self, most: int | None = None) -> list[Client]:
         answers: SimpleQueue[None] = SimpleQueue()
         frozen_by: list[list[Client]] = [[] for _ in self.io_threads]
 
@@ -211,7 +212,7 @@ class Server:
             answers.put(None)
 
         for thread, clients in zip(self.io_threads, frozen_by, strict=True):
-            thread.freeze(partial(take, clients), most)
+            thread.freeze(partial(take, clients), most, stay)
         if not self._all_answer(answers, FREEZE_TIMEOUT):
             # A thread that is late freezes its clients yet, and then finds this request.
             for thread, clients in zip(self.io_threads, frozen_by, strict=True):
@@ -323,9 +324,10 @@ class Server:
         return self.admitted, self.echoed, self.probes, self.admission.refused
 
     def restore_counts(self, counts: tuple[int, int, int, int]) -> None:
-        """Go on counting where the last process has stopped.  Before `start`."""
-        to = self.admission
-        to.admitted, self._echoed_by_handlers, to.probes, to.refused = counts
+        """Go on counting where another process has stopped."""
+        self.admission.add(counts[0], *counts[2:])
+        with self._count_lock:
+            self._echoed_by_handlers += counts[1]
 
     # The end.
 

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from support.log import PATIENCE
 
@@ -85,7 +85,7 @@ class NotifySocket:
         self._poll = select.poll()
         self._thread = threading.Thread(target=self._read, name="test notify")
 
-    def __enter__(self) -> NotifySocket:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -61,6 +61,8 @@ class Claims:
         self._late: LateClaims | None = None
         self._places: Places | None = None
         """Where listeners are, if one of them is late or may move."""
+        self._is_shared = False
+        """Whether another process has the same pidfile and listeners, and needs them."""
 
     def claim(self, inherited: Inherited) -> None:
         """Claim pidfile and addresses; `inherited` listeners are used again.
@@ -69,12 +71,42 @@ class Claims:
         """
         found = inherited.clients or inherited.listeners.sockets or REFUSED in inherited.names
         self._goes_on = self._managed and bool(found)
-        self._belongings.callback(self._remove_pid_file)
+        self._belongings.callback(self._give_up_pid_file)
         if self._pid_file:
             try:
                 self.lock = _lock(self._pid_file)
             except (PidFileError, AlreadyRunningError) as error:
                 self._go_on_without_lock(error)
+        self._claim_listeners(inherited)
+
+    def claim_beside(self, inherited: Inherited, locked: int, *, goes_on: bool) -> None:
+        """The same in the new process of a reload: the old one serves from `inherited` listeners.
+
+        `locked`: the descriptor of the pidfile.  `goes_on`: without what the old one has not, too.
+        Raises `GracedError`.
+        """
+        self._goes_on = goes_on
+        self._is_shared = True
+        if not self._pid_file:
+            os.close(locked)
+            raise PidFileError("a reload needs a pidfile")
+        self.lock = _new_lock(self._pid_file, locked)
+        self._belongings.callback(self._give_up_pid_file)
+        self._claim_listeners(inherited)
+
+    def share(self) -> None:
+        """Leave pidfile and paths, at the end of this process, to another that serves there."""
+        self._is_shared = True
+        for each in self.listeners:
+            each.disown_path()
+
+    def own(self) -> None:
+        """Give up pidfile and paths at the end of this process: no other serves there."""
+        self._is_shared = False
+        for each in self.listeners:
+            each.own_path()
+
+    def _claim_listeners(self, inherited: Inherited) -> None:
         self.listeners = self._listen(inherited)
         for each in self.listeners:
             self._belongings.callback(each.close)
@@ -174,8 +206,10 @@ class Claims:
             raise error
         self._claim_late(error=error, attempt=self._lock_again)
 
-    def _remove_pid_file(self) -> None:
-        if self.lock:
+    def _give_up_pid_file(self) -> None:
+        if self.lock and self._is_shared:
+            self.lock.leave()
+        elif self.lock:
             self.lock.remove()
 
     @property
@@ -271,8 +305,8 @@ def _lock(path: str) -> PidFile:
         raise
 
 
-def _new_lock(path: str) -> PidFile:
+def _new_lock(path: str, locked: int = -1) -> PidFile:
     # A start without a pidfile does without this module.
     from graced.process.pidfile import PidFile  # noqa: PLC0415
 
-    return PidFile(path)
+    return PidFile(path, locked)

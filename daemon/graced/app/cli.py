@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from graced.app import command_line, configuration, service
-from graced.app.launch import Launch
+from graced.app import command_line, configuration, refusal, service
+from graced.app.launch import RELOAD, Launch
 from graced.errors import FailedError, GracedError
 from graced.log import events, sinks, writer
 from graced.systemd import notify
@@ -43,11 +43,19 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(argv: Sequence[str]) -> int:
+    beside = None
+    if RELOAD in os.environ:
+        # Only the new process of a reload needs it.
+        from graced.app import offer  # noqa: PLC0415
+        from graced.app.reloaded import Reloaded  # noqa: PLC0415
+
+        if invitation := offer.of_this_process(os.environ):
+            beside = Reloaded(invitation)
     launch = Launch.of_this_process(argv)
     try:
         given = command_line.parse(argv)
     except GracedError:
-        service.refuse(configuration.salvage(None, {}))
+        refusal.refuse(configuration.salvage(None, {}))
         raise
     sinks.identify(given.instance.full_name)
     if given.check_config:
@@ -69,10 +77,14 @@ def _run(argv: Sequence[str]) -> int:
     try:
         settings = configuration.load(given.config, given.overrides, given.instance)
     except GracedError:
-        service.refuse(configuration.salvage(given.config, given.overrides, given.instance))
+        refusal.refuse(configuration.salvage(given.config, given.overrides, given.instance))
         raise
     pid_file = _pid_file(given, settings)
-    return service.run(settings, pid_file=pid_file, daemon=given.daemon, launch=launch)
+    if beside:
+        launch.environment |= beside.held
+    return service.run(
+        settings, pid_file=pid_file, daemon=given.daemon, launch=launch, beside=beside
+    )
 
 
 def _pid_file(given: Given, settings: Settings) -> str | None:

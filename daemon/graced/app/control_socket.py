@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from graced.app.settings import Settings
     from graced.control.endpoint import Endpoint
+    from graced.control.subject import Reload
     from graced.handlers.registry import Handler
     from graced.log.writer import Log
     from graced.process.supervisor import Supervisor
@@ -74,10 +75,11 @@ class ControlSocket:
         settings: Settings,
         handler: Handler | None,
         inherited: tuple[int, int | None] | None,
+        reload: Callable[[], Reload] | None,
     ) -> None:
         """Answer questions about a service that serves.
 
-        `stop` and `inherited`: see `graced.control.subject.Subject`.
+        `stop`, `inherited` and `reload`: see `graced.control.subject.Subject`.
         """
         if not self._endpoint:
             return
@@ -93,6 +95,7 @@ class ControlSocket:
                 handler=settings.handler,
                 max_handler_threads=settings.max_handler_threads if registry.blocks(handler) else 0,
                 inherited=inherited,
+                reload=reload,
                 since=monotonic(),
             )
         )
@@ -102,3 +105,15 @@ class ControlSocket:
         """Leave the file to the next process."""
         if self._endpoint:
             self._endpoint.disown_path()
+
+    def bind_again(self) -> None:
+        """Take the file back, of a process that has died; one record in the log if that fails."""
+        if self._endpoint:
+            try:
+                self._endpoint.bind_again()
+            except OSError as error:
+                events.CONTROL_ABSENT(path=self._path, reason=error.strerror or error)
+
+    def __bool__(self) -> bool:
+        """Whether there is a directory for it."""
+        return bool(self._path)

@@ -12,6 +12,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+RELOAD = "GRACED_RELOAD"
+"""The variable by which a process learns that it is the new one of a reload.
+
+Its name and format are an interface between two versions of graced: `graced.app.new_process`."""
 _AS_MODULE = ["-m", "graced"]
 
 

@@ -5,8 +5,9 @@ the channel (`graced.reload.channel`) as descriptor `CHANNEL`.  The *command* th
 a daemon, as ever; that daemon is the new process, a child of PID 1, and says HELLO with its pid.
 Until then it cannot be killed by its pid, and ends by itself when the channel does.
 
-The program learns from `VARIABLE` in its environment that it is a new process.  Name and format are
-an interface between two versions of graced, as that of a preflight.
+The program learns from `RELOAD` in its environment that it is a new process, which may not speak
+to the service manager yet.  So the variables that it will need for that have other names, which
+begin with `HELD`: a version that knows nothing of them does not speak either.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 from contextlib import suppress
 
 from graced.app.child import Child, without_service_manager
+from graced.app.launch import RELOAD
 from graced.reload.channel import Channel
 from graced.reload.table import Message
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from graced.app.launch import Launch
     from graced.reload.channel import Letter
 
-VARIABLE = "GRACED_RELOAD"
+HELD = "GRACED_HELD_"
+HELD_BACK = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "JOURNAL_STREAM")
 CHANNEL = 3
 """The number of the descriptor in the new process."""
 
@@ -39,9 +42,19 @@ class NewProcess(Child):
         """Start the command.  Raises `OSError`."""
         self.channel, theirs = Channel.pair()
         self._daemon = -1
+        self._daemon_pid = 0
         self._said = ""
+        self.was_left = False
+        """Whether `leave` was called."""
+        self._has_command = True
+        self._is_gone = False
         environment = without_service_manager(launch.environment)
-        environment[VARIABLE] = f"pid={os.getpid()} channel={CHANNEL}"
+        environment |= {
+            f"{HELD}{name}": launch.environment[name]
+            for name in HELD_BACK
+            if name in launch.environment
+        }
+        environment[RELOAD] = f"pid={os.getpid()} channel={CHANNEL}"
         try:
             super().__init__(
                 [*launch.program, *launch.arguments],
@@ -66,34 +79,71 @@ class NewProcess(Child):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.kill()
+        if not self.was_left:
+            self.kill()
+            super().__exit__(kind, error, traceback)
         self.channel.close()
-        super().__exit__(kind, error, traceback)
         if self._daemon >= 0:
             os.close(self._daemon)
 
     @property
+    def pid(self) -> int:
+        """Of the new process, once it has said HELLO."""
+        return self._daemon_pid
+
+    @property
     def watched(self) -> list[int]:
         """The descriptors that are readable when there is something to `look` at."""
-        return [fd for fd in (self.channel.fileno(), self.fileno(), self._daemon) if fd >= 0]
+        found = []
+        if not self.channel.ended:
+            found.append(self.channel.fileno())
+        if self._has_command:
+            found.append(self.fileno())
+        if not self._is_gone:
+            found.append(self._daemon)
+        return [fd for fd in found if fd >= 0]
+
+    def leave(self) -> None:
+        """Reap the command: the new process will not be killed any more, it has clients."""
+        with suppress(ProcessLookupError):
+            # It has nothing to do any more, and is about to end by itself.
+            os.kill(self._pid, signal.SIGKILL)
+        # A handler that waits for any child may have reaped it.
+        with suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        self._restore()
+        self.was_left = True
+        self._has_command = False
+
+    @property
+    def is_reaped(self) -> bool:
+        """Whether the service manager knows that the new process is gone."""
+        try:
+            signal.pidfd_send_signal(self._daemon, 0)
+        except ProcessLookupError:
+            return True
+        return False
 
     def look(self) -> tuple[list[Letter], bool]:
         """The letters since the last look; and whether the new process is gone, so none follows."""
         # Before the letters are read: then they are all that it has said.
-        gone = self._daemon >= 0 and _is_readable(self._daemon)
-        ended = not self.running
+        self._is_gone = self._daemon >= 0 and _is_readable(self._daemon)
+        ended = self.was_left or not self.running
+        self._has_command = not ended
         letters = []
         while letter := self.channel.receive():
             self._note(letter)
             letters.append(letter)
-        unknown = self._daemon < 0
-        return letters, gone or (unknown and ended and self.channel.ended)
+        # The command ends after its daemon, and may say why that has failed.
+        is_over = self._is_gone if self._daemon >= 0 else self.channel.ended
+        return letters, ended and is_over
 
     def _note(self, letter: Letter) -> None:
         if letter.message is Message.HELLO:
             # Gone already: then the channel has ended, too.
+            self._daemon_pid = letter.number("pid")
             with suppress(OSError):
-                self._daemon = os.pidfd_open(letter.number("pid"))
+                self._daemon = os.pidfd_open(self._daemon_pid)
         elif letter.message is Message.FAILED:
             self._said = letter.data.decode("utf-8", "replace")
 
@@ -110,6 +160,8 @@ class NewProcess(Child):
     @property
     def reason(self) -> str:
         """Why it is gone, in one line."""
+        if self.was_left:
+            return f"the new process with pid {self.pid} is gone"
         return self._said or super().reason or "the new process has ended without a word"
 
 

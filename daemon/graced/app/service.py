@@ -6,46 +6,52 @@ Only the package `graced.app` imports settings; this module passes plain values 
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from signal import SIGTERM
-from time import monotonic
 
-from graced.app import handler_path
+from graced.app import handler_path, refusal
 from graced.app.assembly import build
 from graced.app.claims import Claims
 from graced.app.control_socket import ControlSocket
+from graced.app.running import Running
 from graced.app.settings import Settings
+from graced.app.take_over import TakeOver
 from graced.errors import HANDED_OVER, FailedError, GracedError, StartError
 from graced.handlers import registry
-from graced.handover.fdstore import LISTENERS, FdStore, is_mirrored
+from graced.handover.fdstore import LISTENERS, FdStore
 from graced.handover.inherited import Inherited
 from graced.log import events, sinks, writer
-from graced.log.event import plural
 from graced.log.writer import Log
 from graced.loop.acceptor import MAX_LINGERING
 from graced.process import limits
 from graced.process.supervisor import Supervisor
-from graced.server import Server
 from graced.signals import HANDOVER, SignalInbox, expect_service_manager
 from graced.systemd import activation
 from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from signal import Signals
     from socket import socket
 
     from graced.app.launch import Launch
-    from graced.handover.mirror import Mirror
+    from graced.app.offer import Offer
+    from graced.app.reloaded import Reloaded
     from graced.process.daemonize import Parent
-    from graced.sockets.listener import Listener
 
 
-def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launch) -> int:
+def run(
+    settings: Settings,
+    *,
+    pid_file: str | None,
+    daemon: bool,
+    launch: Launch,
+    beside: Reloaded | None = None,
+) -> int:
     """Serve until told to stop; with `daemon`, return in the parent when the daemon serves.
 
-    `launch`: how this process was started.
+    `launch`: how this process was started.  `beside`: of the new process of a reload.
     Return the exit status.  Raises `GracedError`; a `FailedError` has been logged.
     """
     with ExitStack() as belongings:
@@ -60,9 +66,13 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launc
         expect_service_manager(os.environ, os.getpid())
         log = writer.open_log(settings.level, sinks.sink_for(detached=False))
         belongings.callback(log.stop)
-        service = Service(settings, pid_file, log, belongings, launch)
+        service = Service(settings, pid_file, log, belongings, launch, beside)
         try:
-            service.claim()
+            if beside:
+                # It claims what the old process offers to the daemon.
+                service.configure()
+            else:
+                service.claim()
             return service.serve_detached(foreign) if daemon else service.serve()
         except StartError:
             # The system was short of something: the next try may find it, and the clients.
@@ -77,35 +87,6 @@ def run(settings: Settings, *, pid_file: str | None, daemon: bool, launch: Launc
             raise FailedError(repr(error)) from error
 
 
-def refuse(settings: Settings) -> None:
-    """Tell the inherited clients of a start that is refused before there is a `Service`.
-
-    systemd does not try again after such a refusal, and closes these clients.
-    `settings`: the valid part of the configuration, for the words of the farewell.
-    """
-    with suppress(GracedError):
-        passed = activation.passed(os.environ, os.getpid())
-        if passed:
-            log = writer.open_log(settings.level, sinks.sink_for(detached=False))
-            inherited = Inherited(passed)
-            inherited.turn_away(_last_words(settings, os.environ, inherited))
-            log.stop()
-
-
-def _last_words(settings: Settings, environ: Mapping[str, str], inherited: Inherited) -> bytes:
-    """The farewell that the inherited clients understand; empty: none is known.
-
-    Any text could be wrong in the protocol of a handler that cannot be imported, or of another: the
-    clients of another count as told.
-    """
-    try:
-        handler = handler_path.find(settings, environ)
-    except GracedError:
-        return b""
-    inherited.expect_handler(registry.name_of(handler))
-    return (handler.farewell or b"") if handler else settings.farewell
-
-
 class Service:
     """A service from its claims (listeners, pidfile, limits) to its end.  Main thread only."""
 
@@ -116,33 +97,39 @@ class Service:
         log: Log,
         belongings: ExitStack,
         launch: Launch,
+        beside: Reloaded | None = None,
     ) -> None:
-        """`belongings` closes everything at the end that the service opens."""
+        """`belongings` closes everything at the end that the service opens.
+
+        `beside`: of the new process of a reload.
+        """
         self._settings = settings
         self._log = log
         self._belongings = belongings
         self._launch = launch
+        self._beside = beside
         self._passed: set[int] = set()
-        self._notifier = Notifier()
+        self._notifier = Notifier({**beside.held}, mute=True) if beside else Notifier()
         belongings.callback(self._notifier.close)
         self._store = FdStore(self._notifier)
         belongings.callback(self._store.close)
         self._claims = Claims(settings, pid_file, belongings, managed=self._notifier.managed)
         self._inherited: Inherited | None = None
         """Clients and listeners of the last process, until the take-over."""
-        self._handed_over: tuple[int, int | None] | None = None
-        """The number of these clients, and the milliseconds in which they were not served."""
+        self._take_over: TakeOver
         # Before the fork: the service manager has started this process.
         self._control = ControlSocket(os.environ, os.getpid())
 
-    def claim(self) -> None:
-        """Claim everything that can be refused, before the fork: on the terminal of the command.
+    def configure(self) -> None:
+        """Get the handler, and see whether its clients are within the limits.
 
         Raises `GracedError`.
         """
         settings = self._settings
         passed = activation.passed(os.environ, os.getpid())
         self._passed = {fd for fd, _ in passed}
+        if self._beside:
+            self._passed.update(self._beside.descriptors)
         limits.raise_descriptors(settings.max_clients, others=MAX_LINGERING)
         self._inherited = Inherited(passed, self._claims.keepalive)
         if not registry.is_built_in(settings.handler):
@@ -161,6 +148,14 @@ class Service:
         threads = settings.max_handler_threads
         if registry.blocks(self._handler) and (lack := limits.lack_of_tasks(threads)):
             events.LIMITS(reason=lack)
+
+    def claim(self) -> None:
+        """Claim everything that can be refused, before the fork: on the terminal of the command.
+
+        Raises `GracedError`.
+        """
+        self.configure()
+        assert self._inherited
         self._claims.claim(self._inherited)
 
     def refuse(self, error: GracedError) -> None:
@@ -169,6 +164,9 @@ class Service:
         Where the service manager tries again, the next start learns of the refusal.  Else the
         inherited clients are told that the server is going offline, unless clients are served.
         """
+        if self._beside:
+            # The old process serves, and says why.
+            return
         if error.passes and self._notifier.managed:
             self._store.note_refusal()
         else:
@@ -179,13 +177,13 @@ class Service:
         if self._inherited:
             for each in self._claims.listeners:
                 self._inherited.listeners.give_back_or_close(each)
-            words = _last_words(self._settings, self._launch.environment, self._inherited)
+            words = refusal.last_words(self._settings, self._launch.environment, self._inherited)
             self._inherited.turn_away(words)
 
     def turn_away_unstored(self) -> None:
         """Tell the inherited clients that the next try to start would not find."""
-        if self._inherited:
-            words = _last_words(self._settings, self._launch.environment, self._inherited)
+        if self._inherited and not self._beside:
+            words = refusal.last_words(self._settings, self._launch.environment, self._inherited)
             self._inherited.turn_away_unstored(words)
 
     def serve_detached(self, foreign: frozenset[int]) -> int:
@@ -202,12 +200,19 @@ class Service:
         parent = daemonize.daemonize(self._notifier, ours, keep_stderr=keep_stderr)
         if parent is None:
             self._leave_to_daemon()
-            terminal.tell(self._claims.listeners, self._claims.lock, keep_stderr=keep_stderr)
+            if not self._beside:
+                terminal.tell(self._claims.listeners, self._claims.lock, keep_stderr=keep_stderr)
             return 0
         if not keep_stderr:
             self._log.sink = sinks.sink_for(detached=True)
         with parent:
             return self.serve(parent)
+
+    def _claim_offer(self, offer: Offer) -> None:
+        offer.take_stderr()
+        self._log.sink = sinks.sink_for(detached=not sinks.stderr_outlives_us())
+        self._inherited = offer.inherited(self._claims.keepalive)
+        self._claims.claim_beside(self._inherited, offer.pid_file, goes_on=offer.goes_on)
 
     def _leave_to_daemon(self) -> None:
         """In the parent: pidfile and paths of Unix sockets belong to the daemon now."""
@@ -227,147 +232,167 @@ class Service:
     def serve(self, parent: Parent | None = None) -> int:
         """The life of the service: start, serve, drain, stop.  Return the exit status."""
         with SignalInbox() as inbox:
-            self._log.start()
-            # Modules that not every service needs, now: an upgrade may replace the files later.
-            mirror = mirrored = None
-            if self._mirrors:
-                from graced.handover.mirror import Mirror  # noqa: PLC0415
-                from graced.handover.mirror_store import MirrorStore  # noqa: PLC0415
-
-                names = self._inherited.names if self._inherited else ()
-                mirrored = MirrorStore(self._notifier, names)
-                mirror = Mirror(mirrored.replace)
-            if self._keeps:
-                from graced.app.next_start import try_next_start  # noqa: PLC0415
             try:
-                stop = partial(inbox.put, SIGTERM)
-                server, parts = build(
-                    self._settings, self._handler, self._claims.listeners, mirror, stop
-                )
-            except OSError as error:
-                reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
-                raise StartError(reason) from None
-            supervisor = Supervisor(
-                server, inbox, self._notifier, grace=self._settings.grace_period
+                if self._beside and not self._beside.get_offer(inbox, self._claim_offer):
+                    return 0
+                return self._serve(inbox, parent)
+            except BaseException as error:
+                if self._beside:
+                    self._beside.refuse(error)
+                raise
+
+    def _serve(self, inbox: SignalInbox, parent: Parent | None) -> int:
+        self._log.start()
+        running = self._build(inbox)
+        if not self._start(running, parent):
+            return 0
+        server, supervisor = running.server, running.supervisor
+        self._claims.try_again(server, supervisor, self._take_over.store_listeners)
+        signum = supervisor.serve()
+        while running.reloading and not running.reloading.lets_stop(signum):
+            signum = supervisor.serve()
+        signum, handing_over = self._hand_over(running, signum)
+        return self._stop(running, signum, handing_over=handing_over)
+
+    def _build(self, inbox: SignalInbox) -> Running:
+        """Make everything that serving takes.  Raises `GracedError`."""
+        take_over = self._take_over = TakeOver(
+            self._settings,
+            self._handler,
+            self._claims,
+            self._store,
+            self._control,
+            managed=self._notifier.managed,
+        )
+        # Modules that not every service needs, now: an upgrade may replace the files later.
+        mirror = mirrored = None
+        if take_over.mirrors:
+            from graced.handover.mirror import Mirror  # noqa: PLC0415
+            from graced.handover.mirror_store import MirrorStore  # noqa: PLC0415
+
+            names = self._inherited.names if self._inherited else ()
+            mirrored = MirrorStore(self._notifier, names)
+            mirror = Mirror(mirrored.replace)
+        if take_over.keeps:
+            from graced.app import next_start  # noqa: F401, PLC0415
+        stop = partial(inbox.put, SIGTERM)
+        try:
+            server, parts = build(
+                self._settings, self._handler, self._claims.listeners, mirror, stop
             )
+        except OSError as error:
+            reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
+            raise StartError(reason) from None
+        supervisor = Supervisor(server, inbox, self._notifier, grace=self._settings.grace_period)
+        if not self._beside:
             self._claims.write_pid()
-            self._claims.prepare()
-            self._take_over(server, supervisor, mirror)
-            self._control.serve(
-                server,
-                supervisor,
-                stop,
-                self._log,
-                self._settings,
-                self._handler,
-                self._handed_over,
-            )
-            addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
-            events.STARTED(addresses=addresses, pid=os.getpid())
+        self._claims.prepare()
+        return Running(
+            server=server,
+            parts=parts,
+            supervisor=supervisor,
+            mirror=mirror,
+            mirrored=mirrored,
+            stop=stop,
+            reloading=None,
+        )
+
+    def _start(self, running: Running, parent: Parent | None) -> bool:
+        """Begin to serve; False: the old process of a reload has called it off."""
+        if self._beside and parent:
+            self._attend_to_reloads(running)
+            parent.serving()
+            if not self._beside.get_ready(self._notifier, partial(self._accept, running)):
+                return False
+        else:
+            self._accept(running)
             if parent:
                 self._notifier.barrier()
                 parent.serving()
-            self._claims.try_again(server, supervisor, self._store_listeners)
-            signum = supervisor.serve()
-            handing_over = False
-            if signum is HANDOVER and self._keeps and self._notifier.listens_again():
-                self._store.reserve()
-                signum, handing_over = try_next_start(
-                    self._launch, supervisor, self._notifier, self._claims
-                )
-            if handing_over:
-                self._store.settle()
-                if mirror and mirrored:
-                    mirror.close()
-                    # The kernel counts references: a client that is mirrored counts twice.
-                    if not limits.has_room_in_flight(mirror.copies + server.clients + 1):
-                        mirrored.release()
-                supervisor.hand_over_clients(self._store, registry.name_of(self._handler))
-                self._disown_paths()
-            self._claims.stop()
-            supervisor.drain(signum)
-            if not handing_over:
-                # A stop shuts the listeners, for every process that has a copy.
-                self._store.forget({LISTENERS})
-            supervisor.stop()
-            if parts:
-                from graced.app import last_steps  # noqa: PLC0415
-
-                last_steps.run(parts.call_shutdown, server.deadline)
-        return HANDED_OVER if handing_over else 0
-
-    @property
-    def _keeps(self) -> bool:
-        """Whether the next start shall inherit anything."""
-        return self._notifier.managed and self._settings.keep != "never"
-
-    @property
-    def _mirrors(self) -> bool:
-        """Whether clients shall outlive a crash."""
-        return self._notifier.managed and self._settings.keep == "always"
-
-    def _take_over(self, server: Server, supervisor: Supervisor, mirror: Mirror | None) -> None:
-        """Start to serve, inherited clients first.
-
-        The store is changed at the end: a start that fails before takes nothing out of the store
-        and puts nothing in.
-        """
-        inherited = self._inherited
-        assert inherited
-        if self._handler and not inherited.frozen:
-            # The state of a blocking handler has gone with its process.
-            for client in inherited.clients:
-                client.counted = False
-        if reason := inherited.expect_handler(registry.name_of(self._handler)):
-            events.NOT_INHERITED(reason=reason)
-        if self._handler and self._handler.asynchronous:
-            from graced.app import loop_choice  # noqa: PLC0415
-
-            listeners, clients = self._claims.listeners, inherited.clients
-            if reason := loop_choice.leave_out(self._settings, self._handler, listeners, clients):
-                events.NOT_INHERITED(reason=reason)
-        server.restore_counts(inherited.counts)
-        count = sum(client.counted for client in inherited.clients)
-        waited = round(1000 * (monotonic() - inherited.frozen))
-        how = f"in {waited} ms" if inherited.frozen else "after a crash"
-        supervisor.note = f"; inherited {plural(count, 'client')} {how}" * bool(inherited.clients)
-        supervisor.missing = self._claims.missing
-        # Before READY=1: then an operator can ask.
-        self._control.bind(self._settings, self._claims.listeners, self._belongings)
-
-        def retire() -> None:
-            # Before READY=1: then nobody reaches a listener that is configured no more.
-            if surplus := inherited.retire_listeners():
-                server.adopt(surplus)
-
-        supervisor.start(inherited.clients, inherited.begin_to_serve, retire)
-        self._inherited = None
-        if inherited.clients:
-            self._handed_over = (count, waited if inherited.frozen else None)
-        if inherited.clients and inherited.frozen:
-            events.INHERITED(clients=count, milliseconds=waited)
-        elif inherited.clients:
-            events.INHERITED_AFTER_CRASH(clients=count)
-        if mirror:
-            mirror.start()
-        # The mirror removes its own, and listeners that are used again stay where they are.
-        self._store.forget(
-            name
-            for name in inherited.names
-            if not (mirror and is_mirrored(name)) and not (self._keeps and name == LISTENERS)
+                if self._notifier.managed:
+                    # Clients are served by now, and do not wait for further imports.
+                    self._attend_to_reloads(running)
+        self._control.serve(
+            running.server,
+            running.supervisor,
+            running.stop,
+            self._log,
+            self._settings,
+            self._handler,
+            self._take_over.handed_over,
+            running.reloading.ask if running.reloading else None,
         )
-        if self._keeps:
-            self._store_listeners([each for each in self._claims.listeners if not each.inherited])
-            self._store.reserve()
-        for each in self._claims.listeners:
-            each.own_path()
+        return True
 
-    def _disown_paths(self) -> None:
-        self._control.disown_path()
-        if self._keeps:
-            for each in self._claims.listeners:
-                each.disown_path()
+    def _accept(self, running: Running) -> None:
+        """Serve the inherited clients, and new ones."""
+        if self._beside:
+            self._beside.begin(running.server, running.supervisor, self._claims, self._handler)
+        assert self._inherited
+        self._take_over.begin(
+            self._inherited, running, self._belongings, partial(setattr, self, "_inherited", None)
+        )
+        addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
+        events.STARTED(addresses=addresses, pid=os.getpid())
 
-    def _store_listeners(self, listeners: Sequence[Listener]) -> None:
-        if self._keeps:
-            self._store.store_listeners(each.sock for each in listeners if not each.passed)
+    def _attend_to_reloads(self, running: Running) -> None:
+        from graced.app.reloading import Reloading  # noqa: PLC0415
+
+        running.reloading = Reloading(
+            self._launch,
+            running.server,
+            running.supervisor,
+            self._notifier,
+            self._store,
+            self._claims,
+            self._control,
+            handler=registry.name_of(self._handler),
+            grace=self._settings.grace_period,
+            stop=running.stop,
+            beside=self._beside,
+            mirrors=self._take_over.mirrors,
+        )
+        running.supervisor.attend(running.reloading)
+
+    def _hand_over(self, running: Running, signum: Signals) -> tuple[Signals, bool]:
+        """Hand clients over, if that was asked for; the signal to drain for, and whether so."""
+        keeps = self._take_over.keeps
+        if not (signum is HANDOVER and keeps and self._notifier.listens_again()):
+            return signum, False
+        from graced.app.next_start import try_next_start  # noqa: PLC0415
+
+        self._store.reserve()
+        signum, handing_over = try_next_start(
+            self._launch, running.supervisor, self._notifier, self._claims
+        )
+        if handing_over:
+            self._store.settle()
+            mirror = running.mirror
+            if mirror and running.mirrored:
+                mirror.close()
+                # The kernel counts references: a client that is mirrored counts twice.
+                if not limits.has_room_in_flight(mirror.copies + running.server.clients + 1):
+                    running.mirrored.release()
+            running.supervisor.hand_over_clients(self._store, registry.name_of(self._handler))
+            self._take_over.leave_paths()
+        return signum, handing_over
+
+    def _stop(self, running: Running, signum: Signals, *, handing_over: bool) -> int:
+        """Drain, and end.  Return the exit status."""
+        supervisor, reloading = running.supervisor, running.reloading
+        self._claims.stop()
+        has_moved = bool(reloading and reloading.has_moved)
+        if has_moved:
+            supervisor.drain_for(self._settings.grace_period)
+        else:
+            supervisor.drain(signum)
+        goes_on = handing_over or bool(reloading and reloading.ends_beside())
+        if not goes_on:
+            # A stop shuts the listeners, for every process that has a copy.
+            self._store.forget({LISTENERS})
+        supervisor.stop(events.REST_ENDED if has_moved else events.STOPPED)
+        if running.parts:
+            from graced.app import last_steps  # noqa: PLC0415
+
+            last_steps.run(running.parts.call_shutdown, running.server.deadline)
+        return HANDED_OVER if goes_on else 0

@@ -7,6 +7,7 @@ a service that nobody asks anything for no more.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 from contextlib import suppress
@@ -44,21 +45,33 @@ class Endpoint:
         self._thread: ControlThread | None = None
         self.due = inf
         """Monotonic time of the next look at peers that wait without an event."""
+        self.interest = select.POLLIN
+        """0 until then."""
+        self._sock = self._bind()
+
+    def _bind(self) -> socket.socket:
         # Renamed when it listens: nobody finds a socket that is not served.
-        own = f"{path}.new"
-        _refuse_other_files(path)
+        own = f"{self._path}.new"
+        _refuse_other_files(self._path)
         with suppress(FileNotFoundError):
             os.unlink(own)
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            self._sock.bind(own)
+            sock.bind(own)
             os.chmod(own, MODE)
-            self._sock.listen(BACKLOG)
+            sock.listen(BACKLOG)
             self._inode = os.stat(own).st_ino
-            os.rename(own, path)
+            os.rename(own, self._path)
         except BaseException:
-            self._sock.close()
+            sock.close()
             raise
+        return sock
+
+    def bind_again(self) -> None:
+        """Take the path back from a process that has died.  Raises `OSError`."""
+        with self._bind() as sock:
+            # The descriptor is watched, and keeps its number.
+            os.dup2(sock.fileno(), self._sock.fileno(), inheritable=False)
 
     def fileno(self) -> int:
         """The descriptor that is readable when a peer has connected."""
@@ -70,7 +83,7 @@ class Endpoint:
 
     def look(self) -> None:
         """Accept the peers that have connected."""
-        self.due = inf
+        self.due, self.interest = inf, select.POLLIN
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 sock, _address = self._sock.accept()
@@ -80,7 +93,7 @@ class Endpoint:
                 continue
             except OSError as error:
                 events.CONTROL_FAILED(reason=f"cannot accept a peer: {error.strerror}")
-                self.due = monotonic() + PAUSE
+                self.due, self.interest = monotonic() + PAUSE, 0
                 return
             sock.setblocking(False)
             try:

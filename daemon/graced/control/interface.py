@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 CONTROL = "io.graced.Control"
 INTERFACES = (CONTROL, SERVICE)
-ACTS = frozenset({f"{CONTROL}.CloseClients", f"{CONTROL}.Drain"})
+ACTS = frozenset({f"{CONTROL}.CloseClients", f"{CONTROL}.Drain", f"{CONTROL}.Reload"})
 """The methods that need more than the right to look."""
 PROGRESS_INTERVAL = 1.0
-"""Seconds between two replies about a drain in which nothing happens."""
+"""Seconds between two replies about a drain or a reload in which nothing happens."""
 BY_OPERATOR = "closed by an operator"
 """The reason in the log for a client that an operator has closed."""
 URL = "man:gracectl(1)"
@@ -59,6 +59,7 @@ class Interface:
             f"{CONTROL}.ListClients": self._list_clients,
             f"{CONTROL}.CloseClients": self._close_clients,
             f"{CONTROL}.Drain": self._drain,
+            f"{CONTROL}.Reload": self._reload,
         }
 
     def answer(self, call: Call, rights: Rights) -> Replies:
@@ -137,3 +138,20 @@ class Interface:
                 yield found, True
             else:
                 yield None, True
+
+    def _reload(self, call: Call, rights: Rights) -> Replies:
+        check_names(call.parameters)
+        if not call.more:
+            raise VarlinkError(f"{SERVICE}.ExpectedMore")
+        if not self._subject.reload:
+            raise VarlinkError(f"{CONTROL}.NoReload")
+        events.RELOAD_ORDERED(user=rights.user)
+        reload = self._subject.reload()
+        said_at = -inf
+        while not (found := report.outcome(reload))["ended"]:
+            if monotonic() >= said_at + PROGRESS_INTERVAL:
+                said_at = monotonic()
+                yield found, True
+            else:
+                yield None, True
+        yield found, False

@@ -7,13 +7,13 @@ from time import monotonic, time
 
 from graced import __version__
 from graced.process import limits
-from graced.process.supervisor import State
+from graced.process.lifecycle import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from graced.control.subject import Subject
+    from graced.control.subject import Reload, Subject
 
 
 def status(subject: Subject) -> dict[str, Any]:
@@ -61,6 +61,19 @@ def progress(subject: Subject) -> dict[str, Any]:
         "closed": server.closed,
         "secondsLeft": None if deadline is None else round(max(0.0, deadline - monotonic()), 3),
         "ended": subject.supervisor.lifecycle.state is State.STOPPED,
+    }
+
+
+def outcome(reload: Reload) -> dict[str, Any]:
+    """How a reload went: the parameters of a reply of ``Reload``."""
+    # First: the rest changes no more when it is true.
+    ended = reload.ended
+    return {
+        "ended": ended,
+        "reason": reload.reason if ended else "",
+        "pid": reload.pid,
+        "moved": reload.moved,
+        "remaining": reload.remaining,
     }
 
 

@@ -13,6 +13,24 @@ if TYPE_CHECKING:
     from graced.server import Server
 
 
+class Reload:
+    """A reload that was asked for.  The main thread writes, and any thread may read."""
+
+    __slots__ = ("ended", "moved", "pid", "reason", "remaining")
+
+    def __init__(self) -> None:
+        self.ended = False
+        """Whether it has ended, and nothing of the rest changes any more."""
+        self.reason = ""
+        """Why it has failed; empty: it has not."""
+        self.moved = 0
+        """Clients that the new process has."""
+        self.remaining = 0
+        """Clients that the old process drains."""
+        self.pid = 0
+        """Of the new process."""
+
+
 class Subject(SimpleNamespace):
     """A service, with what does not change while it serves.  Any thread may read."""
 
@@ -21,6 +39,8 @@ class Subject(SimpleNamespace):
     log: Log
     stop: Callable[[], None]
     """Begins a stop, as SIGTERM does."""
+    reload: Callable[[], Reload] | None
+    """Begins a reload; any thread may call.  None: there can be none."""
     name: str
     """That of the unit, without its type."""
     handler: str

@@ -93,6 +93,14 @@ class FdStore:
         receiver = self._bundle.receiver
         self._notifier.store(CLIENTS, [receiver], sent=receiver.close)
 
+    def reserve_again(self) -> None:
+        """Take the place back that another process has had meanwhile."""
+        if self._bundle:
+            self._bundle.close()
+            self._bundle = None
+        self._notifier.forget(CLIENTS)
+        self.reserve()
+
     def settle(self) -> None:
         """Wait until listeners and bundle have been sent, for `SETTLE_TIMEOUT` at most.
 

@@ -32,9 +32,16 @@ class Inherited:
     """Listening sockets and clients of the last process.  Main thread only."""
 
     def __init__(
-        self, passed: Sequence[tuple[int, str]], keepalive: KeepAlive | None = None
+        self,
+        passed: Sequence[tuple[int, str]],
+        keepalive: KeepAlive | None = None,
+        *,
+        in_use: bool = False,
     ) -> None:
-        """`passed`: descriptors with names, in the order of the service manager."""
+        """`passed`: descriptors with names, in the order of the service manager.
+
+        `in_use`: the last process serves yet, see `InheritedListeners`.
+        """
         self.names: set[str] = set()
         """The names of the descriptors that graced has in the store."""
         self.others: list[int] = []
@@ -77,7 +84,7 @@ class Inherited:
                             first = mirrored.setdefault(os.fstat(client.fileno()).st_ino, client)
                             if first is not client:
                                 client.close()
-        self.listeners = InheritedListeners(listeners)
+        self.listeners = InheritedListeners(listeners, in_use=in_use)
         """The listening sockets, until an address takes them."""
         if self.frozen:
             _close(mirrored.values())
@@ -135,7 +142,7 @@ class Inherited:
             return ""
         others = []
         for client in self.clients:
-            if _is_new(client):
+            if is_new(client):
                 client.saved = None
             else:
                 others.append(client)
@@ -230,7 +237,7 @@ def _listens(fd: int) -> bool:
         sock.detach()
 
 
-def _is_new(client: Client) -> bool:
+def is_new(client: Client) -> bool:
     """Whether client and server have not exchanged a byte."""
     # A stream handler has a state from the accept on.
     has_state = client.saved is not None and client.last != client.since

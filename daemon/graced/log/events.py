@@ -275,6 +275,34 @@ DRAIN_ORDERED = Event(
     INFO,
     "user %(user)d stops the service at the control socket",
 )
+RELOADING = Event(
+    "ce96da6d63f84891a474f0737c9568ab",
+    INFO,
+    "reloading: a new process is started beside this one",
+)
+RELOADED = Event(
+    "909804630d0f472eb0409653519c26ad",
+    INFO,
+    "reloaded: %(clients:client)s moved to the process with pid %(pid)d, %(clients_left)d remaining"
+    " here, closing in %(seconds)g s",
+)
+RELOAD_FAILED = Event(
+    "3c8ff19412004bd98968ee4a3f8dc0bc",
+    WARNING,
+    "the reload has failed: %(reason)s",
+)
+REST_ENDED = Event(
+    "e0a6fc0fe68a46b9b38217b8a8b4df5a",
+    INFO,
+    "the old process ends after %(seconds).3f s: %(clients_gone:client)s departed,"
+    " %(clients_closed)d closed at the deadline",
+    final=True,
+)
+RELOAD_ORDERED = Event(
+    "79efe0c9e06643e8aa15279622b4845f",
+    INFO,
+    "user %(user)d reloads the service at the control socket",
+)
 LIMITS = Event(
     "f0cf29630b16464ca4f499a7349d0ecf",
     WARNING,

@@ -261,6 +261,12 @@ class Acceptors:
         for acceptor in self._acceptors:
             self._abandon(acceptor)
 
+    def open_all(self) -> None:
+        """Accept again from the listeners that were left alone."""
+        abandoned = [each for each in self._acceptors if each.phase == GONE]
+        self._acceptors = [each for each in self._acceptors if each.phase != GONE]
+        self.add(each.listener for each in abandoned)
+
     def _abandon(self, acceptor: Acceptor) -> None:
         if acceptor.phase == GONE:
             return

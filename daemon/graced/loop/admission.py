@@ -69,6 +69,13 @@ class Admission:
         with self._lock:
             self.refused += 1
 
+    def add(self, admitted: int, probes: int, refused: int) -> None:
+        """Add what another process has counted so far."""
+        with self._lock:
+            self.admitted += admitted
+            self.probes += probes
+            self.refused += refused
+
     def leave(self, host: str, *, probe: bool = False) -> None:
         """Stop counting a client that `enter` has counted."""
         with self._lock:

@@ -67,7 +67,7 @@ from graced.loop.transfer import Transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
     from typing import Any
 
     from graced.loop.admission import Admission
@@ -239,17 +239,23 @@ class IOThread(Thread):
         self.post(partial(self._acceptors.remove, listener))
         self.post(done)
 
+    def accept(self, *, again: bool) -> None:
+        """Accept `again`, or leave all listeners alone, which stay open."""
+        self.post(self._acceptors.open_all if again else self._acceptors.abandon_all)
+
     def start_waiting(self) -> None:
         """Start handlers of clients that wait for a thread: a thread may be free."""
         if self._clients.waiting:
             self.post(self._clients.waiting.start)
 
-    def freeze(self, take: Callable[[list[Client]], None], most: int | None = None) -> None:
+    def freeze(
+        self, take: Callable[[list[Client]], None], most: int | None, stay: Container[int]
+    ) -> None:
         """Stop serving, and call `take` in this thread with the clients; abandon the listeners.
 
-        `most`: of the clients, and the listeners stay.  None lingers, or has a handler's thread.
+        `most`: of those without a handler's thread or a descriptor in `stay`; the listeners stay.
         """
-        self.post(lambda: take(self._transfer.freeze(most)))
+        self.post(lambda: take(self._transfer.freeze(most, stay)))
 
     def adopt(self, clients: Sequence[Client], done: Callable[[], None]) -> None:
         """Serve frozen clients, maybe of another process; then call `done` in this thread.

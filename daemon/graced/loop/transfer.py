@@ -12,7 +12,7 @@ from graced.loop.phase import AWAITING_THREAD, GONE, WRITE_BLOCKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from graced.loop.acceptor import Acceptors
     from graced.loop.client import Client
@@ -39,22 +39,24 @@ class Transfer:
         self._arrivals = acceptors.arrivals
         self._can_restore = bool(restoring and restoring.movable)
 
-    def freeze(self, most: int | None = None) -> list[Client]:
+    def freeze(self, most: int | None = None, stay: Container[int] = ()) -> list[Client]:
         """Abandon the listeners, stop serving all clients that can be transferred; return them.
 
         With `most` no more clients than that; all others are served as before, and new ones too.
+        `stay`: descriptors of clients that are not to be transferred.
         """
         if most is None:
             self._acceptors.abandon_all()
-        frozen = self._freeze_clients(most)
+        frozen = self._freeze_clients(most, stay)
         if self._arrivals:
             frozen += self._arrivals.freeze(None if most is None else most - len(frozen))
         return frozen
 
-    def _freeze_clients(self, most: int | None) -> list[Client]:
+    def _freeze_clients(self, most: int | None, stay: Container[int]) -> list[Client]:
+        present = [each for each in self._clients.present() if each.sock.fileno() not in stay]
         if streams := self._clients.streams:
-            return self._freeze(streams, most)
-        movable = (client for client in self._clients.present() if client.phase in TRANSFERABLE)
+            return self._freeze(streams, present, most)
+        movable = (client for client in present if client.phase in TRANSFERABLE)
         frozen = [*islice(movable, most)]
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
@@ -68,8 +70,10 @@ class Transfer:
             client.counted = True
         return frozen
 
-    def _freeze(self, streams: StreamClients, most: int | None) -> list[Client]:
-        tried = map(streams.freeze, self._clients.present())
+    def _freeze(
+        self, streams: StreamClients, present: Sequence[Client], most: int | None
+    ) -> list[Client]:
+        tried = map(streams.freeze, present)
         frozen = [*islice((each for each in tried if each), most)]
         # One call for all, as above: threads of a handler may compute.
         self._poller.unregister_all([client.sock.fileno() for client in frozen])

@@ -20,8 +20,8 @@ from graced.errors import AlreadyRunningError, PidFileError
 class PidFile:
     """A locked pidfile.  For one thread at a time: the main thread, or the one of late claims."""
 
-    def __init__(self, path: str) -> None:
-        """Create and lock the file.
+    def __init__(self, path: str, locked: int = -1) -> None:
+        """Create and lock the file; or take over `locked`, a descriptor of the locked file.
 
         Raises `AlreadyRunningError` where another process holds the lock, `PidFileError` where the
         file cannot be written or must not be: no plain file, of another user, or in a directory
@@ -29,7 +29,18 @@ class PidFile:
         """
         self.path = os.path.abspath(path)
         """The absolute path, which does not change with the working directory."""
-        self._fd = self._lock()
+        self._fd = self._lock() if locked < 0 else self._take_over(locked)
+
+    def _take_over(self, fd: int) -> int:
+        # The process that has locked the file shares the lock with us, and whoever else has it
+        # does not.
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._is_at_path(fd):
+                return fd
+        except OSError as error:
+            raise self._cannot(error) from None
+        raise PidFileError(f"cannot write pidfile {self.path}: it is another file than before")
 
     def _lock(self) -> int:
         while True:
@@ -115,13 +126,18 @@ class PidFile:
     def write(self) -> None:
         """Write the pid of this process.  Raises `PidFileError`."""
         try:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            # In this order: at no moment the file is empty that names another process by now.
+            size = os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            os.ftruncate(self._fd, size)
         except OSError as error:
             raise self._cannot(error) from None
 
     def _cannot(self, error: OSError) -> PidFileError:
         return PidFileError(f"cannot write pidfile {self.path}: {error.strerror}")
+
+    def leave(self) -> None:
+        """Leave file and lock to another process that has the descriptor."""
+        os.close(self._fd)
 
     def remove(self) -> None:
         """Remove the file and release the lock; a new file at the same path is left alone."""

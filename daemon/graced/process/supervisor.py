@@ -1,21 +1,6 @@
 """The main thread: moves the server from state to state, and reports to log and service manager.
 
-The life of a server is this table::
-
-    STARTING      listeners are bound; no client is accepted yet
-    SERVING       clients are accepted and served; systemd has READY=1
-    HANDING_OVER  clients are served until handlers that are busy come to rest; then clients are
-                  frozen, and their sockets and state go to the descriptor store
-    DRAINING      clients are being sent the farewell, and are served until the deadline; STOPPING=1
-    CLOSING       the remaining clients are closed; handlers have a moment to return
-    STOPPED       no client and no I/O thread remains
-
-    STARTING ──▶ SERVING ─────────────────────▶ DRAINING ──▶ CLOSING ──▶ STOPPED
-                    └──▶ HANDING_OVER ─────────────▲
-
-A failure is no state: an exception leaves the supervisor from whichever state it is in.  A step
-that the table does not have raises `IllegalStepError` and changes nothing: such a step is a bug in
-graced, never a consequence of a signal or of a client.
+`graced.process.lifecycle` has the table of states.
 
 The main thread sleeps in poll(2) until a signal arrives, until the server has changed, or until a
 report is due.  Without any of these the main thread makes no system call.
@@ -29,7 +14,6 @@ import select
 import signal
 import time
 from collections import deque
-from enum import Enum
 from functools import partial
 
 from graced import signals
@@ -37,6 +21,7 @@ from graced.errors import StuckError
 from graced.log import events
 from graced.log.event import plural
 from graced.loop.poller import MAX_POLL_TIMEOUT
+from graced.process.lifecycle import Lifecycle, State
 from graced.process.watchdog import Watchdog
 from graced.server import FREEZE_TIMEOUT, Server
 from graced.signals import SignalInbox
@@ -49,13 +34,19 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from graced.handover.fdstore import FdStore
+    from graced.log.event import Event
     from graced.loop.client import Client
 
     class Attended(Protocol):
         """A descriptor that the main thread attends to."""
 
-        due: float
-        """Monotonic time until which no event counts; infinite: each counts."""
+        @property
+        def due(self) -> float:
+            """Monotonic time of the next look, readable or not; infinite: none."""
+
+        @property
+        def interest(self) -> int:
+            """select.POLLIN, or 0 while no event counts."""
 
         def fileno(self) -> int:
             """The descriptor, which becomes readable."""
@@ -77,45 +68,6 @@ STATUS_INTERVAL = 1.0
 """Seconds between two STATUS= lines, at least."""
 EXTEND_TIMEOUT = 10.0
 """Seconds in EXTEND_TIMEOUT_USEC=, which each message of the drain asks the service manager for."""
-
-
-class State(Enum):
-    """A state in the life of the server, see the table at the head of this module."""
-
-    STARTING = "starting"
-    SERVING = "serving"
-    HANDING_OVER = "handing over"
-    DRAINING = "draining"
-    CLOSING = "closing"
-    STOPPED = "stopped"
-
-
-NEXT: dict[State, frozenset[State]] = {
-    State.STARTING: frozenset({State.SERVING}),
-    State.SERVING: frozenset({State.HANDING_OVER, State.DRAINING}),
-    State.HANDING_OVER: frozenset({State.DRAINING}),
-    State.DRAINING: frozenset({State.CLOSING}),
-    State.CLOSING: frozenset({State.STOPPED}),
-    State.STOPPED: frozenset(),
-}
-"""The states that may follow a state."""
-
-
-class IllegalStepError(RuntimeError):
-    """A step that the table of states does not have."""
-
-
-class Lifecycle:
-    """The state of the server.  Main thread only."""
-
-    def __init__(self) -> None:
-        self.state = State.STARTING
-
-    def to(self, state: State) -> None:
-        """Step to `state`.  Raises `IllegalStepError` where the table has no such step."""
-        if state not in NEXT[self.state]:
-            raise IllegalStepError(f"no step from {self.state.value} to {state.value}")
-        self.state = state
 
 
 class Supervisor:
@@ -142,7 +94,7 @@ class Supervisor:
         """What the service waits for, at the very end of that line."""
         self.on_change: Callable[[], None] | None = None
         """Called when the server may have changed."""
-        self._attended: Attended | None = None
+        self._attended: list[Attended] = []
         self._sent_status = ""
         self._sent_status_at = -math.inf
         self._poll = select.poll()
@@ -167,10 +119,14 @@ class Supervisor:
         self._set_status(self._status())
         self._notifier.ready(self._sent_status)
 
+    def report_again(self) -> None:
+        """Report the status now, although it has been reported."""
+        self._sent_status, self._sent_status_at = "", -math.inf
+
     def attend(self, source: Attended) -> None:
         """Look at `source` when its descriptor is readable, until the end."""
-        self._attended = source
-        self._poll.register(source, select.POLLIN)
+        self._attended.append(source)
+        self._poll.register(source, source.interest)
 
     def serve(self) -> signal.Signals:
         """Serve until a signal in `signals.END`, and return the signal.
@@ -257,16 +213,21 @@ class Supervisor:
         `first`: the signal that has ended `serve`.  Raises the exception that has ended an I/O
         thread.
         """
-        self.lifecycle.to(State.DRAINING)
-        self._drain_began = now = time.monotonic()
         grace = self._grace
         if self._handed_over:
             # One grace period for all of the restart.
-            grace = max(self._deadline - now, min(LAST_PART, grace))
-        self._deadline = now + grace
-        clients = self._server.clients
-        if not self._handed_over:
+            grace = max(self._deadline - time.monotonic(), min(LAST_PART, grace))
+        else:
+            clients = self._server.clients
             events.SIGNAL(signal=first.name, seconds=self._grace, clients_left=clients)
+        self.drain_for(grace)
+
+    def drain_for(self, grace: float) -> None:
+        """The same without a signal: within `grace` seconds."""
+        self.lifecycle.to(State.DRAINING)
+        self._drain_began = time.monotonic()
+        self._deadline = self._drain_began + grace
+        clients = self._server.clients
         self._set_status(self._status())
         self._notifier.stopping(self._sent_status, EXTEND_TIMEOUT)
         if clients:
@@ -285,8 +246,15 @@ class Supervisor:
         for signum in self._received:
             self._acknowledge(signum)
 
-    def stop(self) -> None:
-        """Close the remaining clients.  No handler can delay this by more than a moment."""
+    def hurry(self) -> None:
+        """In the drain: let it end within `LAST_PART`."""
+        self._deadline = min(self._deadline, time.monotonic() + LAST_PART)
+
+    def stop(self, event: Event = events.STOPPED) -> None:
+        """Close the remaining clients.  No handler can delay this by more than a moment.
+
+        `event`: for the log.
+        """
         self.lifecycle.to(State.CLOSING)
         stuck = self._server.stop()
         if self._server.failure:
@@ -299,7 +267,7 @@ class Supervisor:
         self._notifier.status(
             f"stopped: {plural(departed, 'client')} departed, {closed} closed at the deadline"
         )
-        events.STOPPED(
+        event(
             seconds=time.monotonic() - self._drain_began,
             clients_gone=departed,
             clients_closed=closed,
@@ -332,14 +300,14 @@ class Supervisor:
 
     def _sleep(self, until: float) -> None:
         due = min(until, self._watchdog.due, self._status_due(), self._notifier.due)
-        attended = self._attended
-        if attended:
-            due = min(due, attended.due)
-            self._poll.modify(attended, select.POLLIN if attended.due == math.inf else 0)
+        for source in self._attended:
+            due = min(due, source.due)
+            self._poll.modify(source, source.interest)
         timeout = min(max(0.0, due - time.monotonic()), MAX_POLL_TIMEOUT)
-        ready = self._poll.poll(None if due == math.inf else 1000 * timeout)
-        if attended and (dict(ready).get(attended.fileno()) or attended.due <= time.monotonic()):
-            attended.look()
+        ready = dict(self._poll.poll(None if due == math.inf else 1000 * timeout))
+        for source in self._attended:
+            if ready.get(source.fileno()) or source.due <= time.monotonic():
+                source.look()
         self._server.take_changes()
         if self._server.failure:
             raise self._server.failure
@@ -358,11 +326,12 @@ class Supervisor:
             return f"draining: {clients} remaining, {self._seconds_remaining()} s to go{waiting}"
         if self.lifecycle.state is State.HANDING_OVER:
             return f"handing over: {clients} now, {self._seconds_remaining()} s to go{waiting}"
+        doing = "reloading" if self.lifecycle.state is State.RELOADING else "serving"
         missing = f"; {self.missing}" if self.missing else ""
         probes = f" ({server.probes} without a byte)" if server.probes else ""
         refused = f", {number} refused" if (number := server.admission.refused) else ""
         return (
-            f"serving: {clients} now, {server.admitted} so far{probes}{refused},"
+            f"{doing}: {clients} now, {server.admitted} so far{probes}{refused},"
             f" {plural(server.echoed, 'byte')} echoed on {_listed(server.addresses)}"
             f"{waiting}{self.note}{missing}"
         )
@@ -386,8 +355,8 @@ class Supervisor:
             status = self._status()
             if status != self._sent_status:
                 self._set_status(status)
-                serving = self.lifecycle.state is State.SERVING
-                self._notifier.status(status, 0.0 if serving else EXTEND_TIMEOUT)
+                serves = self.lifecycle.state in {State.SERVING, State.RELOADING}
+                self._notifier.status(status, 0.0 if serves else EXTEND_TIMEOUT)
 
     def _set_status(self, status: str) -> None:
         self._sent_status = status

@@ -13,7 +13,7 @@ import struct
 from contextlib import ExitStack
 from time import monotonic
 
-from graced.handover.snapshot import cookie, decode, encode
+from graced.handover.snapshot import Snapshot, cookie, decode, encode
 from graced.loop.phase import GONE
 from graced.reload.channel import MAX_DESCRIPTORS
 from graced.reload.table import Message
@@ -45,8 +45,8 @@ def send(channel: Channel, clients: Sequence[Client], handler: str = "") -> None
         channel.send(Message.BATCH, descriptors=[state, *sockets])
 
 
-def receive(letter: Letter) -> list[Client]:
-    """The clients of a batch, without those whose sockets are missing or have no state.
+def receive(letter: Letter) -> Snapshot:
+    """A batch, without the clients whose sockets are missing or have no state.
 
     Closes what is not used.  Raises `SnapshotError` or `OSError` where the batch cannot be read,
     as one of another version.
@@ -54,7 +54,7 @@ def receive(letter: Letter) -> list[Client]:
     with ExitStack() as unused:
         unused.callback(letter.close)
         if not letter.descriptors:
-            return []
+            return Snapshot(0.0, [], _NO_COUNTS)
         with open(letter.descriptors.pop(0), "rb") as file:
             file.seek(0)
             state = file.read()
@@ -65,13 +65,13 @@ def receive(letter: Letter) -> list[Client]:
             unused.callback(sock.close)
             sock.setblocking(False)
             sockets.append(sock)
-        clients = decode(state, sockets, GONE).clients
+        snapshot = decode(state, sockets, GONE)
         unused.pop_all()
-    used = {client.sock for client in clients}
+    used = {client.sock for client in snapshot.clients}
     for sock in sockets:
         if sock not in used:
             sock.close()
-    return clients
+    return snapshot
 
 
 def answer(channel: Channel, taken: Iterable[Client]) -> None:

@@ -119,6 +119,7 @@ class Action(Enum):
     DRAIN_REST = "drain the clients that are still here"
     SEND_STOP = "send STOP"
     DRAIN = "drain all clients that are here, as in a stop"
+    HURRY = "end soon: systemd then starts the service again"
     KILL_NEW = "kill the new process"
     REPORT_SUCCESS = "let the command succeed"
     REPORT_FAILURE = "let the command fail, with the reason"
@@ -188,7 +189,8 @@ TABLE: Table[State, Event, Action] = {
         )
         for state in (_S.HOLDING, _S.RELEASING)
     },
-    (_S.DRAINING_REST, _E.NEW_DIED): (_S.ALONE, (_A.ACCEPT,)),
+    # A drain cannot be taken back: new clients wait in the queues of the listeners.
+    (_S.DRAINING_REST, _E.NEW_DIED): (_S.STOPPING, (_A.HURRY,)),
     (_S.RESUMING, _E.FROZEN): (_S.ALONE, (_A.TAKE_BACK_BATCH, _A.REPORT_FAILURE)),
     (_S.RESUMING, _E.NOTHING_MOVABLE): (_S.ALONE, (_A.REPORT_FAILURE,)),
     (_S.RESUMING, _E.STOP): (_S.STOPPING, (_A.DRAIN,)),

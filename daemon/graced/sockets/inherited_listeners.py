@@ -51,8 +51,10 @@ class InheritedListeners:
     their queues, until `retire` or until a new socket cannot be bound beside them.
     """
 
-    def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
+    def __init__(self, sockets: Iterable[socket.socket] = (), *, in_use: bool = False) -> None:
+        """`in_use`: the last process serves yet, and none of the sockets makes way."""
         self.sockets = list(sockets)
+        self._in_use = in_use
         self._connections: list[socket.socket] = []
 
     def take(
@@ -105,6 +107,8 @@ class InheritedListeners:
 
         The next `retire` returns their connections.
         """
+        if self._in_use:
+            return False
         place = real_path(place) if isinstance(place, str) else place
         in_the_way = [s for s in self.sockets if s.family == family and _place(s) == place]
         for sock in in_the_way:

@@ -37,25 +37,41 @@ _CONTROLS = dict.fromkeys((*range(0x20), 0x7F), " ")
 class Notifier:
     """The line to the service manager.  Main thread only, but for `replace`."""
 
-    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, environ: MutableMapping[str, str] = os.environ, *, mute: bool = False
+    ) -> None:
         """Takes ``WATCHDOG_*`` out of `environ`: the variables name a process before the fork.
 
-        Opens the descriptor at once, so that it can be preserved over a fork.
+        Opens the descriptor at once, so that it can be preserved over a fork; if `mute`, when it
+        begins to `speak`.
         """
         self.watchdog = _watchdog(environ)
         """Seconds within which the watchdog has to be fed; 0: there is none."""
         address = environ.get("NOTIFY_SOCKET", "")
         self.managed = bool(address)
         """Whether a service manager has started us, even if it listens no more."""
+        self._address = address
+        self._wake: Callable[[], None] | None = None
         self._outbox: Outbox | None = None
-        if self.managed:
-            self._outbox = Outbox(_connect, address)
-        else:
+        if not self.managed:
             self.watchdog = 0.0
+        elif not mute:
+            self.speak()
 
     def __bool__(self) -> bool:
         """Whether a service manager listens."""
         return self._outbox is not None and not self._outbox.broken
+
+    def speak(self) -> None:
+        """Say everything from now on: this is the main process.  Once, and after each `mute`."""
+        self._outbox = Outbox(_connect, self._address)
+        self._outbox.wake = self._wake
+
+    def mute(self) -> None:
+        """Say nothing from now on: another process is the main process.  What waits is dropped."""
+        if self._outbox:
+            self._outbox.close()
+            self._outbox = None
 
     @property
     def due(self) -> float:
@@ -64,6 +80,7 @@ class Notifier:
 
     def on_failure(self, wake: Callable[[], None]) -> None:
         """Let `wake` be called, in any thread, when a message begins to wait."""
+        self._wake = wake
         if self._outbox:
             self._outbox.wake = wake
 
@@ -178,6 +195,25 @@ class Notifier:
                 events.BARRIER_LATE(seconds=BARRIER_TIMEOUT)
         finally:
             read.close()
+
+    def begin_barrier(self) -> int:
+        """A descriptor that hangs up when the service manager has read all messages so far.
+
+        The caller closes it.  Raises `OSError`.
+        """
+        read, write = os.pipe()
+        end = _Pipe(write)
+        if self._outbox:
+            self._outbox.put(Message("BARRIER=1", subject="BARRIER", files=[end], sent=end.close))
+        else:
+            end.close()
+        return read
+
+    def name_no_main_process(self) -> None:
+        """Withdraw the message that names another main process, if it still waits."""
+        if self._outbox:
+            self._outbox.withdraw("MAINPID")
+            self._outbox.withdraw("BARRIER")
 
     def _send(self, subject: str, *assignments: str) -> None:
         if self._outbox:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from graced.app import cli, service, settings
+from graced.app import cli, refusal, service, settings
 from graced.errors import ConfigError, FailedError, ListenError
 from graced.log import event, sinks, writer
 from support import PATIENCE
@@ -140,7 +140,7 @@ def test_refusal_tells_inherited_clients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[bytes] = []
-    monkeypatch.setattr(service, "refuse", lambda settings: told.append(settings.farewell))
+    monkeypatch.setattr(refusal, "refuse", lambda settings: told.append(settings.farewell))
     monkeypatch.setattr(settings, "CONFIG_FILE", str(tmp_path / "none"))
     config = tmp_path / "graced.toml"
     config.write_text("[shutdown]\nfarewell = 'BYE'\ngrace_period = -1\n")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from graced import server
-from graced.app import assembly, claims, configuration, handler_path, service, terminal
+from graced.app import assembly, claims, configuration, handler_path, refusal, service, terminal
 from graced.app.launch import Launch
 from graced.app.service import Service
 from graced.app.settings import PID_FILE, Settings
@@ -242,17 +242,17 @@ def test_own_farewell_of_the_handler_is_told(
 def test_refusal_before_the_settings_tells_inherited_clients(
     client: socket.socket, log: Log
 ) -> None:
-    service.refuse(settings())
+    refusal.refuse(settings())
     assert heard(client) == FAREWELL
 
 
 def test_handler_that_cannot_be_imported_has_no_words(client: socket.socket, log: Log) -> None:
-    service.refuse(settings(handler="no_such_module:Handler"))
+    refusal.refuse(settings(handler="no_such_module:Handler"))
     assert heard(client) == b""
 
 
 def test_refusal_without_clients_says_nothing(pass_on: Any, log: Log) -> None:
-    service.refuse(settings())
+    refusal.refuse(settings())
     assert log.sink.records == []  # type: ignore[attr-defined]
 
 
@@ -260,7 +260,7 @@ def test_refusal_without_clients_says_nothing(pass_on: Any, log: Log) -> None:
 
 
 def test_pidfile_of_the_service_hints_at_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: str) -> None:
+    def refuse(path: str, _locked: int) -> None:
         raise PidFileError(f"cannot write pidfile {path}: Permission denied")
 
     monkeypatch.setattr(pidfile, "PidFile", refuse)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from graced.control.rights import Rights
-from graced.control.subject import Subject
+from graced.control.subject import Reload, Subject
 from graced.control.thread import ControlThread
 from graced.log import event
 from graced.log.event import INFO
@@ -60,10 +60,12 @@ class Scene:
         stack.callback(self.server.stop)
         supervisor = Supervisor(self.server, inbox, notifier, grace=5.0)
         supervisor.start()
+        self.reload = Reload()
         self.subject = Subject(
             server=self.server,
             supervisor=supervisor,
             stop=lambda: self.server.drain(time.monotonic() + 5.0),
+            reload=lambda: self.reload,
             log=log,
             name="graced@test",
             handler="echo",

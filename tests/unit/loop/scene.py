@@ -147,7 +147,7 @@ class Scene:
 
     def freeze(self, most: int | None = None) -> list[LoopClient]:
         taken: SimpleQueue[list[LoopClient]] = SimpleQueue()
-        self.thread.freeze(taken.put, most)
+        self.thread.freeze(taken.put, most, ())
         return taken.get(timeout=PATIENCE)
 
     def adopt(self, clients: list[LoopClient]) -> None:

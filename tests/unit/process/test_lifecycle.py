@@ -6,24 +6,28 @@ from itertools import pairwise, product
 
 import pytest
 
-from graced.process.supervisor import NEXT, IllegalStepError, Lifecycle, State
+from graced.process.lifecycle import NEXT, IllegalStepError, Lifecycle, State
 
 STOPPED = [State.SERVING, State.DRAINING, State.CLOSING, State.STOPPED]
+RELOADED = [State.SERVING, State.RELOADING, State.DRAINING, State.CLOSING, State.STOPPED]
 HANDED_OVER = [State.SERVING, State.HANDING_OVER, State.DRAINING, State.CLOSING, State.STOPPED]
+
+
+WAYS = [STOPPED, RELOADED, HANDED_OVER]
 
 
 def lifecycle_in(state: State) -> Lifecycle:
     """A lifecycle that has stepped to `state`."""
     lifecycle = Lifecycle()
     if state is not State.STARTING:
-        way = STOPPED if state in STOPPED else HANDED_OVER
+        way = next(way for way in WAYS if state in way)
         for step in way[: way.index(state) + 1]:
             lifecycle.to(step)
     assert lifecycle.state is state
     return lifecycle
 
 
-@pytest.mark.parametrize("way", [STOPPED, HANDED_OVER], ids=["stopped", "handed over"])
+@pytest.mark.parametrize("way", WAYS, ids=["stopped", "reloaded", "handed over"])
 def test_whole_life(way: list[State]) -> None:
     lifecycle = Lifecycle()
     for step in way:
@@ -45,6 +49,7 @@ def test_step_outside_table_raises_and_changes_nothing(here: State, there: State
         assert lifecycle.state is here
 
 
-def test_table_has_two_ways_and_no_other_step() -> None:
-    steps = {*pairwise([State.STARTING, *STOPPED]), *pairwise([State.STARTING, *HANDED_OVER])}
+def test_table_has_these_ways_the_way_back_of_a_failed_reload_and_no_other_step() -> None:
+    steps = {step for way in WAYS for step in pairwise([State.STARTING, *way])}
+    steps.add((State.RELOADING, State.SERVING))
     assert {(here, there) for here in State for there in NEXT[here]} == steps

@@ -27,7 +27,7 @@ def faults(world: World) -> Iterator[str]:
         had |= world.served_by_new | reaches_new(world)
     if nobody := world.served_by_new.union((*MOVABLE, RESTING)) - had:
         yield f"nobody has {sorted(nobody)}"
-    if not (world.stopped or _is_noticed_soon(world)):
+    if not (world.stopped or _is_noticed_soon(world) or _starts_again(world)):
         accepts = (world.old_is == "up" and world.old_accepts) or (
             world.new_is == "up" and world.new_accepts
         )
@@ -60,6 +60,11 @@ def faults_at_end(world: World) -> Iterator[str]:
         yield "a batch is left"
     if world.smooth and world.reloads == 0 and not world.served_by_new >= {*MOVABLE, ARRIVED}:
         yield f"only {sorted(world.served_by_new)} has moved"
+
+
+def _starts_again(world: World) -> bool:
+    """Whether the old process, alone with clients that are told, ends for the next start."""
+    return world.old is Old.STOPPING and world.old_drains and world.new_is == "dead"
 
 
 def _is_noticed_soon(world: World) -> bool:

@@ -39,7 +39,7 @@ def letter_to(channel: Channel) -> Letter:
 
 
 def taken(letter: Letter, stack: ExitStack) -> list[Client]:
-    found = batch.receive(letter)
+    found = batch.receive(letter).clients
     for client in found:
         stack.enter_context(client.sock)
     return found

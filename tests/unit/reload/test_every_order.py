@@ -141,6 +141,9 @@ HARMLESS = {
     "old ABORTING STOP KILL_NEW",
     # The rest is being drained already; only its deadline changes.
     "old DRAINING_REST STOPPING DRAIN",
+    "old DRAINING_REST NEW_DIED HURRY",
+    # The same; what the old process does not know is its exit status.
+    "new DRAINING_REST STOP SEND_STOPPING",
     # The reason is missing, and the end of the process says the rest.
     "new PREPARING REFUSED SEND_FAILED",
     "new OFFERED REFUSED SEND_FAILED",

@@ -224,8 +224,7 @@ def _act_old(world: World, action: OldAction, payload: Clients) -> World:
         case OldAction.STOP_ACCEPTING:
             return world._replace(old_accepts=False)
         case OldAction.ACCEPT:
-            # A rest that was being drained is drained on; it is no reason to end any more.
-            return world._replace(old_accepts=True, old_drains=False)
+            return world._replace(old_accepts=True)
         case OldAction.FREEZE:
             return world._replace(freezing=True)
         case OldAction.SEND_BATCH:

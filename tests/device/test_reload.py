@@ -1,0 +1,96 @@
+"""``systemctl reload`` on a booted device: nobody notices, or nothing has changed."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from device.load import Load
+from device.restarting import answers
+from device.service import UNIT, Service
+from rigging import CommandError
+from robustness.scale import scaled
+
+RELOADS = scaled(5, 200)
+BUSY = 100
+IDLE = 500
+
+
+def reload(graced: Service) -> None:
+    graced.device.systemctl("reload", UNIT)
+
+
+def test_reloads_under_load_disturb_no_client(
+    graced: Service, record_property: Callable[[str, object], None]
+) -> None:
+    busy = graced.connect(BUSY)
+    idle = graced.connect(IDLE)
+    before = graced.show("MainPID", "NRestarts", "NFileDescriptorStore")
+    with Load(graced, busy) as load:
+        for _ in range(RELOADS):
+            load.rounds(2)
+            last = graced.pid
+            reload(graced)
+            assert graced.pid != last
+        load.rounds(10)
+    record_property("longest_trip", str(round(load.longest, 3)))
+    assert load.wrong == []
+    assert [client for client in idle if not answers(client)] == []
+    after = graced.show("MainPID", "NRestarts", "NFileDescriptorStore")
+    assert after == {**before, "MainPID": after["MainPID"]}
+    assert graced.device.read("/run/graced/graced.pid").strip() == after["MainPID"]
+    bad = [record["MESSAGE"] for record in graced.journal() if int(record["PRIORITY"]) <= 4]
+    assert [text for text in bad if "not logged" not in text] == []
+
+
+def test_configuration_is_reloaded(graced: Service) -> None:
+    (client,) = graced.connect()
+    graced.configure('[server]\nlisten = ["localhost:9999", "localhost:9998"]\n')
+    reload(graced)
+    assert answers(client)
+    assert graced.echoes(9998)
+    graced.configure('[server]\nlisten = ["localhost:9999"]\n')
+    reload(graced)
+    assert answers(client)
+    with pytest.raises(ConnectionRefusedError):
+        graced.echoes(9998)
+
+
+def test_reload_that_fails_changes_nothing(graced: Service) -> None:
+    (client,) = graced.connect()
+    pid = graced.pid
+    graced.configure("[limits]\nmax_clients = -1\n")
+    with pytest.raises(CommandError):
+        reload(graced)
+    assert answers(client)
+    shown = graced.show("MainPID", "ActiveState", "StatusText", "ReloadResult")
+    assert (shown["MainPID"], shown["ActiveState"]) == (str(pid), "active")
+    assert shown["ReloadResult"] == "exit-code"
+    text = "conf.d/test-it.toml: limits.max_clients"
+    assert re.search(f"the last reload failed: .*{text}", shown["StatusText"])
+    (said,) = [
+        record for record in graced.own_records() if "the reload has failed" in record["MESSAGE"]
+    ]
+    assert text in said["MESSAGE"]
+
+
+def test_restart_and_stop_after_a_reload(graced: Service) -> None:
+    (client,) = graced.connect()
+    reload(graced)
+    graced.restart()
+    assert answers(client)
+    reload(graced)
+    assert answers(client)
+    graced.stop()
+    assert graced.show("ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
+
+
+def test_process_that_dies_after_a_reload_is_started_again(graced: Service) -> None:
+    reload(graced)
+    with graced.watch() as watch:
+        graced.device.python(f"import os; os.kill({graced.pid}, {int(signal.SIGKILL)})")
+        watch.until(lambda unit: unit["NRestarts"] == "1" and unit["SubState"] == "running")
+    assert graced.echoes()
