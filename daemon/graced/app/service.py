@@ -68,11 +68,8 @@ def run(
         belongings.callback(log.stop)
         service = Service(settings, pid_file, log, belongings, launch, beside)
         try:
-            if beside:
-                # It claims what the old process offers to the daemon.
-                service.configure()
-            else:
-                service.claim()
+            # A new process claims later, as a daemon, what the old one offers.
+            (service.configure if beside else service.claim)()
             return service.serve_detached(foreign) if daemon else service.serve()
         except StartError:
             # The system was short of something: the next try may find it, and the clients.
@@ -338,26 +335,31 @@ class Service:
     def _attend_to_reloads(self, running: Running) -> None:
         from graced.app.reloading import Reloading  # noqa: PLC0415
 
-        running.reloading = Reloading(
-            self._launch,
-            running.server,
-            running.supervisor,
-            self._notifier,
-            self._store,
-            self._claims,
-            self._control,
-            handler=registry.name_of(self._handler),
-            grace=self._settings.grace_period,
-            stop=running.stop,
-            beside=self._beside,
-            mirrors=self._take_over.mirrors,
-        )
+        try:
+            running.reloading = Reloading(
+                self._launch,
+                running.server,
+                running.supervisor,
+                self._notifier,
+                self._store,
+                self._claims,
+                self._control,
+                handler=registry.name_of(self._handler),
+                grace=self._settings.grace_period,
+                stop=running.stop,
+                beside=self._beside,
+                mirrors=self._take_over.mirrors,
+            )
+        except OSError as error:
+            if self._beside:
+                raise StartError(f"cannot be reloaded again: {error.strerror}") from None
+            events.LIMITS(reason=f"no reload is possible: {error.strerror}")
+            return
         running.supervisor.attend(running.reloading)
 
     def _hand_over(self, running: Running, signum: Signals) -> tuple[Signals, bool]:
         """Hand clients over, if that was asked for; the signal to drain for, and whether so."""
-        keeps = self._take_over.keeps
-        if not (signum is HANDOVER and keeps and self._notifier.listens_again()):
+        if not (signum is HANDOVER and self._take_over.keeps and self._notifier.listens_again()):
             return signum, False
         from graced.app.next_start import try_next_start  # noqa: PLC0415
 

@@ -188,3 +188,17 @@ def test_end_waits_for_no_peer(
 )
 def test_path(environ: dict[str, str], path: str) -> None:
     assert control_socket.path_in(environ, 7) == path
+
+
+def test_path_is_taken_back_from_another_process(endpoint: Endpoint, path: Path) -> None:
+    watched = endpoint.fileno()
+    endpoint.disown_path()
+    other = Endpoint(str(path))
+    other.disown_path()
+    other.close()
+    endpoint.bind_again()
+    # Who watches the descriptor need not know.
+    assert endpoint.fileno() == watched
+    with Operator.of(path.parent) as operator:
+        endpoint.look()
+        assert operator.status()["state"] == "serving"

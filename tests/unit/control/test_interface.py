@@ -251,3 +251,36 @@ def test_io_thread_that_does_not_answer_is_named(
     assert found == {"error": f"{CONTROL}.NotAnswering", "parameters": {"thread": "io-0"}}
     go_on.set()
     assert operator.clients() == []
+
+
+def test_reload_is_followed_to_its_end(scene: Scene) -> None:
+    operator = scene.peer()
+    operator.send(f"{CONTROL}.Reload", more=True)
+    found = operator.reply()
+    assert found["continues"]
+    assert described().has(found["parameters"], described().methods["Reload"][1])
+    scene.reload.moved, scene.reload.remaining, scene.reload.pid = 3, 1, 4712
+    scene.reload.ended = True
+    while (found := operator.reply()).get("continues"):
+        pass
+    assert found["parameters"] == {
+        "ended": True,
+        "reason": "",
+        "pid": 4712,
+        "moved": 3,
+        "remaining": 1,
+    }
+
+
+def test_reload_is_for_those_who_may_act_and_wait(scene: Scene) -> None:
+    operator = scene.peer()
+    assert operator.call(f"{CONTROL}.Reload") == {
+        "error": f"{SERVICE}.ExpectedMore",
+        "parameters": {},
+    }
+    scene.subject.reload = None
+    found = operator.call(f"{CONTROL}.Reload", more=True)
+    assert found == {"error": f"{CONTROL}.NoReload", "parameters": {}}
+    looker = scene.peer(Rights(user=1000, may_look=True, may_act=False))
+    found = looker.call(f"{CONTROL}.Reload", more=True)
+    assert found == {"error": f"{SERVICE}.PermissionDenied", "parameters": {}}

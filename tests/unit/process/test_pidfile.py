@@ -204,3 +204,23 @@ def test_pidfile_is_lost_where_a_start_could_not_have_it(
     change(path)
     assert lock.is_lost()
     lock.remove()
+
+
+def test_lock_is_taken_over_and_left(path: Path) -> None:
+    old = PidFile(str(path))
+    new = PidFile(str(path), os.dup(old.fileno()))
+    old.write()
+    old.leave()
+    with pytest.raises(AlreadyRunningError):
+        PidFile(str(path))
+    assert path.read_text() == f"{os.getpid()}\n"
+    new.remove()
+    assert not path.exists()
+
+
+def test_lock_of_another_file_is_not_taken_over(path: Path) -> None:
+    old = PidFile(str(path))
+    path.unlink()
+    with pytest.raises(PidFileError, match="it is another file than before"):
+        PidFile(str(path), old.fileno())
+    old.leave()

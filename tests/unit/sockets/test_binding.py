@@ -495,3 +495,12 @@ def test_resolver_without_descriptors_is_one_that_answers_later(
         binding.bind([address], 10)
     with pytest.raises(UnresolvedError):
         binding.bind_late(address, 10, KeepAlive(), Places())
+
+
+def test_listener_that_is_in_use_makes_no_way(bind: Bind, inherit: Inherit) -> None:
+    old = inherit("127.0.0.1:0")
+    number = old[0].getsockname()[1]
+    with pytest.raises(ListenError, match="Address already in use"):
+        bind(f"0.0.0.0:{number}", inherited=InheritedListeners(old, in_use=True))
+    with Client.connect(f"127.0.0.1:{number}"):
+        old[0].accept()[0].close()

@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import os
+import select
 import socket
 import time
 from contextlib import ExitStack, suppress
@@ -259,3 +260,63 @@ def test_nothing_is_stored_without_a_service_manager() -> None:
     assert over == [1]
     assert notifier.flush(0.0)
     assert not notifier.listens_again()
+
+
+def test_mute_process_says_nothing_until_it_speaks(
+    notify_socket: NotifySocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", notify_socket.name)
+    notifier = Notifier(mute=True)
+    woken: list[bool] = []
+    notifier.on_failure(lambda: woken.append(True))
+    assert (notifier.managed, bool(notifier), notifier.due) == (True, False, math.inf)
+    notifier.main_pid(7)
+    notifier.barrier()
+    notifier.speak()
+    notifier.ready("serving")
+    notify_socket.wait_for("READY=1")
+    notifier.mute()
+    notifier.stopping("going", 1.5)
+    notifier.feed_watchdog()
+    notifier.speak()
+    notifier.status("again")
+    notify_socket.wait_for("STATUS=again")
+    notifier.close()
+    assert notify_socket.texts == ["READY=1\nSTATUS=serving", "STATUS=again"]
+    assert not woken
+
+
+def test_barrier_is_a_descriptor_that_hangs_up(
+    notifier: Notifier, notify_socket: NotifySocket
+) -> None:
+    notify_socket.hold_barriers = True
+    read = notifier.begin_barrier()
+    poll = select.poll()
+    poll.register(read, 0)
+    notify_socket.wait_for("BARRIER=1")
+    assert not poll.poll(0)
+    notify_socket.release()
+    assert poll.poll(PATIENCE * 1000)
+    os.close(read)
+    notifier.close()
+
+
+def test_name_that_waits_is_withdrawn(
+    notifier: Notifier, notify_socket: NotifySocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as context:
+        context.setattr("graced.systemd.outbox.Outbox._transmit", full)
+        notifier.main_pid(7)
+        read = notifier.begin_barrier()
+        notifier.name_no_main_process()
+    poll = select.poll()
+    poll.register(read, 0)
+    # The barrier is withdrawn, too: nobody has the other end.
+    assert poll.poll(0)
+    os.close(read)
+    notifier.flush(PATIENCE)
+    notifier.close()
+    assert notify_socket.texts == []
