@@ -188,15 +188,15 @@ class Server:
     def freeze(self) -> list[Client]:
         """Stop accepting and serving; return the clients, for `adopt` here or in another process.
 
-        A client stays where its blocking handler cannot be moved.  Raises `StuckError` where an
-        I/O thread does not answer in time; all clients then stay, and no listener is accepted from.
+        A client stays where its blocking handler cannot be moved.  Raises `StuckError` where an I/O
+        thread does not answer in time; all clients then stay.  No listener is accepted from.
         """
-        frozen = self.freeze_batch()
-        if self.pool:
-            moved = self.pool.freeze(HANDLER_FREEZE_TIMEOUT)
-            self._uncount(moved)
-            frozen += moved
-        return frozen
+        return self.freeze_batch() + self.freeze_handlers()
+
+    def freeze_handlers(self) -> list[Client]:
+        """Take clients from the threads of handlers.  After `settle`; the other handlers go on."""
+        self._uncount(moved := self.pool.freeze(HANDLER_FREEZE_TIMEOUT) if self.pool else [])
+        return moved
 
     def freeze_batch(self, most: int | None = None, stay: Container[int] = ()) -> list[Client]:
         """Stop serving up to `most` clients of each I/O thread; serve all others, and accept.

@@ -11,7 +11,7 @@ from signal import SIGTERM, SIGUSR2
 
 import pytest
 
-from support import PASS, Client, Daemon, FdStore, attempts, wait_for_end
+from support import PASS, PATIENCE, Client, Daemon, FdStore, attempts, wait_for_end
 from support.process import LEFT_TO_THE_KERNEL
 from support.reloading import Reloadable, Talking, echo_all
 
@@ -70,7 +70,8 @@ def test_one_reload_after_the_other(store: FdStore, tmp_path: Path, times: int) 
             client.echo(b"%d" % number)
             daemon.reload_and_wait()
         client.echo(b"at last")
-        store.wait_for("1 client now, 1 so far", times + 1)
+        # Of all processes together.
+        store.wait_for("serving: 1 client now, 1 so far, 10 bytes echoed")
 
 
 def test_clients_of_a_path_move_and_the_path_stays(store: FdStore, tmp_path: Path) -> None:
@@ -113,6 +114,65 @@ def test_restart_after_a_reload(store: FdStore, tmp_path: Path) -> None:
         env = {**store.environment, **LEFT_TO_THE_KERNEL}
         with Daemon(listen=daemon.addresses[0], env=env, before=PASS, pass_fds=store.descriptors):
             client.echo(b"restarted")
+
+
+@pytest.mark.parametrize(
+    ("handler", "number"),
+    [
+        ("support.movable:CountingHandler", 1),
+        ("support.movable:CountingHandler", CROWD),
+        ("support.asynchronous:Counter", CROWD),
+    ],
+)
+def test_clients_of_handlers_move_with_their_state(
+    store: FdStore, tmp_path: Path, handler: str, number: int
+) -> None:
+    config = f"[limits]\nmax_handler_threads = {CROWD}\n"
+    with (
+        Reloadable(store, tmp_path, "--handler", handler, config=config) as daemon,
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(daemon.served()) for _ in range(number)]
+        for round in (b"1", b"2"):
+            for client in clients:
+                client.send(b"count")
+                assert client.recv().rstrip() == round
+        status, said = daemon.reload()
+        assert (status, said.partition(" moved")[0]) == (
+            0,
+            f"reloaded: {number} client{'s' * (number > 1)}",
+        )
+        assert wait_for_end(daemon.follow()) == 79
+        for client in clients:
+            client.send(b"count")
+            assert client.recv().rstrip() == b"3"
+
+
+def test_handler_that_is_busy_is_waited_for(
+    store: FdStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    monkeypatch.setenv("GATE", str(gate))
+    with (
+        Reloadable(store, tmp_path, "--handler", "support.movable:CountingHandler") as daemon,
+        daemon.served() as busy,
+        daemon.served() as other,
+    ):
+        other.send(b"count")
+        assert other.recv() == b"1"
+        busy.send(b"busy")
+        with daemon.begin_to_reload() as command:
+            daemon.log.wait_for(r"serving on .* with pid (\d+)$", 2)
+            # Served while the handler of another is waited for.
+            other.send(b"count")
+            assert other.recv() == b"2"
+            gate.touch()
+            command.communicate(timeout=PATIENCE)
+            assert command.returncode == 0
+        assert busy.recv() == b"1"
+        assert wait_for_end(daemon.follow()) == 79
+        busy.send(b"count")
+        assert busy.recv() == b"2"
 
 
 def test_client_that_cannot_move_is_drained_by_the_old_process(

@@ -53,8 +53,11 @@ if TYPE_CHECKING:
         def accept(self) -> None:
             """Be the main process again, and accept clients."""
 
-        def freeze(self) -> Sequence[Client]:
-            """Clients that are served no more, for the next batch; empty: none can move."""
+        def freeze(self) -> Sequence[Client] | None:
+            """Clients that are served no more, for the next batch; empty: none can move.
+
+            None: nobody knows yet, and it is to be asked again.
+            """
 
         def take_back(self, clients: Sequence[Client], *, stay: bool) -> None:
             """Serve clients of a batch again; `stay`: they belong to the rest."""
@@ -81,6 +84,8 @@ if TYPE_CHECKING:
             """End the drain soon: the service manager then starts the service again."""
 
 
+FREEZE_INTERVAL = 0.05
+"""Seconds between two looks whether a handler that is busy can save its state."""
 NAMED_TIMEOUT = 5.0
 """Seconds in which the service manager has to read who the main process is."""
 TAKEN_TIMEOUT = 10.0
@@ -155,7 +160,7 @@ class Attempt:
 
     def look(self) -> None:
         """Do what is to be done now."""
-        if self._freezes:
+        if self._freezes and monotonic() >= self.due:
             self._freeze()
         if not self._new:
             return
@@ -326,9 +331,13 @@ class Attempt:
             self._named = -1
 
     def _freeze(self) -> None:
+        if self.state is State.MOVING:
+            frozen = self._work.freeze()
+            if frozen is None:
+                self.due = monotonic() + FREEZE_INTERVAL
+                return
+            self._batch = frozen
         self._freezes = False
-        if self.state is not State.STOPPING:
-            self._batch = self._work.freeze()
         self._take(Event.FROZEN if self._batch else Event.NOTHING_MOVABLE)
 
     def _send_batch(self) -> None:

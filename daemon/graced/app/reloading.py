@@ -44,6 +44,8 @@ REAPED_TIMEOUT = 5.0
 not."""
 _LOOK_AGAIN = 0.02
 """Seconds between two looks whether it has."""
+SETTLE_TIMEOUT = 5.0
+"""Seconds in which handlers that are busy may reach a read, where they can save their state."""
 LONGER = 10.0
 """Seconds, beyond the grace period, after which an old process hangs."""
 
@@ -96,6 +98,10 @@ class Reloading(Watch):
         self._stay: set[int] = set()
         """The descriptors of clients that the new process could not have."""
         self._moved = 0
+        self._settle_until = math.inf
+        """Monotonic time until which handlers that are busy may save their state."""
+        self._held: list[Client] = []
+        """Clients of handlers, frozen, that no batch has had room for yet."""
         self.has_moved = False
         """Whether this process drains the rest, and ends."""
         self._is_told = False
@@ -139,6 +145,7 @@ class Reloading(Watch):
         self._reload = reload
         self._stay.clear()
         self._moved = 0
+        self._settle_until = math.inf
         self._supervisor.lifecycle.to(State.RELOADING)
         events.RELOADING()
         self._attempt = Attempt(self._launch, self)
@@ -253,14 +260,35 @@ class Reloading(Watch):
         """Accept clients again."""
         self._server.accept(again=True)
 
-    def freeze(self) -> Sequence[Client]:
-        """Clients that are served no more, for the next batch."""
+    def freeze(self) -> Sequence[Client] | None:
+        """Clients that are served no more, for the next batch; None: handlers are busy yet.
+
+        Those of the I/O threads come first, then those of the threads of handlers.
+        """
         most = max(1, batch.MAX_CLIENTS // len(self._server.io_threads))
         try:
-            return self._server.freeze_batch(most, self._stay)
+            if clients := self._server.freeze_batch(most, self._stay):
+                return clients
         except StuckError as error:
             events.CANNOT_HAND_OVER(reason=error)
             return ()
+        if self._settle_until == math.inf:
+            self._settle_until = monotonic() + min(SETTLE_TIMEOUT, self._grace)
+        if self._settle_until > 0:
+            if self._server.settle() and monotonic() < self._settle_until:
+                return None
+            self._settle_until = 0.0
+            self._held = self._server.freeze_handlers()
+        clients, self._held = self._held[: batch.MAX_CLIENTS], self._held[batch.MAX_CLIENTS :]
+        return clients
+
+    def _serve_held(self) -> None:
+        """Serve clients that were frozen, or have saved their state, for batches to come."""
+        if 0 < self._settle_until < math.inf:
+            self._server.resume()
+        held, self._held = self._held, []
+        if held:
+            self._server.adopt(held)
 
     def send_batch(self, channel: Channel, clients: Sequence[Client]) -> None:
         """Send BATCH.  Raises `OSError`."""
@@ -270,6 +298,8 @@ class Reloading(Watch):
         """Serve clients of a batch again."""
         if stay:
             self._stay.update(client.sock.fileno() for client in clients)
+        else:
+            self._serve_held()
         if clients:
             self._server.adopt(clients)
 
@@ -298,6 +328,7 @@ class Reloading(Watch):
         assert reload
         assert attempt
         self._reload = None
+        self._serve_held()
         reload.moved, reload.remaining = self._moved, self._server.clients
         reload.pid = attempt.pid
         if attempt.state is Step.ALONE:
@@ -320,11 +351,13 @@ class Reloading(Watch):
 
     def drain_rest(self) -> None:
         """Begin to drain the clients that are here."""
+        self._serve_held()
         self.has_moved = True
         self._stop()
 
     def drain(self) -> None:
         """Begin the stop of the service."""
+        self._serve_held()
         if self._reload:
             self._end(self._reload, "the service stops")
             self._reload = None
