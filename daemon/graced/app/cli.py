@@ -7,7 +7,7 @@ import sys
 
 from graced.app import command_line, configuration, refusal, service
 from graced.app.launch import RELOAD, Launch
-from graced.errors import FailedError, GracedError
+from graced.errors import FailedError, GracedError, UsageError
 from graced.log import events, sinks, writer
 from graced.systemd import notify
 
@@ -81,6 +81,8 @@ def _run(argv: Sequence[str]) -> int:
         raise
     pid_file = _pid_file(given, settings)
     if beside:
+        if not given.daemon:
+            raise UsageError("the new process of a reload has to be started with --daemon")
         launch.environment |= beside.held
     return service.run(
         settings, pid_file=pid_file, daemon=given.daemon, launch=launch, beside=beside

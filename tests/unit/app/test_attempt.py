@@ -230,14 +230,13 @@ def test_clients_move_but_for_one_that_cannot(monkeypatch: pytest.MonkeyPatch) -
     ("code", "asked"),
     [
         (READY, ["commit"]),
-        (COMMITTED, ["commit", "stop_accepting", "freeze", "take back 3", "accept"]),
         (HOLDING, ["commit", "stop_accepting", "freeze", "take back 3", "accept"]),
         (
             RELEASING,
             ["commit", "stop_accepting", "freeze", "take back 1 for good", "take back 2", "accept"],
         ),
     ],
-    ids=["committed", "moving", "holding", "releasing"],
+    ids=["committed", "holding", "releasing"],
 )
 def test_new_process_that_dies_gives_back_what_it_does_not_serve(
     code: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
@@ -248,6 +247,17 @@ def test_new_process_that_dies_gives_back_what_it_does_not_serve(
     assert service.reasons == [f"the new process with pid {attempt.pid} is gone"]
     # Nothing is watched for ever that says again and again that it is dead.
     assert attempt.watched == []
+    attempt.close()
+
+
+def test_new_process_that_dies_as_soon_as_it_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first batch is frozen, or after."""
+    attempt, service = committed(COMMITTED + DIES, monkeypatch)
+    follow(attempt, State.ALONE)
+    assert service.asked[:2] == ["commit", "stop_accepting"]
+    assert "accept" in service.asked
+    assert service.asked.count("freeze") == service.asked.count("take back 3")
+    assert service.reasons == [f"the new process with pid {attempt.pid} is gone"]
     attempt.close()
 
 
