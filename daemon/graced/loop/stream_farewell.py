@@ -26,6 +26,7 @@ from graced.loop.phase import (
     TOLD,
     WRITE_BLOCKED,
 )
+from graced.loop.stream_input import StreamInput
 from graced.loop.transport import Call
 from graced.sockets.unread import unread
 
@@ -43,6 +44,7 @@ class StreamFarewell:
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
+        self.input = StreamInput(streams)
         self._clients = streams.clients
         self._poller = streams.poller
         self._gap = streams.clients.policy.gap
@@ -54,7 +56,7 @@ class StreamFarewell:
     def on_event(self) -> dict[int, Callable[[Any, int], None]]:
         """What to do when a descriptor is ready, by the phase of the client."""
         return {
-            STREAMING: self._streams.receive,
+            STREAMING: self.input.receive,
             WRITE_BLOCKED: self._streams.flush,
             FAREWELL_PENDING: self._leave_unread,
             FAREWELL_SENT: self._pause_reading,
