@@ -33,7 +33,7 @@ from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from socket import socket
 
     from graced.app.launch import Launch
@@ -248,26 +248,16 @@ class Service:
                 reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
                 raise StartError(reason) from None
             supervisor = Supervisor(
-                server, inbox, self._notifier, grace=self._settings.grace_period
+                server,
+                inbox,
+                self._notifier,
+                grace=self._settings.grace_period,
+                lame_duck=self._settings.lame_duck,
             )
             self._claims.write_pid()
             self._claims.prepare()
             self._take_over(server, supervisor, mirror)
-            self._control.serve(
-                server,
-                supervisor,
-                stop,
-                self._log,
-                self._settings,
-                self._handler,
-                self._handed_over,
-            )
-            addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
-            events.STARTED(addresses=addresses, pid=os.getpid())
-            if parent:
-                self._notifier.barrier()
-                parent.serving()
-            self._claims.try_again(server, supervisor, self._store_listeners)
+            self._report(server, supervisor, stop, parent)
             signum = supervisor.serve()
             handing_over = False
             if signum is HANDOVER and self._keeps and self._notifier.listens_again():
@@ -284,8 +274,9 @@ class Service:
                         mirrored.release()
                 supervisor.hand_over_clients(self._store, registry.name_of(self._handler))
                 self._disown_paths()
+            unsaid = signum if handing_over else supervisor.lame_duck(signum)
             self._claims.stop()
-            supervisor.drain(signum)
+            supervisor.drain(unsaid)
             if not handing_over:
                 # A stop shuts the listeners, for every process that has a copy.
                 self._store.forget({LISTENERS})
@@ -295,6 +286,24 @@ class Service:
 
                 last_steps.run(parts.call_shutdown, server.deadline)
         return HANDED_OVER if handing_over else 0
+
+    def _report(
+        self,
+        server: Server,
+        supervisor: Supervisor,
+        stop: Callable[[], None],
+        parent: Parent | None,
+    ) -> None:
+        """Say that clients are served: to operators, in the log and to the parent."""
+        self._control.serve(
+            server, supervisor, stop, self._log, self._settings, self._handler, self._handed_over
+        )
+        addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
+        events.STARTED(addresses=addresses, pid=os.getpid())
+        if parent:
+            self._notifier.barrier()
+            parent.serving()
+        self._claims.try_again(server, supervisor, self._store_listeners)
 
     @property
     def _keeps(self) -> bool:

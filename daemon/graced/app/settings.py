@@ -139,6 +139,20 @@ SETTINGS = (
         reason="the silence around the farewell that makes it a message of its own",
     ),
     Setting(
+        key="shutdown.farewell_spread",
+        default=0.0,
+        check=values.seconds(0, 86400),
+        unit="s, 0 = all at once; shorter than grace_period",
+        reason="clients that know at once have all of the grace period to finish",
+    ),
+    Setting(
+        key="shutdown.lame_duck",
+        default=0.0,
+        check=values.seconds(0, 86400),
+        unit="s, 0 = none",
+        reason="without a load balancer nobody looks away, and a stop would only take longer",
+    ),
+    Setting(
         key="access.allow",
         default=[],
         check=values.networks,
@@ -265,6 +279,8 @@ class Settings(SimpleNamespace):
     farewell_is_written: bool
     """Whether somebody wrote the farewell down, in a file; the default is for the built-in echo."""
     farewell_gap: float
+    farewell_spread: float
+    lame_duck: float
     allow: tuple[Network, ...]
     deny: tuple[Network, ...]
     refusal: str

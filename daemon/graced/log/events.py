@@ -38,6 +38,11 @@ SIGNAL = Event(
     INFO,
     "%(signal)s received, closing in %(seconds)g s, %(clients_left:client)s remaining",
 )
+LAME_DUCK = Event(
+    "8fb6d52078054c0c95139592b8018bd2",
+    INFO,
+    "%(signal)s received, the drain begins in %(seconds)g s, %(clients_left:client)s now",
+)
 SHUTDOWN_CALLED = Event(
     "6ec715a94d32413d91cabea12a376cf4",
     INFO,

@@ -45,6 +45,8 @@ def test_defaults_hold_without_files(etc: Path) -> None:
         farewell=b"SHUTDOWN",
         farewell_is_written=False,
         farewell_gap=0.1,
+        farewell_spread=0.0,
+        lame_duck=0.0,
         allow=(),
         deny=(),
         refusal="tell",
