@@ -222,7 +222,8 @@ class Service:
     def _sockets(self) -> list[socket]:
         """The sockets that stay open over the fork."""
         clients = self._inherited.clients if self._inherited else []
-        return [each.sock for each in self._claims.listeners] + [client.sock for client in clients]
+        own = [*self._claims.listeners, *self._claims.agent]
+        return [each.sock for each in own] + [client.sock for client in clients]
 
     def serve(self, parent: Parent | None = None) -> int:
         """The life of the service: start, serve, drain, stop.  Return the exit status."""
@@ -294,12 +295,17 @@ class Service:
         stop: Callable[[], None],
         parent: Parent | None,
     ) -> None:
-        """Say that clients are served: to operators, in the log and to the parent."""
+        """Say that clients are served: to operators, in the log, to HAProxy and to the parent."""
         self._control.serve(
             server, supervisor, stop, self._log, self._settings, self._handler, self._handed_over
         )
         addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
         events.STARTED(addresses=addresses, pid=os.getpid())
+        if self._claims.agent:
+            # Most services have no agent, and need no module for it.
+            from graced.app import agent  # noqa: PLC0415
+
+            agent.serve(self._claims.agent, server, supervisor, self._belongings)
         if parent:
             self._notifier.barrier()
             parent.serving()

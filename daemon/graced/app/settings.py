@@ -118,6 +118,13 @@ SETTINGS = (
         reason="a client that is no proxy could claim any address",
     ),
     Setting(
+        key="server.agent",
+        default="",
+        check=values.agent,
+        unit="HOST:PORT, [::1]:PORT or *:PORT, empty = no agent",
+        reason="only HAProxy asks, and where there is none a port less is open",
+    ),
+    Setting(
         key="shutdown.grace_period",
         default=5.0,
         check=values.seconds(0, 86400),
@@ -274,6 +281,7 @@ class Settings(SimpleNamespace):
     io_threads: int
     event_loop: str
     proxy_protocol: tuple[Network | str, ...]
+    agent: Address | None
     grace_period: float
     farewell: bytes
     farewell_is_written: bool

@@ -96,6 +96,19 @@ def addresses(value: Any) -> tuple[Address, ...]:
     return found
 
 
+def agent(value: Any) -> Address | None:
+    """An address for agent checks; empty: none."""
+    if not isinstance(value, str):
+        raise ValueError("must be an address")
+    if not value:
+        return None
+    address = Address.parse(value)
+    if address.path or not address.port:
+        raise ValueError("must be HOST:PORT, [IPV6]:PORT or *:PORT, with a port from 1 to 65535")
+    address.check_is_for_listening()
+    return address
+
+
 def networks(value: Any) -> tuple[Network, ...]:
     """Networks: one, a list, or none."""
     if isinstance(value, str):

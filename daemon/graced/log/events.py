@@ -280,6 +280,16 @@ DRAIN_ORDERED = Event(
     INFO,
     "user %(user)d stops the service at the control socket",
 )
+AGENT_ANSWERS = Event(
+    "da0acc0db22e4744889ab6b26fbff9e6",
+    INFO,
+    "answering agent checks of HAProxy on %(addresses)s",
+)
+AGENT_FAILED = Event(
+    "e2c12889934240fca27bc7d7e37e4222",
+    WARNING,
+    "cannot answer an agent check of HAProxy: %(reason)s",
+)
 LIMITS = Event(
     "f0cf29630b16464ca4f499a7349d0ecf",
     WARNING,

@@ -41,6 +41,7 @@ def test_defaults_hold_without_files(etc: Path) -> None:
         io_threads=0,
         event_loop="asyncio",
         proxy_protocol=(),
+        agent=None,
         grace_period=5.0,
         farewell=b"SHUTDOWN",
         farewell_is_written=False,
