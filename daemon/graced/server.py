@@ -35,8 +35,7 @@ IO_REPLY_TIMEOUT = 1.0
 STOP_TIMEOUT = 0.3
 """Seconds that `Server.stop` takes at most: with the rest of the exit half a second."""
 FREEZE_TIMEOUT = 20.0
-"""Seconds in which the I/O threads take their clients out.  Milliseconds are usual; a busy emulated
-32-bit processor needed one second for 1,100 clients, and a wait is better than a farewell."""
+"""Seconds in which the I/O threads take their clients out.  An emulated processor needed one."""
 SETTLE_LOOK = 0.25
 """Seconds that `settle` looks at handlers, to find out which are busy."""
 HANDLER_FREEZE_TIMEOUT = 2.0
@@ -91,6 +90,7 @@ class Server:
                 farewell=policy.farewell,
                 gap=policy.gap,
                 stall_timeout=policy.stall_timeout,
+                turns=policy.new_turns(),
                 on_close=self._leave,
                 on_free=self._start_waiting,
                 on_restored=on_restored,
@@ -188,8 +188,7 @@ class Server:
     def freeze(self) -> list[Client]:
         """Stop accepting and serving; return the clients, for `adopt` here or in another process.
 
-        A client stays where its blocking handler cannot be moved.  Raises `StuckError` where an I/O
-        thread does not answer in time; all clients then stay.  No listener is accepted from.
+        A client stays where its blocking handler cannot be moved.  Raises as `freeze_batch`.
         """
         return self.freeze_batch() + self.freeze_handlers()
 
@@ -335,10 +334,11 @@ class Server:
         """Begin the drain; `deadline` is the monotonic time of `stop`, which the caller keeps."""
         self.deadline = deadline
         self.draining.set()
+        last = parts_until(deadline)
         for thread in self.io_threads:
-            thread.drain(parts_until(deadline))
+            thread.drain(last)
         if self.pool:
-            self.pool.drain()
+            self.pool.drain(last)
         self._changed()
 
     @property

@@ -62,8 +62,8 @@ def _descriptors() -> dict[int, str]:
     return found
 
 
-def _children() -> set[int]:
-    """Whose parent we are."""
+def children() -> set[int]:
+    """The processes whose parent this one is, ended or not."""
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
         try:
@@ -71,7 +71,11 @@ def _children() -> set[int]:
         except FileNotFoundError:
             # That thread has just ended.
             continue
-    return {pid for pid in found if not _is_zombie(pid)}
+    return found
+
+
+def _children() -> set[int]:
+    return {pid for pid in children() if not _is_zombie(pid)}
 
 
 def _is_zombie(pid: int) -> bool:

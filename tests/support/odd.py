@@ -359,6 +359,8 @@ class Loop(socketserver.BaseRequestHandler):
 
         await for_all.run_in_executor(None, talk, receive, write)
         writer.close()
+        # Or the end of the loop throws away what the client has not taken yet.
+        await writer.wait_closed()
 
 
 class LoopOnRequest(socketserver.BaseRequestHandler):

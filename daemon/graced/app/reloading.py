@@ -162,6 +162,7 @@ class Reloading(Watch):
                 self._beside and self._beside.is_beside
             ),
             'a reload is not possible with keep = "always", only a restart': self._mirrors,
+            "a reload is not possible with server.agent, only a restart": self._claims.agent,
             "there is no pidfile, which tells two processes apart": not has_lock,
             "the service manager does not listen": not self._notifier,
             "processes cannot be watched (pidfd_open(2))": not _can_watch_processes(),
@@ -367,7 +368,7 @@ class Reloading(Watch):
 
     def hurry(self) -> None:
         """End the drain soon."""
-        self._supervisor.hurry()
+        self._supervisor.shorten_drain()
 
 
 def _can_watch_processes() -> bool:

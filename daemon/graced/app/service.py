@@ -224,7 +224,8 @@ class Service:
     def _sockets(self) -> list[socket]:
         """The sockets that stay open over the fork."""
         clients = self._inherited.clients if self._inherited else []
-        return [each.sock for each in self._claims.listeners] + [client.sock for client in clients]
+        own = [*self._claims.listeners, *self._claims.agent]
+        return [each.sock for each in own] + [client.sock for client in clients]
 
     def serve(self, parent: Parent | None = None) -> int:
         """The life of the service: start, serve, drain, stop.  Return the exit status."""
@@ -262,14 +263,8 @@ class Service:
             managed=self._notifier.managed,
         )
         # Modules that not every service needs, now: an upgrade may replace the files later.
-        mirror = mirrored = None
-        if take_over.mirrors:
-            from graced.handover.mirror import Mirror  # noqa: PLC0415
-            from graced.handover.mirror_store import MirrorStore  # noqa: PLC0415
-
-            names = self._inherited.names if self._inherited else ()
-            mirrored = MirrorStore(self._notifier, names)
-            mirror = Mirror(mirrored.replace)
+        names = self._inherited.names if self._inherited else ()
+        mirror, mirrored = take_over.new_mirror(self._notifier, names)
         if take_over.keeps:
             from graced.app import next_start  # noqa: F401, PLC0415
         stop = partial(inbox.put, SIGTERM)
@@ -280,7 +275,13 @@ class Service:
         except OSError as error:
             reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
             raise StartError(reason) from None
-        supervisor = Supervisor(server, inbox, self._notifier, grace=self._settings.grace_period)
+        supervisor = Supervisor(
+            server,
+            inbox,
+            self._notifier,
+            grace=self._settings.grace_period,
+            lame_duck=self._settings.lame_duck,
+        )
         if not self._beside:
             self._claims.write_pid()
         self._claims.prepare()
@@ -329,8 +330,6 @@ class Service:
         self._take_over.begin(
             self._inherited, running, self._belongings, partial(setattr, self, "_inherited", None)
         )
-        addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
-        events.STARTED(addresses=addresses, pid=os.getpid())
 
     def _attend_to_reloads(self, running: Running) -> None:
         from graced.app.reloading import Reloading  # noqa: PLC0415
@@ -382,12 +381,13 @@ class Service:
     def _stop(self, running: Running, signum: Signals, *, handing_over: bool) -> int:
         """Drain, and end.  Return the exit status."""
         supervisor, reloading = running.supervisor, running.reloading
-        self._claims.stop()
         has_moved = bool(reloading and reloading.has_moved)
+        unsaid = signum if handing_over or has_moved else supervisor.lame_duck(signum)
+        self._claims.stop()
         if has_moved:
             supervisor.drain_for(self._settings.grace_period)
         else:
-            supervisor.drain(signum)
+            supervisor.drain(unsaid)
         goes_on = handing_over or bool(reloading and reloading.ends_beside())
         if not goes_on:
             # A stop shuts the listeners, for every process that has a copy.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from time import monotonic
 
 from graced.handlers import registry
@@ -11,7 +12,7 @@ from graced.log.event import plural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import ExitStack
 
     from graced.app.claims import Claims
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from graced.handlers.registry import Handler
     from graced.handover.fdstore import FdStore
     from graced.handover.inherited import Inherited
+    from graced.handover.mirror import Mirror
+    from graced.handover.mirror_store import MirrorStore
     from graced.sockets.listener import Listener
+    from graced.systemd.notify import Notifier
 
 
 class TakeOver:
@@ -112,6 +116,25 @@ class TakeOver:
             self._store.reserve()
         for each in self._claims.listeners:
             each.own_path()
+        addresses = ", ".join(each.name for each in self._claims.listeners) or "no address yet"
+        events.STARTED(addresses=addresses, pid=os.getpid())
+        if self._claims.agent:
+            # Most services have no agent, and need no module for it.
+            from graced.app import agent  # noqa: PLC0415
+
+            agent.serve(self._claims.agent, server, supervisor, belongings)
+
+    def new_mirror(
+        self, notifier: Notifier, names: Iterable[str]
+    ) -> tuple[Mirror | None, MirrorStore | None]:
+        """A mirror, and its bundles in the store; `names`: of what the last process has left."""
+        if not self.mirrors:
+            return None, None
+        from graced.handover.mirror import Mirror  # noqa: PLC0415
+        from graced.handover.mirror_store import MirrorStore  # noqa: PLC0415
+
+        bundles = MirrorStore(notifier, names)
+        return Mirror(bundles.replace), bundles
 
     def store_listeners(self, listeners: Sequence[Listener]) -> None:
         """Put new listeners into the store, for the next start."""

@@ -62,7 +62,7 @@ from graced.loop.clients import Clients
 from graced.loop.event_source import EventSource
 from graced.loop.farewell import Farewell
 from graced.loop.idle import IdleSweep
-from graced.loop.poller import Poller
+from graced.loop.poller import EVENTS_PER_TURN, Poller
 from graced.loop.transfer import Transfer
 
 TYPE_CHECKING = False
@@ -76,8 +76,6 @@ if TYPE_CHECKING:
     from graced.loop.policy import Policy
     from graced.loop.stream_farewell import StreamFarewell
 
-EVENTS_PER_TURN = 85
-"""Events of one epoll_wait: malloc has 1 KiB for them at hand; more were 1 % slower."""
 FINISH_TIMEOUT = 0.25
 """Seconds within which the thread ends after `finish`."""
 
@@ -173,6 +171,7 @@ class IOThread(Thread):
             phase.SWEEPING: self._idle.close_idle,
             phase.REPORTING: self._acceptors.report_refusals,
             phase.REMINDING: self._farewell.remind,
+            phase.TAKING_TURNS: self._farewell.tell_next,
             phase.HANDSHAKING: self._end_handshakes,
             phase.ENDING: self._end,
         }
@@ -251,10 +250,7 @@ class IOThread(Thread):
     def freeze(
         self, take: Callable[[list[Client]], None], most: int | None, stay: Container[int]
     ) -> None:
-        """Stop serving, and call `take` in this thread with the clients; abandon the listeners.
-
-        `most`: of those without a handler's thread or a descriptor in `stay`; the listeners stay.
-        """
+        """Stop serving, and call `take` in this thread with the clients: `Transfer.freeze`."""
         self.post(lambda: take(self._transfer.freeze(most, stay)))
 
     def adopt(self, clients: Sequence[Client], done: Callable[[], None]) -> None:
@@ -280,7 +276,10 @@ class IOThread(Thread):
         """Serve until finished; keep an exception in `failure`."""
         try:
             self._poller.run_posted()
-            self._serve()
+            if self._stream_farewell:
+                self._stream_farewell.input.run(self._on_event, self._run_timers)
+            else:
+                self._serve()
         except BaseException as failure:
             self.failure = failure
         finally:

@@ -89,85 +89,20 @@ class Streams:
         try:
             result = callback(*args)
         except BaseException as error:
-            self._fail(client, error)
+            self.fail(client, error)
             return None
         if self.clients.draining:
             self.on_rest(client)
         return result
 
-    def _fail(self, client: Transport, error: BaseException) -> None:
+    def fail(self, client: Transport, error: BaseException) -> None:
         """Log an exception of the handler, and end its client."""
         if client.parting != HANDLER_FAILED:
             client.parting = HANDLER_FAILED
             events.HANDLER_FAILED(client=client, reason=summary_of(error), exc_info=error)
         self.end_soon(client, error)
 
-    # Input.
-
-    def receive(self, client: Transport, event: int) -> None:
-        """Call the handler with input; send unsent bytes."""
-        usual = event == EPOLLIN == client.interest
-        if not (usual or self._may_read(client, event)):
-            return
-        if client.buffered:
-            self.call(client, self._fill_buffer, client)
-            return
-        try:
-            data = client.sock.recv(self.clients.read_size)
-        except OSError as error:
-            self._lost(client, error)
-            return
-        if not data:
-            self._end_input(client)
-            return
-        client.last = self.poller.now
-        client.unanswered, client.part = True, None
-        if client.unheard:
-            self.clients.log.hear(client)
-        try:
-            client.protocol.data_received(data)
-        except BaseException as error:
-            self._fail(client, error)
-        if self.clients.draining:
-            self.on_rest(client, len(data))
-
-    def _fill_buffer(self, client: Transport) -> None:
-        buffer = client.protocol.get_buffer(-1)
-        if not len(buffer):
-            raise RuntimeError("get_buffer() returned an empty buffer")
-        try:
-            received = client.sock.recv_into(buffer)
-        except OSError as error:
-            self._lost(client, error)
-            return
-        if not received:
-            self._end_input(client)
-            return
-        client.last = self.poller.now
-        client.unanswered, client.part = True, None
-        if client.unheard:
-            self.clients.log.hear(client)
-        if self.clients.draining:
-            self.on_rest(client, received)
-        client.protocol.buffer_updated(received)
-
-    def _may_read(self, client: Transport, event: int) -> bool:
-        """Send unsent bytes; return whether there may be input, and the handler wants it."""
-        if client.unsent and event & ~EPOLLIN:
-            self.flush(client, event)
-        if client.interest & EPOLLIN and client.phase == STREAMING:
-            return event != EPOLLOUT
-        if not client.interest:
-            self._ignore(client)
-        return False
-
-    def _lost(self, client: Transport, error: OSError) -> None:
-        if not isinstance(error, BlockingIOError):
-            self.end_soon(client, error)
-
-    def _end_input(self, client: Transport) -> None:
-        client.parting = "closed by the client"
-        self.end_input(client)
+    # Input: `graced.loop.stream_input` reads.
 
     def end_input(self, client: Transport) -> None:
         """Tell the handler that no input follows; its connection ends unless it wants to write."""
@@ -176,20 +111,21 @@ class Streams:
             client.close()
         self.watch(client)
 
-    def _ignore(self, client: Transport) -> None:
+    def ignore(self, client: Transport) -> None:
         """Wait for no event of a broken connection whose handler does not read now.
 
         The kernel would report it in each turn.  When the handler reads again it finds the rest of
         the input, and the error.
         """
         self.poller.epoll.unregister(client.sock.fileno())
-        client.interest = -1
+        client.note_interest(-1)
 
     # Output.
 
     def keep_unsent(self, client: Transport, data: Any, sent: int) -> None:
         """Keep bytes that the kernel does not take in the write buffer."""
         self.clients.count_unsent(len(data) - sent)
+        client.direct = False
         if isinstance(client.unsent, bytearray):
             client.unsent += data
         else:
@@ -285,7 +221,7 @@ class Streams:
                 return
         else:
             return
-        client.interest = interest
+        client.note_interest(interest)
 
     # The end of a connection.
 
@@ -296,6 +232,7 @@ class Streams:
         if client.lost:
             return
         client.lost = client.closing = True
+        client.direct = False
         client.error = error
         self.clients.count_unsent(-len(client.unsent))
         client.unsent = b""
@@ -325,11 +262,12 @@ class Streams:
         """Tell the handler, once, that its connection is over."""
         protocol, client.protocol = client.protocol, None
         client.closing = client.lost = True
+        client.direct = False
         if protocol:
             try:
                 protocol.connection_lost(error)
             except BaseException as failure:
-                self._fail(client, failure)
+                self.fail(client, failure)
 
     def close_at_deadline(self, client: Any) -> None:
         """Send what the client takes at once, and the farewell to a client at rest; then close."""
@@ -395,6 +333,7 @@ class Streams:
         frozen.unsent, frozen.saved = bytes(client.unsent), saved
         client.protocol = None
         client.closing = client.lost = True
+        client.direct = False
         client.phase = GONE
         self.poller.timers.cancel(client)
         return behind_proxy(frozen, client.header)

@@ -44,6 +44,7 @@ class Transport(Client):
         "at_eof",
         "buffered",
         "closing",
+        "direct",
         "eof_written",
         "error",
         "header",
@@ -54,6 +55,7 @@ class Transport(Client):
         "parting",
         "protocol",
         "reading",
+        "reads_plainly",
         "streams",
         "unanswered",
         "writing_paused",
@@ -81,6 +83,8 @@ class Transport(Client):
         """Whether the handler has the callbacks of an `asyncio.BufferedProtocol`."""
         self.interest = EPOLLIN
         """The events that epoll waits for; -1: the descriptor is not in the epoll set."""
+        self.reads_plainly = True
+        """Whether input is waited for, and nothing else, and goes to `data_received`."""
         self.reading = True
         """Whether the handler wants to be called with input."""
         self.unanswered: bool | None = None
@@ -91,6 +95,10 @@ class Transport(Client):
         """Whether the handler has ended its output."""
         self.closing = False
         """Whether the handler gets no more input, and the connection ends with the last byte."""
+        self.direct = False
+        """Whether `write` may send at once: nothing is unsent, nothing has ended.
+
+        False is never wrong: the next write looks closer."""
         self.lost = False
         """Whether the connection ends now; what is written is dropped."""
         self.writing_paused = False
@@ -108,34 +116,43 @@ class Transport(Client):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes, or keep them in the write buffer until the client takes them."""
+        # The usual write makes no call but send(2), see `graced.loop.stream_input`.
+        if not (self.direct and type(data) is bytes and data):
+            data = self._to_send(data)
+            if not data:
+                return
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.streams.end_soon(self, error)
+            return
+        streams = self.streams
+        self.unanswered = False
+        self.last = streams.poller.now
+        self.echoed += sent
+        streams.clients.echoed += sent
+        if sent != len(data):
+            streams.keep_unsent(self, data, sent)
+
+    def _to_send(self, data: Any) -> Any:
+        """The bytes of a write that may be sent now; none where they wait, or are dropped."""
         if type(data) is not bytes:
             data = _as_bytes_like(data)
         if self.eof_written:
             raise RuntimeError("Cannot call write() after write_eof()")
         if not data or self.lost:
-            return
-        streams = self.streams
-        self.unanswered = False
-        self.last = streams.poller.now
+            return b""
         if self.unheard:
-            streams.clients.log.hear(self)
-        sent = 0
+            self.streams.clients.log.hear(self)
         if not self.unsent:
-            try:
-                sent = self.sock.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                streams.end_soon(self, error)
-                return
-            self.echoed += sent
-            clients = streams.clients
-            clients.echoed += sent
-            if clients.activity_awaited:
-                clients.report_activity()
-            if sent == len(data):
-                return
-        streams.keep_unsent(self, data, sent)
+            self.direct = True
+            return data
+        self.unanswered = False
+        self.last = self.streams.poller.now
+        self.streams.keep_unsent(self, data, 0)
+        return b""
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         """Send the bytes one after the other."""
@@ -146,6 +163,7 @@ class Transport(Client):
         if self.closing or self.eof_written:
             return
         self.eof_written = True
+        self.direct = False
         if not self.unsent:
             self.shut_output()
 
@@ -223,6 +241,12 @@ class Transport(Client):
         """Call another handler from now on."""
         self.buffered = hasattr(protocol, "buffer_updated")
         self.protocol = protocol
+        self.note_interest(self.interest)
+
+    def note_interest(self, interest: int) -> None:
+        """Note for which events epoll waits."""
+        self.interest = interest
+        self.reads_plainly = interest == EPOLLIN and not self.buffered
 
     def get_protocol(self) -> Any:
         """The handler that is called."""
@@ -312,7 +336,11 @@ class Call(EventSource):
         callback, args = self._callback, self._args
         self._forget()
         if callback and not self._transport.lost:
-            self._transport.streams.call(self._transport, callback, *args)
+            streams = self._transport.streams
+            echoed_before = streams.clients.echoed
+            streams.call(self._transport, callback, *args)
+            if streams.clients.echoed != echoed_before:
+                streams.clients.report_activity()
 
     def _forget(self) -> None:
         self.phase = GONE

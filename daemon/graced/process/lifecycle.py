@@ -1,10 +1,11 @@
-"""The life of a server, as a table of states.
+"""The states in the life of the server, and their order.
 
-::
+The life of a server is this table::
 
     STARTING      listeners are bound; no client is accepted yet
     SERVING       clients are accepted and served; systemd has READY=1
     RELOADING     the same, while a new process gets ready and clients move to it
+    LAME_DUCK     as when SERVING, while load balancers look away; STOPPING=1
     HANDING_OVER  clients are served until handlers that are busy come to rest; then clients are
                   frozen, and their sockets and state go to the descriptor store
     DRAINING      clients are being sent the farewell, and are served until the deadline; STOPPING=1
@@ -12,9 +13,9 @@
     STOPPED       no client and no I/O thread remains
 
     STARTING ──▶ SERVING ─────────────────────▶ DRAINING ──▶ CLOSING ──▶ STOPPED
-                  │   ▲ └──▶ HANDING_OVER ─────────▲
-                  ▼   │                            │
-                 RELOADING ────────────────────────┘
+                    ├──▶ LAME_DUCK ────────────────▲
+                    ├◀─▶ RELOADING ────────────────┤
+                    └──▶ HANDING_OVER ─────────────┘
 
 A failure is no state: an exception leaves the supervisor from whichever state it is in.  A step
 that the table does not have raises `IllegalStepError` and changes nothing: such a step is a bug in
@@ -32,6 +33,7 @@ class State(Enum):
     STARTING = "starting"
     SERVING = "serving"
     RELOADING = "reloading"
+    LAME_DUCK = "lame duck"
     HANDING_OVER = "handing over"
     DRAINING = "draining"
     CLOSING = "closing"
@@ -40,8 +42,11 @@ class State(Enum):
 
 NEXT: dict[State, frozenset[State]] = {
     State.STARTING: frozenset({State.SERVING}),
-    State.SERVING: frozenset({State.RELOADING, State.HANDING_OVER, State.DRAINING}),
+    State.SERVING: frozenset(
+        {State.RELOADING, State.LAME_DUCK, State.HANDING_OVER, State.DRAINING}
+    ),
     State.RELOADING: frozenset({State.SERVING, State.DRAINING}),
+    State.LAME_DUCK: frozenset({State.DRAINING}),
     State.HANDING_OVER: frozenset({State.DRAINING}),
     State.DRAINING: frozenset({State.CLOSING}),
     State.CLOSING: frozenset({State.STOPPED}),

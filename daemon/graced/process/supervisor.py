@@ -22,6 +22,7 @@ from graced.log import events
 from graced.log.event import plural
 from graced.loop.poller import MAX_POLL_TIMEOUT
 from graced.process.lifecycle import Lifecycle, State
+from graced.process.status_line import serving
 from graced.process.watchdog import Watchdog
 from graced.server import FREEZE_TIMEOUT, Server
 from graced.signals import SignalInbox
@@ -62,8 +63,6 @@ SETTLE_INTERVAL = 0.05
 """Seconds between two looks at handlers that are busy, before a handover."""
 LAST_PART = 1.0
 """Seconds, at most, that clients which cannot be handed over get of the grace period."""
-LISTED_ADDRESSES = 3
-"""Addresses in the status line, at most."""
 STATUS_INTERVAL = 1.0
 """Seconds between two STATUS= lines, at least."""
 EXTEND_TIMEOUT = 10.0
@@ -74,14 +73,26 @@ class Supervisor:
     """Takes a server from STARTING to STOPPED.  Main thread only; times are monotonic seconds."""
 
     def __init__(
-        self, server: Server, inbox: SignalInbox, notifier: Notifier, *, grace: float
+        self,
+        server: Server,
+        inbox: SignalInbox,
+        notifier: Notifier,
+        *,
+        grace: float,
+        lame_duck: float = 0.0,
     ) -> None:
-        """`grace`: seconds from the first stop signal to the deadline."""
+        """`grace`: seconds from the beginning of the drain to the deadline.
+
+        `lame_duck`: seconds from the first stop signal to the drain.
+        """
         self.lifecycle = Lifecycle()
         self._server = server
         self._inbox = inbox
         self._notifier = notifier
         self._grace = grace
+        self._lame_duck = lame_duck
+        self._lame_until = -math.inf
+        self._in_haste = False
         self._watchdog = Watchdog(server, notifier)
         notifier.on_failure(partial(os.eventfd_write, server.changed_fd, 1))
         self._received: deque[signal.Signals] = deque()
@@ -95,8 +106,7 @@ class Supervisor:
         self.on_change: Callable[[], None] | None = None
         """Called when the server may have changed."""
         self._attended: list[Attended] = []
-        self._sent_status = ""
-        self._sent_status_at = -math.inf
+        self.report_again()
         self._poll = select.poll()
         self._poll.register(inbox, select.POLLIN)
         self._poll.register(server.changed_fd, select.POLLIN)
@@ -207,19 +217,54 @@ class Supervisor:
             self._server.adopt(remaining)
         events.HANDED_OVER(clients=len(frozen) - len(remaining), clients_left=self._server.clients)
 
-    def drain(self, first: signal.Signals) -> None:
+    def hurry(self) -> None:
+        """Skip the lame duck of the stop that comes or has begun, at the next signal.
+
+        Any thread may call.
+        """
+        self._in_haste = True
+
+    def lame_duck(self, first: signal.Signals) -> signal.Signals | None:
+        """Serve, new clients too, while load balancers look away; return the signal to drain for.
+
+        None: it is logged already.  Skipped where `first`, the signal that has ended `serve`, or
+        another is impatient, and where the clients were about to be handed over.
+        """
+        if not self._lame_duck or self._in_haste or first in signals.IMPATIENT:
+            return first
+        if self.lifecycle.state is not State.SERVING:
+            return first
+        self.lifecycle.to(State.LAME_DUCK)
+        self._lame_until = time.monotonic() + self._lame_duck
+        events.LAME_DUCK(
+            signal=first.name, seconds=self._lame_duck, clients_left=self._server.clients
+        )
+        self._set_status(self._status())
+        self._notifier.stopping(self._sent_status, EXTEND_TIMEOUT)
+        while not self._in_haste and (now := time.monotonic()) < self._lame_until:
+            # The status line counts the seconds.
+            signum = self._next_signal(min(now + STATUS_INTERVAL, self._lame_until))
+            if signum in signals.IMPATIENT:
+                return signum
+            if signum:
+                self._acknowledge(signum)
+        return None
+
+    def drain(self, first: signal.Signals | None) -> None:
         """Send the farewell; return when no client remains, or at the deadline.
 
-        `first`: the signal that has ended `serve`.  Raises the exception that has ended an I/O
-        thread.
+        `first`: the signal that is the reason; None: it is logged already.  Raises the exception
+        that has ended an I/O thread.
         """
         grace = self._grace
         if self._handed_over:
             # One grace period for all of the restart.
             grace = max(self._deadline - time.monotonic(), min(LAST_PART, grace))
-        else:
+        elif first:
             clients = self._server.clients
             events.SIGNAL(signal=first.name, seconds=self._grace, clients_left=clients)
+        else:
+            events.COUNTDOWN(seconds=round(grace), clients_left=self._server.clients)
         self.drain_for(grace)
 
     def drain_for(self, grace: float) -> None:
@@ -227,10 +272,9 @@ class Supervisor:
         self.lifecycle.to(State.DRAINING)
         self._drain_began = time.monotonic()
         self._deadline = self._drain_began + grace
-        clients = self._server.clients
         self._set_status(self._status())
         self._notifier.stopping(self._sent_status, EXTEND_TIMEOUT)
-        if clients:
+        if clients := self._server.clients:
             events.NOTIFYING(clients_left=clients)
         self._server.drain(self._deadline)
         tick = self._deadline - math.ceil(grace) + 1.0
@@ -246,15 +290,12 @@ class Supervisor:
         for signum in self._received:
             self._acknowledge(signum)
 
-    def hurry(self) -> None:
+    def shorten_drain(self) -> None:
         """In the drain: let it end within `LAST_PART`."""
         self._deadline = min(self._deadline, time.monotonic() + LAST_PART)
 
     def stop(self, event: Event = events.STOPPED) -> None:
-        """Close the remaining clients.  No handler can delay this by more than a moment.
-
-        `event`: for the log.
-        """
+        """Close the remaining clients, in a moment whatever their handlers do; `event`: to log."""
         self.lifecycle.to(State.CLOSING)
         stuck = self._server.stop()
         if self._server.failure:
@@ -324,17 +365,12 @@ class Supervisor:
         waiting = f", {plural(number, 'client')} waiting for a thread" if number else ""
         if self.lifecycle.state is State.DRAINING:
             return f"draining: {clients} remaining, {self._seconds_remaining()} s to go{waiting}"
+        if self.lifecycle.state is State.LAME_DUCK:
+            wait = math.ceil(max(0.0, self._lame_until - time.monotonic()))
+            return f"lame duck: {clients} now, new ones are served for {wait} s more{waiting}"
         if self.lifecycle.state is State.HANDING_OVER:
             return f"handing over: {clients} now, {self._seconds_remaining()} s to go{waiting}"
-        doing = "reloading" if self.lifecycle.state is State.RELOADING else "serving"
-        missing = f"; {self.missing}" if self.missing else ""
-        probes = f" ({server.probes} without a byte)" if server.probes else ""
-        refused = f", {number} refused" if (number := server.admission.refused) else ""
-        return (
-            f"{doing}: {clients} now, {server.admitted} so far{probes}{refused},"
-            f" {plural(server.echoed, 'byte')} echoed on {_listed(server.addresses)}"
-            f"{waiting}{self.note}{missing}"
-        )
+        return serving(server, self.lifecycle.state, self.note, self.missing)
 
     def _seconds_remaining(self) -> int:
         return round(max(0.0, self._deadline - time.monotonic()))
@@ -361,9 +397,3 @@ class Supervisor:
     def _set_status(self, status: str) -> None:
         self._sent_status = status
         self._sent_status_at = time.monotonic()
-
-
-def _listed(addresses: Sequence[str]) -> str:
-    more = len(addresses) - LISTED_ADDRESSES
-    listed = ", ".join(addresses[:LISTED_ADDRESSES]) or "no address yet"
-    return f"{listed} and {more} more" if more > 0 else listed

@@ -137,6 +137,70 @@ def test_answer_of_a_thread(make: Make) -> None:
         assert client.recv_exactly(6) == b"answer"
 
 
+@pytest.mark.parametrize("by", ["input", "timer", "thread"])
+def test_write_is_activity(make: Make, by: str) -> None:
+    kind = Kind(make)
+    client, handler = kind.connect()
+    with client:
+        client.echo(b"hello")
+        transport = handler.transport
+        kind.scene.thread.report_next_activity()
+        if by == "input":
+            client.send(b"answer")
+        elif by == "timer":
+            kind.scene.do(lambda: transport.call_later(0.01, transport.write, b"answer"))
+        else:
+            transport.call_soon_threadsafe(transport.write, b"answer")
+        assert client.recv_exactly(6) == b"answer"
+        kind.scene.changed()
+
+
+def test_timed_call_that_writes_nothing_is_no_activity(make: Make) -> None:
+    """Or a handler's clock would wake the main thread at each tick."""
+    kind = Kind(make)
+    client, handler = kind.connect()
+    with client:
+        client.echo(b"hello")
+        # The turn with that answer is over, and reported if that was awaited.
+        kind.scene.do(int)
+        while kind.scene.changes.acquire(blocking=False):
+            continue
+        kind.scene.thread.report_next_activity()
+        done = threading.Event()
+        kind.scene.do(lambda: handler.transport.call_later(0.01, done.set))
+        assert done.wait(PATIENCE)
+        kind.scene.do(int)
+        assert not kind.scene.changes.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("end", ["end of file", "abort", "close", "freeze"])
+def test_write_after_the_end_sends_nothing(make: Make, end: str) -> None:
+    """Also of a handler that has written before, whose next write looks at nothing."""
+    kind = Kind(make, movable=True)
+    client, handler = kind.connect()
+    with client:
+        client.echo(b"hello")
+        transport = handler.transport
+        if end == "freeze":
+            frozen = kind.scene.freeze()
+            kind.scene.do(lambda: transport.write(b"late"))
+            kind.scene.adopt(frozen)
+            client.echo(b"again")
+            return
+        if end == "end of file":
+            kind.scene.do(transport.write_eof)
+            with pytest.raises(RuntimeError, match="after write_eof"):
+                transport.write(b"late")
+        else:
+
+            def end_and_write() -> None:
+                transport.abort() if end == "abort" else transport.close()
+                transport.write(b"late")
+
+            kind.scene.do(end_and_write)
+        assert client.recv_to_end() == b""
+
+
 def test_exception_in_a_scheduled_call_ends_the_client(make: Make) -> None:
     kind = Kind(make)
     client, handler = kind.connect()

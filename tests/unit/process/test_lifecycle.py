@@ -9,11 +9,12 @@ import pytest
 from graced.process.lifecycle import NEXT, IllegalStepError, Lifecycle, State
 
 STOPPED = [State.SERVING, State.DRAINING, State.CLOSING, State.STOPPED]
+LAME = [State.SERVING, State.LAME_DUCK, State.DRAINING, State.CLOSING, State.STOPPED]
 RELOADED = [State.SERVING, State.RELOADING, State.DRAINING, State.CLOSING, State.STOPPED]
 HANDED_OVER = [State.SERVING, State.HANDING_OVER, State.DRAINING, State.CLOSING, State.STOPPED]
 
 
-WAYS = [STOPPED, RELOADED, HANDED_OVER]
+WAYS = [STOPPED, LAME, RELOADED, HANDED_OVER]
 
 
 def lifecycle_in(state: State) -> Lifecycle:
@@ -27,7 +28,7 @@ def lifecycle_in(state: State) -> Lifecycle:
     return lifecycle
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["stopped", "reloaded", "handed over"])
+@pytest.mark.parametrize("way", WAYS, ids=["stopped", "lame duck", "reloaded", "handed over"])
 def test_whole_life(way: list[State]) -> None:
     lifecycle = Lifecycle()
     for step in way:

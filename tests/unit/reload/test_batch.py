@@ -15,7 +15,7 @@ from graced.loop.phase import GONE
 from graced.reload import batch
 from graced.reload.channel import Channel, Letter
 from graced.reload.table import Message
-from reload.test_channel import room_for
+from support.descriptors import room_for
 
 Ends = tuple[Channel, Channel]
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import resource
 import select
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from graced.reload.channel import MAX_DESCRIPTORS, MAX_SIZE, Channel, Letter
 from graced.reload.table import Message
+from support.descriptors import room_for
 
 Ends = tuple[Channel, Channel]
 
@@ -30,19 +28,6 @@ def is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def room_for(descriptors: int) -> Iterator[None]:
-    """Let this process open no more than that many further descriptors."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + descriptors, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_letter_arrives_whole(ends: Ends) -> None:
