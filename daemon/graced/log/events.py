@@ -280,6 +280,16 @@ DRAIN_ORDERED = Event(
     INFO,
     "user %(user)d stops the service at the control socket",
 )
+AGENT_ANSWERS = Event(
+    "da0acc0db22e4744889ab6b26fbff9e6",
+    INFO,
+    "answering agent checks of HAProxy on %(addresses)s",
+)
+AGENT_FAILED = Event(
+    "e2c12889934240fca27bc7d7e37e4222",
+    WARNING,
+    "cannot answer an agent check of HAProxy: %(reason)s",
+)
 RELOADING = Event(
     "ce96da6d63f84891a474f0737c9568ab",
     INFO,
@@ -307,16 +317,6 @@ RELOAD_ORDERED = Event(
     "79efe0c9e06643e8aa15279622b4845f",
     INFO,
     "user %(user)d reloads the service at the control socket",
-)
-AGENT_ANSWERS = Event(
-    "da0acc0db22e4744889ab6b26fbff9e6",
-    INFO,
-    "answering agent checks of HAProxy on %(addresses)s",
-)
-AGENT_FAILED = Event(
-    "e2c12889934240fca27bc7d7e37e4222",
-    WARNING,
-    "cannot answer an agent check of HAProxy: %(reason)s",
 )
 LIMITS = Event(
     "f0cf29630b16464ca4f499a7349d0ecf",
