@@ -14,7 +14,7 @@ from time import monotonic
 
 from graced.app.attempt import Attempt
 from graced.control.subject import Reload
-from graced.errors import StuckError
+from graced.errors import PidFileError, StuckError
 from graced.log import events
 from graced.process.lifecycle import State
 from graced.reload import batch
@@ -339,6 +339,8 @@ class Reloading(Watch):
             if self._is_mute:
                 self._claims.own()
                 self._control.bind_again()
+        else:
+            self._name_for_good(attempt.pid)
         if reason:
             self._end(reload, reason)
             return
@@ -349,6 +351,17 @@ class Reloading(Watch):
             seconds=self._grace,
         )
         reload.ended = True
+
+    def _name_for_good(self, pid: int) -> None:
+        """Let both registers name the new process, before the command of the reload ends.
+
+        systemd reads the pidfile then, and the process that it names becomes the main process.
+        """
+        assert self._claims.lock
+        try:
+            self._claims.lock.write(pid)
+        except PidFileError as error:
+            events.LIMITS(reason=error)
 
     def drain_rest(self) -> None:
         """Begin to drain the clients that are here."""

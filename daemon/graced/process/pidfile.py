@@ -123,11 +123,11 @@ class PidFile:
             return True
         return not (present and os.access(os.path.dirname(self.path), os.W_OK | os.X_OK))
 
-    def write(self) -> None:
-        """Write the pid of this process.  Raises `PidFileError`."""
+    def write(self, pid: int = 0) -> None:
+        """Write the pid of this process, or of another.  Raises `PidFileError`."""
         try:
             # In this order: at no moment the file is empty that names another process by now.
-            size = os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            size = os.pwrite(self._fd, f"{pid or os.getpid()}\n".encode(), 0)
             os.ftruncate(self._fd, size)
         except OSError as error:
             raise self._cannot(error) from None
