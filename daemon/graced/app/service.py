@@ -26,6 +26,7 @@ from graced.log.writer import Log
 from graced.loop.acceptor import MAX_LINGERING
 from graced.process import limits
 from graced.process.supervisor import Supervisor
+from graced.process.tallies import Tallies
 from graced.server import Server
 from graced.signals import HANDOVER, SignalInbox, expect_service_manager
 from graced.systemd import activation
@@ -127,6 +128,8 @@ class Service:
         belongings.callback(self._notifier.close)
         self._store = FdStore(self._notifier)
         belongings.callback(self._store.close)
+        self._tallies = Tallies(log)
+        self._store.tallies = self._tallies.now
         self._claims = Claims(settings, pid_file, belongings, managed=self._notifier.managed)
         self._inherited: Inherited | None = None
         """Clients and listeners of the last process, until the take-over."""
@@ -258,6 +261,7 @@ class Service:
                 supervisor,
                 stop,
                 self._log,
+                self._tallies,
                 self._settings,
                 self._handler,
                 self._handed_over,
@@ -327,8 +331,11 @@ class Service:
             if reason := loop_choice.leave_out(self._settings, self._handler, listeners, clients):
                 events.NOT_INHERITED(reason=reason)
         server.restore_counts(inherited.counts)
+        self._tallies.go_on(inherited.tallies, server.admission)
         count = sum(client.counted for client in inherited.clients)
         waited = round(1000 * (monotonic() - inherited.frozen))
+        if inherited.frozen:
+            self._tallies.count_handover(waited)
         how = f"in {waited} ms" if inherited.frozen else "after a crash"
         supervisor.note = f"; inherited {plural(count, 'client')} {how}" * bool(inherited.clients)
         supervisor.missing = self._claims.missing

@@ -60,7 +60,7 @@ class Farewell:
         """Tell all clients that have been quiet for the gap; the others wait."""
         self._clients.draining = True
         for client in self._clients.present():
-            if client.phase in RESTING:
+            if client.phase in RESTING and not client.told:
                 self._tell(client)
             elif client.phase == WRITE_BLOCKED:
                 self._count_arrived(client)
@@ -69,6 +69,20 @@ class Farewell:
                 self._tell(client)
         if self._handlers:
             self._poller.schedule_after(self._reminder, self._gap)
+
+    def tell(self, client: Client) -> None:
+        """Tell a client alone, if it is at rest now.
+
+        The handler of a client that has sent something is told instead, by `Present.tell`.
+        """
+        self._arrived = {each: n for each, n in self._arrived.items() if each.phase != GONE}
+        if client.phase not in RESTING or client.told:
+            return
+        self._count_arrived(client)
+        if client in self._arrived:
+            self._echo_arrived(client)
+        elif not (self._handlers and unread(client.sock)):
+            self._tell(client)
 
     def _tell(self, client: Client) -> None:
         if self._says_end_of_file:
@@ -138,7 +152,7 @@ class Farewell:
             self._clients.resume(client, FAREWELL_SENT)
         elif client.told == ANSWERED:
             self._clients.resume(client, self._clients.resting)
-        elif self._clients.draining and self._farewell:
+        elif client in self._arrived or (self._clients.draining and self._farewell):
             self._echo_arrived(client)
         elif self._clients.draining and self._says_end_of_file:
             self._clients.resume(client, self._clients.resting)

@@ -18,6 +18,7 @@ from graced.loop.phase import (
     DEPARTING,
     FAREWELL_PENDING,
     FAREWELL_SENT,
+    GONE,
     INPUT_ENDED,
     NOT_TOLD,
     READ_PAUSED,
@@ -82,6 +83,17 @@ class StreamFarewell:
             if waiting := unread(client.sock):
                 self._arrived[client] = waiting
         self._remind(self._reminder)
+
+    def tell(self, client: Transport) -> None:
+        """Tell a client alone, if it is at rest now.
+
+        What had arrived by one look is read by the next, if the handler reads at all.
+        """
+        self._arrived = {each: n for each, n in self._arrived.items() if each.phase != GONE}
+        if self._arrived.pop(client, 0) or not unread(client.sock):
+            self._consider(client)
+        else:
+            self._arrived[client] = unread(client.sock)
 
     def _remind(self, reminder: EventSource) -> None:
         """Look at all clients: a client can come to rest without a callback of its handler.

@@ -54,8 +54,7 @@ class Transfer:
     def _freeze_clients(self, most: int | None) -> list[Client]:
         if streams := self._clients.streams:
             return self._freeze(streams, most)
-        movable = (client for client in self._clients.present() if client.phase in TRANSFERABLE)
-        frozen = [*islice(movable, most)]
+        frozen = [*islice((each for each in self._movable() if each.phase in TRANSFERABLE), most)]
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
             self._clients.count_unsent(-len(client.unsent))
@@ -68,8 +67,12 @@ class Transfer:
             client.counted = True
         return frozen
 
+    def _movable(self) -> list[Client]:
+        """The clients that are not told: the next process would tell them again."""
+        return [client for client in self._clients.present() if not client.told]
+
     def _freeze(self, streams: StreamClients, most: int | None) -> list[Client]:
-        tried = map(streams.freeze, self._clients.present())
+        tried = map(streams.freeze, self._movable())
         frozen = [*islice((each for each in tried if each), most)]
         # One call for all, as above: threads of a handler may compute.
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
