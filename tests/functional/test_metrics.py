@@ -157,12 +157,12 @@ def test_textfile_is_for_the_node_exporter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", [True, False], ids=["no directory", "a directory"])
 def test_textfile_that_cannot_be_written_is_one_line(missing: bool, tmp_path: Path) -> None:
-    path = tmp_path / "missing" / "graced.prom" if missing else tmp_path / "graced.prom"
-    if not missing:
-        path.mkdir()
+    directory = tmp_path / "node-exporter"
+    path = directory / "missing" / "graced.prom" if missing else directory / "graced.prom"
+    (directory if missing else path).mkdir(parents=True)
     with Graced(env=environment_in(tmp_path)):
         done = gracectl("metrics", "--textfile", str(path), directory=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("gracectl: cannot write: ")
     assert done.stderr.count("\n") == 1
-    assert sorted(os.listdir(tmp_path)) == ([] if missing else ["graced.prom"])
+    assert os.listdir(directory) == ([] if missing else ["graced.prom"])

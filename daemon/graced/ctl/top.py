@@ -13,7 +13,7 @@ from graced.ctl.control import ControlError
 from graced.ctl.graph import graph
 from graced.ctl.live import INTERVAL, Feed, Look, Rates
 from graced.ctl.units import duration, size
-from graced.ctl.view import KEYS, Line, View
+from graced.ctl.view import Line, View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def show(screen: Screen, feed: Feed, view: View, head: Head, first: Look) -> int
 
 def _lines(screen: Screen, view: View, head: list[str], message: str) -> list[Line]:
     height, _ = screen.size
-    last = f"{view.asks} {view.chosen}? y: yes, other keys: no" if view.asks else message or KEYS
+    last = view.keys if view.asks else message or view.keys
     body = view.lines(height - len(head) - 1)
     lines = [Line(text) for text in head] + body
     return [*lines[: height - 1], *([Line("")] * (height - 1 - len(lines))), Line(last)]

@@ -10,10 +10,9 @@ from graced.ctl.units import duration, size
 TEXTS = {"client", "phase"}
 """The columns that are sorted by their text; the others have numbers, the largest first."""
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-_WIDTHS = {"client": 21, "phase": 13}
+_WIDTHS = {"client": 21, "phase": 8}
 """Columns, at least, so that a table does not move at each look; of all others `_WIDTH`."""
-_WIDTH = 9
-KEYS = "q quit  up/down choose  left/right sort  t tell  c close"
+_WIDTH = 7
 
 
 class Column(NamedTuple):
@@ -119,9 +118,16 @@ class View:
         self._first = max(0, min(self._first, len(self._rows) - self._height))
         shown = self._rows[self._first : self._first + self._height]
         head, *lines = table(shown, self.columns, _WIDTH)
-        title = COLUMNS[self.sort_by].title
         styles = ["chosen" if row["client"] == self.chosen else "" for row in shown]
-        return [Line(f"{head}   by {title}", "head"), *map(Line, lines, styles)]
+        return [Line(head, "head"), *map(Line, lines, styles)]
+
+    @property
+    def keys(self) -> str:
+        """What the keys do."""
+        if self.asks:
+            return f"{self.asks} {printable(self.chosen)}? y: yes, other keys: no"
+        title = COLUMNS[self.sort_by].title
+        return f"q quit  up/down choose  left/right sort, now by {title}  t tell  c close"
 
     def _place(self) -> int | None:
         """The number of the chosen client among all; None where it has gone."""
