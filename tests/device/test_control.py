@@ -71,6 +71,15 @@ def test_varlinkctl_introspects_and_calls_everything(graced: Service) -> None:
     assert "org.varlink.service.InvalidParameter" in failed.stderr
     failed = varlinkctl(device, "call", SOCKET, f"{CONTROL}.ListClients", "{}")
     assert "org.varlink.service.ExpectedMore" in failed.stderr
+    called = varlinkctl(device, "--json=short", "call", SOCKET, f"{CONTROL}.Metrics", "{}")
+    assert json.loads(called.stdout)["metrics"]
+    called = varlinkctl(
+        device, "--json=short", "call", SOCKET, f"{CONTROL}.SetLogLevel", '{"level":"info"}'
+    )
+    assert json.loads(called.stdout) == {"before": "info"}
+    chosen = json.dumps({"client": rows[1]["client"]})
+    told = varlinkctl(device, "--json=short", "call", SOCKET, f"{CONTROL}.TellClients", chosen)
+    assert json.loads(told.stdout) == {"told": 1}
     chosen = json.dumps({"client": rows[0]["client"]})
     closed = varlinkctl(device, "--json=short", "call", SOCKET, f"{CONTROL}.CloseClients", chosen)
     assert json.loads(closed.stdout) == {"closed": 1}

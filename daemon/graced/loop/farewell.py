@@ -75,7 +75,6 @@ class Farewell:
 
         The handler of a client that has sent something is told instead, by `Present.tell`.
         """
-        self._arrived = {each: n for each, n in self._arrived.items() if each.phase != GONE}
         if client.phase not in RESTING or client.told:
             return
         self._count_arrived(client)
@@ -83,6 +82,10 @@ class Farewell:
             self._echo_arrived(client)
         elif not (self._handlers and unread(client.sock)):
             self._tell(client)
+
+    def forget(self, client: Client) -> None:
+        """Forget a client that was told alone and has gone, or is closed."""
+        self._arrived.pop(client, None)
 
     def _tell(self, client: Client) -> None:
         if self._says_end_of_file:

@@ -140,6 +140,9 @@ class Goodbye(Protocol):
     def tell(self, client: Any) -> None:
         """Tell a client if it is at rest; to be called again until it is told."""
 
+    def forget(self, client: Any) -> None:
+        """Forget a client that was told so and has gone, or is closed."""
+
 
 class Restoring(Protocol):
     """Handlers that restore their state, and go on together."""

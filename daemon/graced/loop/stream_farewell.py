@@ -18,7 +18,6 @@ from graced.loop.phase import (
     DEPARTING,
     FAREWELL_PENDING,
     FAREWELL_SENT,
-    GONE,
     INPUT_ENDED,
     NOT_TOLD,
     READ_PAUSED,
@@ -89,11 +88,14 @@ class StreamFarewell:
 
         What had arrived by one look is read by the next, if the handler reads at all.
         """
-        self._arrived = {each: n for each, n in self._arrived.items() if each.phase != GONE}
         if self._arrived.pop(client, 0) or not unread(client.sock):
             self._consider(client)
         else:
             self._arrived[client] = unread(client.sock)
+
+    def forget(self, client: Transport) -> None:
+        """Forget a client that was told alone and has gone, or is closed."""
+        self._arrived.pop(client, None)
 
     def _remind(self, reminder: EventSource) -> None:
         """Look at all clients: a client can come to rest without a callback of its handler.

@@ -63,7 +63,7 @@ class Telling(EventSource):
             and not _is_told(client, present[client])
         ]
         self._deadlines.update(dict.fromkeys(new, deadline))
-        self.look()
+        self._consider(new, present)
         return len(new)
 
     def look(self) -> None:
@@ -73,21 +73,24 @@ class Telling(EventSource):
         """
         if self._clients.draining:
             self._deadlines.clear()
-        now = self._poller.now
-        due = inf
-        present = self._present() if self._deadlines else {}
-        for client, deadline in list(self._deadlines.items()):
-            if client not in present:
+        elif self._deadlines:
+            self._consider(list(self._deadlines), self._present())
+
+    def _consider(self, some: Iterable[Client], present: dict[Client, Present | None]) -> None:
+        now, due = self._poller.now, self.due or inf
+        for client in some:
+            deadline = self._deadlines[client]
+            if client not in present or now >= deadline:
                 del self._deadlines[client]
-            elif now >= deadline:
-                del self._deadlines[client]
-                self._close(client, present[client])
-            else:
-                if not _is_told(client, session := present[client]):
-                    due = min(due, now + max(self._clients.policy.gap, MIN_REMIND_INTERVAL))
-                    session.tell() if session else self._goodbye.tell(client)
-                due = min(due, deadline)
-        if due < inf:
+                self._goodbye.forget(client)
+                if client in present:
+                    self._close(client, present[client])
+                continue
+            due = min(due, deadline)
+            if not _is_told(client, session := present[client]):
+                due = min(due, now + max(self._clients.policy.gap, MIN_REMIND_INTERVAL))
+                session.tell() if session else self._goodbye.tell(client)
+        if due < (self.due or inf):
             self._poller.timers.schedule(self, due)
 
     def _present(self) -> dict[Client, Present | None]:
