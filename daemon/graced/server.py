@@ -92,6 +92,7 @@ class Server:
                 farewell=policy.farewell,
                 gap=policy.gap,
                 stall_timeout=policy.stall_timeout,
+                turns=policy.new_turns(),
                 on_close=self._leave,
                 on_free=self._start_waiting,
                 on_restored=on_restored,
@@ -333,10 +334,11 @@ class Server:
         """Begin the drain; `deadline` is the monotonic time of `stop`, which the caller keeps."""
         self.deadline = deadline
         self.draining.set()
+        last = parts_until(deadline)
         for thread in self.io_threads:
-            thread.drain(parts_until(deadline))
+            thread.drain(last)
         if self.pool:
-            self.pool.drain()
+            self.pool.drain(last)
         self._changed()
 
     @property

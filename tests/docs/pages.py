@@ -41,6 +41,7 @@ PAGES = sorted(
     [
         *CHECKOUT.glob("*.md"),
         *CHECKOUT.glob("docs/*.md"),
+        *CHECKOUT.glob("docs/fleet/*.md"),
         *CHECKOUT.glob("packaging/man/*.[0-9]"),
     ]
 )

@@ -16,6 +16,8 @@ SMALLEST = {
     "server.user_timeout": "1e-9",
     "shutdown.grace_period": "1e-9",
     "shutdown.farewell_gap": "1e-9",
+    "shutdown.farewell_spread": "1e-10",
+    "shutdown.lame_duck": "1e-9",
     "limits.stall_timeout": "1e-9",
 }
 LARGEST = {
@@ -24,6 +26,8 @@ LARGEST = {
     "server.user_timeout": "86400",
     "shutdown.grace_period": "86400",
     "shutdown.farewell_gap": "60",
+    "shutdown.farewell_spread": "86399",
+    "shutdown.lame_duck": "86400",
     "limits.idle_timeout": "31_536_000",
     "limits.stall_timeout": "86400",
 }
@@ -33,6 +37,8 @@ ALMOST_WHOLE = {
     "server.user_timeout": "86399.9999999",
     "shutdown.grace_period": "86399.9999999",
     "shutdown.farewell_gap": "59.9999999",
+    "shutdown.farewell_spread": "86398.9999999",
+    "shutdown.lame_duck": "86399.9999999",
     "limits.idle_timeout": "31_535_999.9999999",
     "limits.stall_timeout": "59.9999999",
 }
@@ -70,6 +76,11 @@ def test_valid_configuration_is_served(
                 client.echo(b"hello")
         # The gap may be a minute, and a handler that waits for it ends with the grace period.
         graced.signal(SIGTERM)
+        if "shutdown.lame_duck" in values:
+            # It may be a day, and so may the grace period.
+            graced.log.wait_for("the drain begins in")
+            graced.signal(SIGINT)
+            graced.log.wait_for("closing in")
         assert graced.stop(SIGINT) == 0
         assert not graced.log.count("exiting without waiting")
 

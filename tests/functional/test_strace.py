@@ -10,13 +10,23 @@ from contextlib import ExitStack
 import pytest
 
 from functional.test_idle import CLIENTS, SECONDS, quiet
-from support import PATIENCE, Graced, Log, settled
+from support import PATIENCE, Graced, Log, reserved_port, settled
+from support.agent import ask
 
 pytestmark = pytest.mark.needs("strace")
 
 
-def test_with_idle_clients_there_is_no_system_call() -> None:
-    with Graced() as graced, ExitStack() as stack:
+@pytest.mark.parametrize("with_agent", [False, True], ids=["", "with an agent"])
+def test_with_idle_clients_there_is_no_system_call(with_agent: bool) -> None:
+    with ExitStack() as stack:
+        config = ""
+        if with_agent:
+            port = stack.enter_context(reserved_port())
+            config = f"[server]\nagent = '127.0.0.1:{port}'\n"
+        graced = stack.enter_context(Graced(config=config))
+        if with_agent:
+            graced.log.wait_for("answering agent checks")
+            ask(port)
         clients = [stack.enter_context(graced.connect()) for _ in range(CLIENTS)]
         for client in clients[: CLIENTS // 2]:
             client.echo(b"hello")

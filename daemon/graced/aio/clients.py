@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from graced.handlers.registry import Handler
     from graced.loop.client import Client
+    from graced.loop.policy import AtOnce
+    from graced.loop.turns import Turns
 
 HANDLER_FAILED = "handler failed"
 STALL_LOOKS = 8
@@ -53,6 +55,7 @@ class LoopClients:
         farewell: bytes | None,
         gap: float,
         stall_timeout: float,
+        turns: Turns | AtOnce,
         deadline: Callable[[], float | None],
         on_close: Callable[[Client, str], None],
         on_restored: Callable[[], None],
@@ -71,13 +74,13 @@ class LoopClients:
         self._lends = isinstance(self._loop, asyncio.SelectorEventLoop)
         """Whether the transports are asyncio's, see `graced.aio.session`."""
         self._goodbye = Goodbye(
-            self._loop, farewell, handler.words, gap, deadline=deadline, fail=self._fail
+            self._loop, farewell, handler.words, gap, turns, deadline=deadline, fail=self._fail
         )
         self.restoring = Restoring(event_loop, on_restored, self._open_soon)
 
     def add(self, client: Client) -> Session:
         """Count a client, which is given to `begin` next.  Any thread may call."""
-        session = Session(client, self._event_loop.post, self._goodbye.watch)
+        session = Session(client, self._event_loop.post, self._goodbye.tell)
         with self._lock:
             self._sessions.add(session)
         return session
@@ -334,9 +337,9 @@ class LoopClients:
 
     # The stop.
 
-    def drain(self) -> None:
-        """Say goodbye to each client when it is at rest."""
-        self._goodbye.drain(self.present())
+    def drain(self, last: float) -> None:
+        """Say goodbye to each client when it is at rest, in its turn, until `last`."""
+        self._goodbye.drain(self.present(), last)
 
     def close_all(self, told: Event) -> None:
         """End all connections, set `told`, and end the loop."""

@@ -23,13 +23,17 @@ from graced.sockets.closing import discard, end_input, part
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
     from typing import Any
 
     from graced.aio.session import Session
+    from graced.loop.policy import AtOnce
+    from graced.loop.turns import Turns
 
 TALKING_INTERVAL = 0.02
 """Seconds between two looks while a client talks."""
+TURN_INTERVAL = 0.1
+"""Seconds between two looks at least that are made for a client's turn."""
 LOOK_TIME = 0.0001
 """Seconds of that interval for each client, which a look costs some system calls."""
 LONGEST_HOLD = 1.0
@@ -45,11 +49,12 @@ class Goodbye:
         farewell: bytes | None,
         words: Callable[[Any], bytes | None] | None,
         gap: float,
+        turns: Turns | AtOnce,
         *,
         deadline: Callable[[], float | None],
         fail: Callable[[Session, BaseException], None],
     ) -> None:
-        """`farewell`, `gap`: see `graced.loop.policy`.  `words`: see `Handler`.
+        """`farewell`, `gap`, `turns`: see `graced.loop.policy`.  `words`: see `Handler`.
 
         `deadline` returns the monotonic time of the deadline, once the drain has begun.
         `fail` logs an exception of the handler and ends its client.
@@ -60,6 +65,7 @@ class Goodbye:
         self._farewell = farewell
         self._words = words
         self._gap = gap
+        self._turns = turns
         self._fail = fail
         self._until = math.inf
         """Monotonic time from which on a timed call is no part of an answer."""
@@ -68,26 +74,39 @@ class Goodbye:
         self._is_due = False
         self._anybody_talks = False
 
-    def drain(self, sessions: Iterable[Session]) -> None:
-        """Tell the clients that are at rest, and each other client as soon as it is at rest."""
+    def drain(self, sessions: Collection[Session], last: float) -> None:
+        """Tell the clients that are at rest, and each other client as soon as it is at rest.
+
+        Each is looked at from its turn on, the last from `last` on.
+        """
         self.draining = True
         self._until = parts_until(self._deadline() or monotonic())
-        self._watched.update(sessions)
+        self._turns.begin(last)
+        self._watched.update(self._turns.give(sessions))
         self._look()
 
     def watch(self, session: Session) -> None:
         """Tell a client that has come since."""
+        self._watched.update(self._turns.give([session]))
+        self._look_soon()
+
+    def tell(self, session: Session) -> None:
+        """Tell a client alone, in the drain or not."""
         self._watched.add(session)
         self._look_soon()
 
     def forget(self, session: Session) -> None:
         """Look no more at a client."""
         self._watched.discard(session)
+        self._turns.discard(session)
 
     def _look_soon(self) -> None:
-        if self._watched and not self._is_due:
+        next_turn = self._turns.next
+        if (self._watched or next_turn < math.inf) and not self._is_due:
             self._is_due = True
             pause = max(self._gap, MIN_REMIND_INTERVAL)
+            # A look is at all that are watched, and so not made for each turn.
+            pause = min(pause, max(TURN_INTERVAL, next_turn - monotonic()))
             if self._anybody_talks:
                 pause = min(pause, max(TALKING_INTERVAL, LOOK_TIME * len(self._watched)))
             self._loop.call_later(pause, self._look_again)
@@ -98,6 +117,7 @@ class Goodbye:
 
     def _look(self) -> None:
         self._anybody_talks = False
+        self._watched.update(self._turns.take())
         for session in list(self._watched):
             if not session.is_open and session.transport:
                 self._watched.discard(session)

@@ -6,13 +6,14 @@ by `graced.aio.clients`; `graced.aio.goodbye` has the stop, `graced.aio.moving` 
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import Future
 from functools import partial
+from math import inf
 from threading import Event, Thread
 
 from graced.aio.clients import LoopClients
 from graced.aio.event_loop import EventLoop
+from graced.loop.policy import AtOnce
 from graced.sockets.closing import end_both_ways
 
 TYPE_CHECKING = False
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from graced.aio.session import Session
     from graced.handlers.registry import Handler
     from graced.loop.client import Client
+    from graced.loop.turns import Turns
 
 SAVE_TIMEOUT = 5.0
 """Seconds that all handlers together may take to save their state, once they have begun."""
@@ -50,6 +52,7 @@ class LoopPool:
         stall_timeout: float,
         on_close: Callable[[Client, str], None],
         on_restored: Callable[[], None] = lambda: None,
+        turns: Turns | AtOnce | None = None,
         movable: bool = False,
         **_of_threads: object,
     ) -> None:
@@ -66,6 +69,7 @@ class LoopPool:
             farewell=farewell,
             gap=gap,
             stall_timeout=stall_timeout,
+            turns=turns or AtOnce(),
             deadline=deadline,
             on_close=on_close,
             on_restored=on_restored,
@@ -96,7 +100,7 @@ class LoopPool:
 
     def say_goodbyes(self) -> float:
         """The loop does it: no other look is needed."""
-        return math.inf
+        return inf
 
     def close_idle(self, timeout: float) -> float:
         """Close clients that have been silent for `timeout` seconds.
@@ -142,9 +146,9 @@ class LoopPool:
 
     # The stop.
 
-    def drain(self) -> None:
-        """Say goodbye to each client when it is at rest."""
-        self.event_loop.post(self._clients.drain)
+    def drain(self, last: float = inf) -> None:
+        """Say goodbye to each client when it is at rest, in its turn, until `last`."""
+        self.event_loop.post(partial(self._clients.drain, last))
 
     def close_all(self) -> int:
         """End the connections of all clients, and return the number of clients."""

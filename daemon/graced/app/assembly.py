@@ -70,6 +70,7 @@ def _server(
         policy=Policy(
             farewell=farewell,
             gap=settings.farewell_gap,
+            spread=settings.farewell_spread,
             idle_timeout=settings.idle_timeout,
             stall_timeout=settings.stall_timeout,
             log_connections=settings.connections,

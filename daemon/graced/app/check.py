@@ -160,7 +160,7 @@ class Check:
         if path:
             with self._going_on():
                 self._check_pid_file(os.path.abspath(path))
-        self._check_addresses(settings.listen)
+        self._check_addresses(settings.listen, settings.agent)
         return settings
 
     @contextmanager
@@ -189,15 +189,15 @@ class Check:
 
     # Addresses.
 
-    def _check_addresses(self, addresses: tuple[Address, ...]) -> None:
+    def _check_addresses(self, addresses: tuple[Address, ...], agent: Address | None) -> None:
         service = self._subject.unit
         if self._subject.gets_listeners:
-            return
-        occupancy.refuse_overlaps(addresses)
+            addresses = ()
+        occupancy.refuse_overlaps(addresses, agent)
         if service and service.private_network:
             self.notes.append(f"addresses: {service.name} has a network of its own")
             return
-        for address in addresses:
+        for address in (*addresses, agent) if agent else addresses:
             with self._going_on():
                 if address.path:
                     self._check_path(address)

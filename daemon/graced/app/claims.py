@@ -51,6 +51,8 @@ class Claims:
     ) -> None:
         """`belongings` gives up all claims at the end.  `managed`: by a service manager."""
         self.listeners: list[Listener] = []
+        self.agent: list[Listener] = []
+        """The listeners for agent checks: none is inherited, or handed over."""
         self.lock: PidFile | None = None
         self._settings = settings
         self._pid_file = os.path.abspath(pid_file) if pid_file else None
@@ -78,6 +80,21 @@ class Claims:
         self.listeners = self._listen(inherited)
         for each in self.listeners:
             self._belongings.callback(each.close)
+        self.agent = self._listen_for_checks()
+        for each in self.agent:
+            self._belongings.callback(each.close)
+
+    def _listen_for_checks(self) -> list[Listener]:
+        agent = self._settings.agent
+        if not agent:
+            return []
+        from graced.control.agent import BACKLOG  # noqa: PLC0415
+
+        refused: list[tuple[Address, ListenError]] = []
+        bound = binding.bind([agent], BACKLOG, refused=refused if self._goes_on else None)
+        for _, error in refused:
+            self._claim_late(error=error)
+        return bound
 
     def _listen(self, inherited: Inherited) -> list[Listener]:
         settings = self._settings
@@ -89,10 +106,10 @@ class Claims:
             for error in unfit:
                 self._claim_late(error=error)
             return passed
-        if len(settings.listen) > 1:
+        if len(settings.listen) > 1 or settings.agent:
             from graced.app import occupancy  # noqa: PLC0415
 
-            occupancy.refuse_overlaps(settings.listen, resolve=not self._managed)
+            occupancy.refuse_overlaps(settings.listen, settings.agent, resolve=not self._managed)
         unresolved: list[Address] = []
         refused: list[tuple[Address, ListenError]] = []
         bound = binding.bind(

@@ -68,6 +68,7 @@ def read(config: str | None, options: Options, instance: Instance = MAIN) -> dic
             raise UsageError(f"{option} {error}, not {shown(written)}") from None
         values[key] = Value(written=written, checked=checked, source=option)
     _follow(values)
+    _check_spread(values)
     _check_rules(values)
     return values
 
@@ -84,6 +85,16 @@ def _follow(values: Mapping[str, Value]) -> None:
     if timeout.source == DEFAULT and idle:
         timeout.written = min(idle + interval * count, LONGEST_USER_TIMEOUT)
         timeout.checked = timeout.written
+
+
+def _check_spread(values: Mapping[str, Value]) -> None:
+    """Raise `ConfigError` where the last clients would be told when they are closed."""
+    spread, grace = values["shutdown.farewell_spread"], values["shutdown.grace_period"]
+    if spread.checked and spread.checked >= grace.checked:
+        raise ConfigError(
+            f"{spread.source}: shutdown.farewell_spread must be shorter than shutdown.grace_period,"
+            f" which is {grace.checked:g} s ({grace.source}), not {shown(spread.written)}"
+        )
 
 
 def _check_rules(values: Mapping[str, Value]) -> None:

@@ -94,13 +94,15 @@ def _may_be(path: str, place: str) -> bool:
     return path.startswith("/") and os.path.basename(path) == os.path.basename(place)
 
 
-def refuse_overlaps(addresses: Sequence[Address], *, resolve: bool = True) -> None:
-    """Raise `ConfigError` if two addresses cannot be listened on together.
+def refuse_overlaps(
+    addresses: Sequence[Address], agent: Address | None = None, *, resolve: bool = True
+) -> None:
+    """Raise `ConfigError` if two addresses, that of the agent included, cannot be listened on.
 
     `resolve`: whether to look at host names, which may take a while.
     """
     taken: list[tuple[Address, int, str, int]] = []
-    for address in addresses:
+    for address in (*addresses, agent) if agent else addresses:
         if not resolve and is_name(address):
             continue
         try:
@@ -117,8 +119,9 @@ def refuse_overlaps(addresses: Sequence[Address], *, resolve: bool = True) -> No
                 same_scope = scope == its_scope or not (scope and its_scope)
                 same_place = family == its_family and same_scope and same_port
                 if same_place and _overlap(family, host, its_host):
+                    key = "server.agent" if address is agent else "server.listen"
                     raise ConfigError(
-                        f"server.listen: {address} and {other} overlap, only one can be listened on"
+                        f"{key}: {address} and {other} overlap, only one can be listened on"
                     )
             mine.append((address, family, host, scope))
         taken += mine

@@ -34,7 +34,7 @@ from graced.systemd.notify import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from socket import socket
 
     from graced.app.launch import Launch
@@ -225,7 +225,8 @@ class Service:
     def _sockets(self) -> list[socket]:
         """The sockets that stay open over the fork."""
         clients = self._inherited.clients if self._inherited else []
-        return [each.sock for each in self._claims.listeners] + [client.sock for client in clients]
+        own = [*self._claims.listeners, *self._claims.agent]
+        return [each.sock for each in own] + [client.sock for client in clients]
 
     def serve(self, parent: Parent | None = None) -> int:
         """The life of the service: start, serve, drain, stop.  Return the exit status."""
@@ -251,27 +252,16 @@ class Service:
                 reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
                 raise StartError(reason) from None
             supervisor = Supervisor(
-                server, inbox, self._notifier, grace=self._settings.grace_period
+                server,
+                inbox,
+                self._notifier,
+                grace=self._settings.grace_period,
+                lame_duck=self._settings.lame_duck,
             )
             self._claims.write_pid()
             self._claims.prepare()
             self._take_over(server, supervisor, mirror)
-            self._control.serve(
-                server,
-                supervisor,
-                stop,
-                self._log,
-                self._tallies,
-                self._settings,
-                self._handler,
-                self._handed_over,
-            )
-            addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
-            events.STARTED(addresses=addresses, pid=os.getpid())
-            if parent:
-                self._notifier.barrier()
-                parent.serving()
-            self._claims.try_again(server, supervisor, self._store_listeners)
+            self._report(server, supervisor, stop, parent)
             signum = supervisor.serve()
             handing_over = False
             if signum is HANDOVER and self._keeps and self._notifier.listens_again():
@@ -288,8 +278,9 @@ class Service:
                         mirrored.release()
                 supervisor.hand_over_clients(self._store, registry.name_of(self._handler))
                 self._disown_paths()
+            unsaid = signum if handing_over else supervisor.lame_duck(signum)
             self._claims.stop()
-            supervisor.drain(signum)
+            supervisor.drain(unsaid)
             if not handing_over:
                 # A stop shuts the listeners, for every process that has a copy.
                 self._store.forget({LISTENERS})
@@ -299,6 +290,36 @@ class Service:
 
                 last_steps.run(parts.call_shutdown, server.deadline)
         return HANDED_OVER if handing_over else 0
+
+    def _report(
+        self,
+        server: Server,
+        supervisor: Supervisor,
+        stop: Callable[[], None],
+        parent: Parent | None,
+    ) -> None:
+        """Say that clients are served: to operators, in the log, to HAProxy and to the parent."""
+        self._control.serve(
+            server,
+            supervisor,
+            stop,
+            self._log,
+            self._tallies,
+            self._settings,
+            self._handler,
+            self._handed_over,
+        )
+        addresses = ", ".join(d.name for d in self._claims.listeners) or "no address yet"
+        events.STARTED(addresses=addresses, pid=os.getpid())
+        if self._claims.agent:
+            # Most services have no agent, and need no module for it.
+            from graced.app import agent  # noqa: PLC0415
+
+            agent.serve(self._claims.agent, server, supervisor, self._belongings)
+        if parent:
+            self._notifier.barrier()
+            parent.serving()
+        self._claims.try_again(server, supervisor, self._store_listeners)
 
     @property
     def _keeps(self) -> bool:
@@ -331,11 +352,10 @@ class Service:
             if reason := loop_choice.leave_out(self._settings, self._handler, listeners, clients):
                 events.NOT_INHERITED(reason=reason)
         server.restore_counts(inherited.counts)
-        self._tallies.go_on(inherited.tallies, server.admission)
         count = sum(client.counted for client in inherited.clients)
         waited = round(1000 * (monotonic() - inherited.frozen))
-        if inherited.frozen:
-            self._tallies.count_handover(waited)
+        self._tallies.go_on(inherited.tallies, server.admission)
+        self._tallies.count_handover(waited if inherited.frozen else None)
         how = f"in {waited} ms" if inherited.frozen else "after a crash"
         supervisor.note = f"; inherited {plural(count, 'client')} {how}" * bool(inherited.clients)
         supervisor.missing = self._claims.missing

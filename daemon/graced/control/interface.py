@@ -153,6 +153,7 @@ class Interface:
         subject = self._subject
         if subject.server.deadline is None:
             events.DRAIN_ORDERED(user=rights.user)
+            subject.supervisor.hurry()
             subject.stop()
         last, said_at = None, -inf
         while True:

@@ -8,7 +8,7 @@ from time import monotonic, time
 from graced import __version__
 from graced.control import log_level
 from graced.process import limits
-from graced.process.supervisor import State
+from graced.process.lifecycle import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

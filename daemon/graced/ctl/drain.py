@@ -21,9 +21,9 @@ def add_command(commands: Any) -> None:
     command = commands.add_parser(
         "drain",
         help="stop a running service, and wait until its clients have gone",
-        description="Stop a running service as SIGTERM does: clients are told, and have the grace"
-        " period. Show how many remain, and wait for the end. For root and the user of the"
-        " service.",
+        description="Stop a running service as SIGTERM does, without a lame duck: clients are told,"
+        " and have the grace period. Show how many remain, and wait for the end. For root and the"
+        " user of the service.",
         epilog=control.STATUSES.replace(
             "0 success", "0 all clients departed, 1 some were closed at the deadline", 1
         ),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from math import inf
 from threading import Condition, Lock, Thread, current_thread, get_ident
 
 from graced.handlers.greeting import Greeting
 from graced.handlers.handler_socket import FreezeInterrupt, HandlerSocket
 from graced.handlers.restoring import Restoring
 from graced.handlers.seldom import Seldom
-from graced.handlers.session import Session, is_end_of_tls, new_session, peer_address
+from graced.handlers.session import HANDLER_ENDED, RESET, Session, new_session, peer_address
 from graced.handlers.strays import Strays
 from graced.log import events
-from graced.log.event import summary_of
 from graced.loop.client import Client
 from graced.loop.connection_log import DEADLINE
+from graced.loop.policy import AtOnce
 from graced.sockets.closing import discard, end_both_ways, end_one_way, linger
 
 TYPE_CHECKING = False
@@ -23,14 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from typing import Any
 
+    from graced.loop.turns import Turns
+
     Run = Callable[[Any, Any], None]
     """Runs a handler to its end; the arguments are the request and the client's address, as in
     `socketserver`."""
 
-HANDLER_ENDED = "handler ended"
-"""The reason in the log for a client whose handler has returned."""
-RESET = "reset by the client"
-"""The reason in the log for a client whose connection broke under its handler."""
 LAST_WRITES_TIMEOUT = 0.2
 """Seconds that the answers of all handlers together may take to be complete at the deadline.
 
@@ -56,6 +55,7 @@ class HandlerPool:
         farewell: bytes | None,
         gap: float,
         stall_timeout: float,
+        turns: Turns | AtOnce | None = None,
         on_close: Callable[[Client, str], None],
         on_free: Callable[[], None] = lambda: None,
         on_restored: Callable[[], None] = lambda: None,
@@ -64,7 +64,8 @@ class HandlerPool:
 
         `greet`: whether handlers speak first.  `max_threads`: handlers that run at once; further
         clients wait, with their data unread.  `movable`: whether handlers can save their state and
-        go on in another process.  `farewell`, `gap`, `stall_timeout`: see `graced.loop.policy`.
+        go on in another process.  `farewell`, `gap`, `stall_timeout`, `turns`: see
+        `graced.loop.policy`.
         `on_close` is called in the handler's thread for each client that was closed, with the
         reason for the log; `on_free`, after a refusal of `reserve`, when a thread is free.
         `on_restored`: see `graced.handlers.restoring`.
@@ -80,6 +81,7 @@ class HandlerPool:
         self._on_free = on_free
         self._lock = Lock()
         self._session_ended = Condition(self._lock)
+        self._turns = turns or AtOnce()
         self._strays = Strays(gap)
         self.restoring = Restoring(on_restored)
         self._frozen: list[Client] = []
@@ -138,8 +140,8 @@ class HandlerPool:
         if closing:
             session.tell_at_deadline()
             session.end()
-        elif draining and session.ours:
-            session.ours.begin_drain()
+        elif draining:
+            self._begin_drain(self._turns.give([session]))
         return session
 
     def _start_thread(self, session: Session) -> None:
@@ -170,18 +172,21 @@ class HandlerPool:
             self.restoring.discard(session)
             raise
 
-    def drain(self) -> None:
-        """Say goodbye to the clients that are at rest.
+    def drain(self, last: float = inf) -> None:
+        """Say goodbye to the clients that are at rest, to each in its turn, until `last`.
 
         The caller then calls `say_goodbyes` after the gap, and again and again.
         """
+        self._turns.begin(last)
         with self._lock:
             self._draining = True
-            requests = [session.request for session in self._sessions]
-        for request in requests:
-            if isinstance(request, HandlerSocket):
-                request.begin_drain()
+        self._begin_drain(self._turns.give(self.present()))
         self.say_goodbyes()
+
+    def _begin_drain(self, sessions: Collection[Session]) -> None:
+        for session in sessions:
+            if session.ours:
+                session.ours.begin_drain()
 
     def present(self) -> list[Session]:
         """The sessions of all clients."""
@@ -193,9 +198,11 @@ class HandlerPool:
 
         Return the seconds after which another may be at rest; infinite: none is left.
         """
-        ours = [each.ours for each in self.present() if each.ours]
+        self._begin_drain(self._turns.take())
+        ours = [each.ours for each in self.present() if each.ours and each not in self._turns]
         waits = [each.say_goodbye() for each in ours]
-        return min([self._strays.say_goodbyes(ours), *filter(None, waits)])
+        next_turn = self._turns.next - time.monotonic()
+        return min([self._strays.say_goodbyes(ours), next_turn, *filter(None, waits)])
 
     def close_idle(self, timeout: float) -> float:
         """Close the clients that have been silent for `timeout` seconds.
@@ -328,18 +335,11 @@ class HandlerPool:
             # No fault of the handler: the client has reset the connection.
             reason = RESET
         except BaseException as error:
-            reason = self._log_failure(session, error)
+            reason = session.failed(
+                error, stalls=bool(self._stall_timeout), draining=self._draining
+            )
         finally:
             self._end(session, reason)
-
-    def _log_failure(self, session: Session, error: BaseException) -> str:
-        if isinstance(error, BlockingIOError) and self._stall_timeout and session.blocks:
-            # The error of a write after SO_SNDTIMEO.
-            return "stalled"
-        if is_end_of_tls(error):
-            return HANDLER_ENDED if self._draining else RESET
-        events.HANDLER_FAILED(client=session.client, reason=summary_of(error), exc_info=error)
-        return "handler failed"
 
     def _is_reclaimed(self, session: Session) -> bool:
         """Take the client back, if its handler has saved its state."""
@@ -390,6 +390,7 @@ class HandlerPool:
     def _free(self, session: Session) -> None:
         """Count a session no more: its thread is free."""
         self.restoring.discard(session)
+        self._turns.discard(session)
         with self._lock:
             self._sessions.discard(session)
             self._session_ended.notify()

@@ -13,13 +13,14 @@ closing it, and the interpreter then closes the connection, as it does without g
 from __future__ import annotations
 
 import socket
+from math import inf
 from threading import get_ident
 from weakref import WeakKeyDictionary, ref
 
 from graced.handlers.handler_socket import HandlerSocket
-from graced.handlers.pool import HANDLER_ENDED, HandlerPool
+from graced.handlers.pool import HandlerPool
 from graced.handlers.rest import ANY_THREAD
-from graced.handlers.session import Session
+from graced.handlers.session import HANDLER_ENDED, Session
 from graced.loop.connection_log import DEADLINE
 from graced.sockets import elsewhere
 from graced.sockets.closing import end_both_ways
@@ -194,13 +195,13 @@ class RequestPool(HandlerPool):
             # As in `threading`: the handler ends, and nothing is printed.
             return
 
-    def drain(self) -> None:
+    def drain(self, last: float = inf) -> None:
         """Say goodbye, also to the clients of requests that are sockets of another class."""
         with self._lock:
             requests = [session.request for session in self._sessions]
         for request in requests:
             self._tell(request)
-        super().drain()
+        super().drain(last)
 
     def _tell(self, request: socket.socket) -> None:
         if isinstance(request, HandlerSocket):

@@ -12,6 +12,8 @@ import sys
 import time
 
 from graced.handlers.handler_socket import HandlerSocket
+from graced.log import events
+from graced.log.event import summary_of
 from graced.loop.phase import NOT_TOLD
 from graced.signals import NUDGE
 from graced.sockets import elsewhere
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
     from graced.loop.client import Client
 
+HANDLER_ENDED = "handler ended"
+"""The reason in the log for a client whose handler has returned."""
+RESET = "reset by the client"
+"""The reason in the log for a client whose connection broke under its handler."""
 BUSY_AFTER = 0.1
 """Seconds of silence after which a handler that is not in a read counts as busy."""
 
@@ -172,6 +178,19 @@ class Session:
 
     # The end.
 
+    def failed(self, error: BaseException, *, stalls: bool, draining: bool) -> str:
+        """Log an exception of the handler that is its fault, and return the reason for the log.
+
+        `stalls`: whether there is a `stall_timeout`.  `draining`: whether the drain has begun.
+        """
+        if isinstance(error, BlockingIOError) and stalls and self.blocks:
+            # The error of a write after SO_SNDTIMEO.
+            return "stalled"
+        if _is_end_of_tls(error):
+            return HANDLER_ENDED if draining else RESET
+        events.HANDLER_FAILED(client=self.client, reason=summary_of(error), exc_info=error)
+        return "handler failed"
+
     @property
     def blocks(self) -> bool:
         """Whether calls of the handler wait, without a timeout."""
@@ -221,7 +240,7 @@ def new_session(
     return Session(client, request, address)
 
 
-def is_end_of_tls(error: BaseException) -> bool:
+def _is_end_of_tls(error: BaseException) -> bool:
     """Whether a TLS session has ended because its connection has, which is no fault of the handler.
 
     OpenSSL takes an end of file without a close_notify for an error, unless a handler sets

@@ -38,6 +38,11 @@ SIGNAL = Event(
     INFO,
     "%(signal)s received, closing in %(seconds)g s, %(clients_left:client)s remaining",
 )
+LAME_DUCK = Event(
+    "8fb6d52078054c0c95139592b8018bd2",
+    INFO,
+    "%(signal)s received, the drain begins in %(seconds)g s, %(clients_left:client)s now",
+)
 SHUTDOWN_CALLED = Event(
     "6ec715a94d32413d91cabea12a376cf4",
     INFO,
@@ -284,6 +289,16 @@ DRAIN_ORDERED = Event(
     "f7c92cfed33848f894c0e35555901b87",
     INFO,
     "user %(user)d stops the service at the control socket",
+)
+AGENT_ANSWERS = Event(
+    "da0acc0db22e4744889ab6b26fbff9e6",
+    INFO,
+    "answering agent checks of HAProxy on %(addresses)s",
+)
+AGENT_FAILED = Event(
+    "e2c12889934240fca27bc7d7e37e4222",
+    WARNING,
+    "cannot answer an agent check of HAProxy: %(reason)s",
 )
 LIMITS = Event(
     "f0cf29630b16464ca4f499a7349d0ecf",

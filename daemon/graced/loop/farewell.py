@@ -13,6 +13,7 @@ A client that cannot be served (`Acceptors.turn_away`), that remains at the dead
 
 from __future__ import annotations
 
+from math import inf
 from select import EPOLLERR, EPOLLHUP, EPOLLIN
 from socket import MSG_PEEK
 
@@ -20,6 +21,8 @@ from graced.loop.clients import RESTING
 from graced.loop.event_source import EventSource
 from graced.loop.phase import (
     ANSWERED,
+    AWAITING_FIRST_BYTE,
+    AWAITING_THREAD,
     FAREWELL_PENDING,
     FAREWELL_SENT,
     GONE,
@@ -27,6 +30,7 @@ from graced.loop.phase import (
     NOT_TOLD,
     READ_PAUSED,
     REMINDING,
+    TAKING_TURNS,
     TOLD,
     WRITE_BLOCKED,
 )
@@ -34,6 +38,8 @@ from graced.sockets.unread import unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from graced.loop.client import Client
     from graced.loop.clients import Clients
 
@@ -53,20 +59,24 @@ class Farewell:
         self._handlers = clients.handlers
         self._says_end_of_file = self._farewell is None and clients.handlers is not None
         self._reminder = EventSource(REMINDING)
+        self._turns = clients.policy.new_turns()
+        self._turn = EventSource(TAKING_TURNS)
         self._arrived: dict[Client, int] = {}
         """Bytes that had arrived when the drain began, and are to be echoed before the farewell."""
 
     def drain(self) -> None:
-        """Tell all clients that have been quiet for the gap; the others wait."""
+        """Tell all clients that have been quiet for the gap; the others wait.
+
+        With a spread each client is told in its turn, and served as before until then.
+        """
         self._clients.draining = True
-        for client in self._clients.present():
-            if client.phase in RESTING and not client.told:
-                self._tell(client)
-            elif client.phase == WRITE_BLOCKED:
-                self._count_arrived(client)
+        self._turns.begin(self._clients.parts_until)
+        untold = [client for client in self._clients.present() if not client.told]
+        for client in self._turns.give(untold):
+            self._begin(client)
         if self._clients.waiting:
-            for client in self._clients.waiting.drain():
-                self._tell(client)
+            self._release(self._turns.give(self._clients.waiting.drain()))
+        self._await_turn()
         if self._handlers:
             self._poller.schedule_after(self._reminder, self._gap)
 
@@ -87,7 +97,48 @@ class Farewell:
         """Forget a client that was told alone and has gone, or is closed."""
         self._arrived.pop(client, None)
 
+    def _begin(self, client: Client) -> None:
+        if client.phase in RESTING:
+            self._tell(client)
+        elif client.phase == WRITE_BLOCKED:
+            self._count_arrived(client)
+
+    def _release(self, waiting: Iterable[Client]) -> None:
+        """Tell clients that wait for a thread."""
+        assert self._clients.waiting
+        for client in waiting:
+            self._clients.waiting.release(client)
+        for client in waiting:
+            self._tell(client)
+
+    def _await_turn(self) -> None:
+        if self._turns.next < inf:
+            self._poller.timers.schedule(self._turn, self._turns.next)
+
+    def tell_next(self, _turn: EventSource) -> None:
+        """Tell the clients whose turn has come, each after the echo of what has arrived."""
+        for client in self._turns.take():
+            if client.phase == AWAITING_THREAD:
+                self._release([client])
+            elif client.phase in RESTING and unread(client.sock):
+                self._answer(client)
+            else:
+                self._begin(client)
+        self._await_turn()
+
+    def _answer(self, client: Client) -> None:
+        """Tell a client after the answer to the bytes that have arrived."""
+        if client.phase == AWAITING_FIRST_BYTE:
+            # The pool gives the client of a handler another turn.
+            self._clients.start_handler(client, 0)
+        elif self._farewell:
+            self._count_arrived(client)
+            self._echo_arrived(client)
+
     def _tell(self, client: Client) -> None:
+        if client.told:
+            # Alone, before the drain.
+            return
         if self._says_end_of_file:
             self._end_input(client)
         elif self._farewell:
@@ -151,13 +202,14 @@ class Farewell:
 
     def go_on(self, client: Client) -> None:
         """Set the phase of a client whose unsent bytes have all been sent."""
+        is_due = self._clients.draining and client not in self._turns
         if client.told == TOLD:
             self._clients.resume(client, FAREWELL_SENT)
         elif client.told == ANSWERED:
             self._clients.resume(client, self._clients.resting)
-        elif client in self._arrived or (self._clients.draining and self._farewell):
+        elif client in self._arrived or (is_due and self._farewell):
             self._echo_arrived(client)
-        elif self._clients.draining and self._says_end_of_file:
+        elif is_due and self._says_end_of_file:
             self._clients.resume(client, self._clients.resting)
             self._end_input(client)
         elif client.saved is not None:

@@ -180,8 +180,8 @@ class Pool(Handlers, Protocol):
     def thaw(self) -> list[Client]:
         """After `settle`: let handlers go on; return the clients of handlers that cannot."""
 
-    def drain(self) -> None:
-        """Say goodbye to the clients, each when it is at rest."""
+    def drain(self, last: float) -> None:
+        """Say goodbye to the clients, each when it is at rest and it is its turn, until `last`."""
 
     def close_all(self) -> int:
         """End the connections of all clients, and return their number."""

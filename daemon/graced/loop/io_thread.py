@@ -173,6 +173,7 @@ class IOThread(Thread):
             phase.SWEEPING: self._idle.close_idle,
             phase.REPORTING: self._acceptors.report_refusals,
             phase.REMINDING: self._farewell.remind,
+            phase.TAKING_TURNS: self._farewell.tell_next,
             phase.HANDSHAKING: self._end_handshakes,
             phase.TELLING: lambda telling: telling.look(),
             phase.ENDING: self._end,

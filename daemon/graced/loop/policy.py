@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from math import inf
 from time import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Any
+
     from graced.loop.access import Access
     from graced.loop.proxies import Proxies
+    from graced.loop.turns import Turns
 
 LONGEST_PAUSE = 5.0
 """Seconds between two parts of an answer; a timed call of a handler for later is something else."""
@@ -18,6 +23,30 @@ _LAST_PART = 1.0
 def parts_until(deadline: float) -> float:
     """The monotonic time from which on a timed call is no part of an answer."""
     return deadline - min(_LAST_PART, max(0.0, deadline - monotonic()) / 4)
+
+
+class AtOnce:
+    """The turns of clients that are all told at once, as `graced.loop.turns.Turns` has them."""
+
+    next = inf
+
+    def begin(self, last: float) -> None:
+        """Begin the drain."""
+
+    def give(self, clients: Collection[Any]) -> Collection[Any]:
+        """Return the clients whose turn is now: all."""
+        return clients
+
+    def take(self) -> list[Any]:
+        """Return the clients whose turn has come since: none."""
+        return []
+
+    def discard(self, client: Any) -> None:
+        """Give a client no turn."""
+
+    def __contains__(self, client: Any) -> bool:
+        """Whether the turn of a client is yet to come: of no client."""
+        return False
 
 
 class Policy:
@@ -31,6 +60,7 @@ class Policy:
         "log_connections",
         "log_probes",
         "proxies",
+        "spread",
         "stall_timeout",
     )
 
@@ -39,6 +69,7 @@ class Policy:
         farewell: bytes | None = b"SHUTDOWN",
         gap: float = 0.1,
         *,
+        spread: float = 0.0,
         idle_timeout: float = 0.0,
         stall_timeout: float = 60.0,
         log_connections: bool = True,
@@ -52,6 +83,8 @@ class Policy:
         None: no farewell is declared; end of file tells a client of a blocking handler."""
         self.gap = gap
         """Seconds of silence before and after the farewell."""
+        self.spread = spread
+        """Seconds over which the drain tells the clients; 0: it tells them at once."""
         self.idle_timeout = idle_timeout
         """Seconds without a byte from a client after which the client is closed; 0: never."""
         self.stall_timeout = stall_timeout
@@ -64,3 +97,12 @@ class Policy:
         """Which hosts may connect; None: all."""
         self.proxies = proxies
         """The hosts whose connections begin with a header of the PROXY protocol; None: none."""
+
+    def new_turns(self) -> Turns | AtOnce:
+        """The turns in which an owner of clients tells them."""
+        if not self.spread:
+            return AtOnce()
+        # Most configurations have no spread, and need no module for it.
+        from graced.loop.turns import Turns  # noqa: PLC0415
+
+        return Turns(self.spread)

@@ -8,6 +8,7 @@ the handler ends instead, and the handler finishes in its own words.
 
 from __future__ import annotations
 
+from math import inf
 from socket import MSG_PEEK
 
 from graced.loop.event_source import EventSource
@@ -15,6 +16,7 @@ from graced.loop.farewell import MIN_REMIND_INTERVAL
 from graced.loop.phase import (
     ANSWERED,
     CALLING,
+    CLIENT_PHASES,
     DEPARTING,
     FAREWELL_PENDING,
     FAREWELL_SENT,
@@ -23,6 +25,7 @@ from graced.loop.phase import (
     READ_PAUSED,
     REMINDING,
     STREAMING,
+    TAKING_TURNS,
     TOLD,
     WRITE_BLOCKED,
 )
@@ -32,7 +35,7 @@ from graced.sockets.unread import unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
     from graced.loop.streams import Streams
@@ -49,6 +52,8 @@ class StreamFarewell:
         self._poller = streams.poller
         self._gap = streams.clients.policy.gap
         self._reminder = EventSource(REMINDING)
+        self._turns = streams.clients.policy.new_turns()
+        self._turn = EventSource(TAKING_TURNS)
         self._arrived: dict[Transport, int] = {}
         """Bytes that had arrived when the drain began, and are to be read before the farewell."""
         streams.on_rest = self._consider
@@ -70,18 +75,29 @@ class StreamFarewell:
             FAREWELL_PENDING: self._send_pending,
             READ_PAUSED: self._resume_reading,
             REMINDING: self._remind,
+            TAKING_TURNS: self._tell_next,
             DEPARTING: self._streams.end,
             CALLING: Call.run,
         }
 
     def drain(self) -> None:
-        """Tell the clients that are at rest now, and each other client as soon as it is at rest."""
+        """Tell the clients that are at rest now, and each other client as soon as it is at rest.
+
+        With a spread that begins with the turn of each client.
+        """
         self._clients.draining = True
+        self._turns.begin(self._clients.parts_until)
         clients: Any = self._clients.present()
+        self._begin(self._turns.give(clients))
+        self._await_turn()
+
+    def _begin(self, clients: Collection[Any]) -> None:
         for client in clients:
             if waiting := unread(client.sock):
                 self._arrived[client] = waiting
-        self._remind(self._reminder)
+        for client in clients:
+            self._consider(client)
+        self._remind_soon(clients)
 
     def tell(self, client: Transport) -> None:
         """Tell a client alone, if it is at rest now.
@@ -97,7 +113,16 @@ class StreamFarewell:
         """Forget a client that was told alone and has gone, or is closed."""
         self._arrived.pop(client, None)
 
-    def _remind(self, reminder: EventSource) -> None:
+    def _await_turn(self) -> None:
+        if self._turns.next < inf:
+            self._poller.timers.schedule(self._turn, self._turns.next)
+
+    def _tell_next(self, _turn: EventSource) -> None:
+        """Tell the clients whose turn has come, each as soon as it is at rest."""
+        self._begin([each for each in self._turns.take() if each.phase < CLIENT_PHASES])
+        self._await_turn()
+
+    def _remind(self, _reminder: EventSource) -> None:
         """Look at all clients: a client can come to rest without a callback of its handler.
 
         Another client's handler may have written its answer.
@@ -105,8 +130,13 @@ class StreamFarewell:
         clients: Any = self._clients.present()
         for client in clients:
             self._consider(client)
-        if any(client.told == NOT_TOLD for client in clients):
-            self._poller.schedule_after(reminder, max(self._gap, MIN_REMIND_INTERVAL))
+        self._remind_soon(clients)
+
+    def _remind_soon(self, clients: Iterable[Any]) -> None:
+        if self._reminder.due:
+            return
+        if any(each.told == NOT_TOLD and each not in self._turns for each in clients):
+            self._poller.schedule_after(self._reminder, max(self._gap, MIN_REMIND_INTERVAL))
 
     def _consider(self, client: Transport, read: int = 0) -> None:
         """Tell a client that is at rest, or note that it is; `read`: bytes that were read just now.
@@ -117,7 +147,7 @@ class StreamFarewell:
             rest = self._arrived.pop(client) - read
             if rest > 0:
                 self._arrived[client] = rest
-        if client.told != NOT_TOLD or client.phase != STREAMING:
+        if client.told != NOT_TOLD or client.phase != STREAMING or client in self._turns:
             return
         if client in self._arrived and client.reading and not client.at_eof:
             return

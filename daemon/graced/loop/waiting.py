@@ -123,18 +123,20 @@ class Waiting:
             self._uncounted -= not client.counted
 
     def drain(self) -> list[Client]:
-        """Let no client wait; return the clients, which are read again and counted.
+        """Count the clients, which the drain waits for, and return them.
 
         A client that has to wait after this call stays counted.
         """
         self._draining = True
-        released = list(self._queue)
-        for client in released:
+        for client in self._queue:
             self._count(client)
-            self.remove(client)
-            client.phase = AWAITING_FIRST_BYTE
-            self._poller.modify(client.sock.fileno(), EPOLLIN)
-        return released
+        return list(self._queue)
+
+    def release(self, client: Client) -> None:
+        """Let a client wait no more: it is read again."""
+        self.remove(client)
+        client.phase = AWAITING_FIRST_BYTE
+        self._poller.modify(client.sock.fileno(), EPOLLIN)
 
     def _count(self, client: Client) -> None:
         if not client.counted and not self._admission.enter(client.host, adopted=True):

@@ -1,21 +1,6 @@
 """The main thread: moves the server from state to state, and reports to log and service manager.
 
-The life of a server is this table::
-
-    STARTING      listeners are bound; no client is accepted yet
-    SERVING       clients are accepted and served; systemd has READY=1
-    HANDING_OVER  clients are served until handlers that are busy come to rest; then clients are
-                  frozen, and their sockets and state go to the descriptor store
-    DRAINING      clients are being sent the farewell, and are served until the deadline; STOPPING=1
-    CLOSING       the remaining clients are closed; handlers have a moment to return
-    STOPPED       no client and no I/O thread remains
-
-    STARTING ──▶ SERVING ─────────────────────▶ DRAINING ──▶ CLOSING ──▶ STOPPED
-                    └──▶ HANDING_OVER ─────────────▲
-
-A failure is no state: an exception leaves the supervisor from whichever state it is in.  A step
-that the table does not have raises `IllegalStepError` and changes nothing: such a step is a bug in
-graced, never a consequence of a signal or of a client.
+`graced.process.lifecycle` has the table of states.
 
 The main thread sleeps in poll(2) until a signal arrives, until the server has changed, or until a
 report is due.  Without any of these the main thread makes no system call.
@@ -29,7 +14,6 @@ import select
 import signal
 import time
 from collections import deque
-from enum import Enum
 from functools import partial
 
 from graced import signals
@@ -37,6 +21,7 @@ from graced.errors import StuckError
 from graced.log import events
 from graced.log.event import plural
 from graced.loop.poller import MAX_POLL_TIMEOUT
+from graced.process.lifecycle import Lifecycle, State
 from graced.process.watchdog import Watchdog
 from graced.server import FREEZE_TIMEOUT, Server
 from graced.signals import SignalInbox
@@ -79,57 +64,30 @@ EXTEND_TIMEOUT = 10.0
 """Seconds in EXTEND_TIMEOUT_USEC=, which each message of the drain asks the service manager for."""
 
 
-class State(Enum):
-    """A state in the life of the server, see the table at the head of this module."""
-
-    STARTING = "starting"
-    SERVING = "serving"
-    HANDING_OVER = "handing over"
-    DRAINING = "draining"
-    CLOSING = "closing"
-    STOPPED = "stopped"
-
-
-NEXT: dict[State, frozenset[State]] = {
-    State.STARTING: frozenset({State.SERVING}),
-    State.SERVING: frozenset({State.HANDING_OVER, State.DRAINING}),
-    State.HANDING_OVER: frozenset({State.DRAINING}),
-    State.DRAINING: frozenset({State.CLOSING}),
-    State.CLOSING: frozenset({State.STOPPED}),
-    State.STOPPED: frozenset(),
-}
-"""The states that may follow a state."""
-
-
-class IllegalStepError(RuntimeError):
-    """A step that the table of states does not have."""
-
-
-class Lifecycle:
-    """The state of the server.  Main thread only."""
-
-    def __init__(self) -> None:
-        self.state = State.STARTING
-
-    def to(self, state: State) -> None:
-        """Step to `state`.  Raises `IllegalStepError` where the table has no such step."""
-        if state not in NEXT[self.state]:
-            raise IllegalStepError(f"no step from {self.state.value} to {state.value}")
-        self.state = state
-
-
 class Supervisor:
     """Takes a server from STARTING to STOPPED.  Main thread only; times are monotonic seconds."""
 
     def __init__(
-        self, server: Server, inbox: SignalInbox, notifier: Notifier, *, grace: float
+        self,
+        server: Server,
+        inbox: SignalInbox,
+        notifier: Notifier,
+        *,
+        grace: float,
+        lame_duck: float = 0.0,
     ) -> None:
-        """`grace`: seconds from the first stop signal to the deadline."""
+        """`grace`: seconds from the beginning of the drain to the deadline.
+
+        `lame_duck`: seconds from the first stop signal to the drain.
+        """
         self.lifecycle = Lifecycle()
         self._server = server
         self._inbox = inbox
         self._notifier = notifier
         self._grace = grace
+        self._lame_duck = lame_duck
+        self._lame_until = -math.inf
+        self._in_haste = False
         self._watchdog = Watchdog(server, notifier)
         notifier.on_failure(partial(os.eventfd_write, server.changed_fd, 1))
         self._received: deque[signal.Signals] = deque()
@@ -251,11 +209,44 @@ class Supervisor:
             self._server.adopt(remaining)
         events.HANDED_OVER(clients=len(frozen) - len(remaining), clients_left=self._server.clients)
 
-    def drain(self, first: signal.Signals) -> None:
+    def hurry(self) -> None:
+        """Skip the lame duck of the stop that comes or has begun, at the next signal.
+
+        Any thread may call.
+        """
+        self._in_haste = True
+
+    def lame_duck(self, first: signal.Signals) -> signal.Signals | None:
+        """Serve, new clients too, while load balancers look away; return the signal to drain for.
+
+        None: it is logged already.  Skipped where `first`, the signal that has ended `serve`, or
+        another is impatient, and where the clients were about to be handed over.
+        """
+        if not self._lame_duck or self._in_haste or first in signals.IMPATIENT:
+            return first
+        if self.lifecycle.state is not State.SERVING:
+            return first
+        self.lifecycle.to(State.LAME_DUCK)
+        self._lame_until = time.monotonic() + self._lame_duck
+        events.LAME_DUCK(
+            signal=first.name, seconds=self._lame_duck, clients_left=self._server.clients
+        )
+        self._set_status(self._status())
+        self._notifier.stopping(self._sent_status, EXTEND_TIMEOUT)
+        while not self._in_haste and (now := time.monotonic()) < self._lame_until:
+            # The status line counts the seconds.
+            signum = self._next_signal(min(now + STATUS_INTERVAL, self._lame_until))
+            if signum in signals.IMPATIENT:
+                return signum
+            if signum:
+                self._acknowledge(signum)
+        return None
+
+    def drain(self, first: signal.Signals | None) -> None:
         """Send the farewell; return when no client remains, or at the deadline.
 
-        `first`: the signal that has ended `serve`.  Raises the exception that has ended an I/O
-        thread.
+        `first`: the signal that is the reason; None: it is logged already.  Raises the exception
+        that has ended an I/O thread.
         """
         self.lifecycle.to(State.DRAINING)
         self._drain_began = now = time.monotonic()
@@ -265,7 +256,9 @@ class Supervisor:
             grace = max(self._deadline - now, min(LAST_PART, grace))
         self._deadline = now + grace
         clients = self._server.clients
-        if not self._handed_over:
+        if first is None:
+            events.COUNTDOWN(seconds=self._seconds_remaining(), clients_left=clients)
+        elif not self._handed_over:
             events.SIGNAL(signal=first.name, seconds=self._grace, clients_left=clients)
         self._set_status(self._status())
         self._notifier.stopping(self._sent_status, EXTEND_TIMEOUT)
@@ -356,6 +349,9 @@ class Supervisor:
         waiting = f", {plural(number, 'client')} waiting for a thread" if number else ""
         if self.lifecycle.state is State.DRAINING:
             return f"draining: {clients} remaining, {self._seconds_remaining()} s to go{waiting}"
+        if self.lifecycle.state is State.LAME_DUCK:
+            wait = math.ceil(max(0.0, self._lame_until - time.monotonic()))
+            return f"lame duck: {clients} now, new ones are served for {wait} s more{waiting}"
         if self.lifecycle.state is State.HANDING_OVER:
             return f"handing over: {clients} now, {self._seconds_remaining()} s to go{waiting}"
         missing = f"; {self.missing}" if self.missing else ""

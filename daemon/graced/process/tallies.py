@@ -44,8 +44,10 @@ class Tallies:
         self.handovers = [tallies.get(f"{_HANDOVERS}{n}", 0) for n in range(len(self.handovers))]
         self.handover_seconds = tallies.get(_HANDOVER_TIME, 0) / 1000
 
-    def count_handover(self, milliseconds: int) -> None:
-        """Count a handover, in which no client was served for so long."""
+    def count_handover(self, milliseconds: int | None) -> None:
+        """Count a handover, in which no client was served for so long; None: there was none."""
+        if milliseconds is None:
+            return
         seconds = milliseconds / 1000
         self.handovers[sum(bound < seconds for bound in HANDOVER_BOUNDS)] += 1
         self.handover_seconds += seconds

@@ -18,7 +18,8 @@ from graced.handlers.blocking import Blocking
 from graced.handover.fdstore import FdStore
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
-from graced.process.supervisor import State, Supervisor
+from graced.process.lifecycle import State
+from graced.process.supervisor import Supervisor
 from graced.server import Server
 from graced.signals import SignalInbox
 from graced.sockets import binding
