@@ -294,3 +294,25 @@ def test_nobody_is_told_by_mistake(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("gracectl: name a client, or choose some by ")
         client.echo(b"still served")
+
+
+def test_spread_is_for_the_stop_alone(handler: str, tmp_path: Path) -> None:
+    """A client that is told alone waits for no turn, and gets none later."""
+    config = "[shutdown]\nfarewell_spread = 2\ngrace_period = 5\n"
+    with (
+        Graced("--handler", handler, config=config, env=environment_in(tmp_path)) as graced,
+        graced.served() as told,
+        graced.served() as other,
+    ):
+        for client in (told, other):
+            client.echo(b"hello")
+        tell(told.name, directory=tmp_path)
+        told.expect_farewell_alone()
+        told.echo(b"still served")
+        graced.signal(SIGTERM)
+        other.expect_farewell_alone()
+        # Nothing has come before this echo.
+        told.echo(b"still served")
+        for client in (told, other):
+            client.close()
+        assert graced.wait() == 0
