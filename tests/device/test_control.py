@@ -71,6 +71,15 @@ def test_varlinkctl_introspects_and_calls_everything(graced: Service) -> None:
     assert "org.varlink.service.InvalidParameter" in failed.stderr
     failed = varlinkctl(device, "call", SOCKET, f"{CONTROL}.ListClients", "{}")
     assert "org.varlink.service.ExpectedMore" in failed.stderr
+    called = varlinkctl(device, "--json=short", "call", SOCKET, f"{CONTROL}.Metrics", "{}")
+    assert json.loads(called.stdout)["metrics"]
+    called = varlinkctl(
+        device, "--json=short", "call", SOCKET, f"{CONTROL}.SetLogLevel", '{"level":"info"}'
+    )
+    assert json.loads(called.stdout) == {"before": "info"}
+    chosen = json.dumps({"client": rows[1]["client"]})
+    told = varlinkctl(device, "--json=short", "call", SOCKET, f"{CONTROL}.TellClients", chosen)
+    assert json.loads(told.stdout) == {"told": 1}
     chosen = json.dumps({"client": rows[0]["client"]})
     closed = varlinkctl(device, "--json=short", "call", SOCKET, f"{CONTROL}.CloseClients", chosen)
     assert json.loads(closed.stdout) == {"closed": 1}
@@ -163,3 +172,52 @@ def test_instance_has_its_own(graced: Service, second: str) -> None:
     finally:
         device.systemctl("stop", "graced@second")
         device.remove(SECOND)
+
+
+def test_metrics_are_written_for_the_node_exporter(graced: Service, second: str) -> None:
+    device = graced.device
+    directory = "/var/lib/prometheus/node-exporter"
+    for name, suffix in (("graced", ""), (f"graced@{second}", f"@{second}")):
+        unit = f"graced-metrics{suffix}"
+        path = f"{directory}/{name}.prom"
+        enabled = device.run("systemctl", "is-enabled", f"{unit}.timer", check=False)
+        assert enabled.stdout == "disabled\n"
+        # Without the node exporter it does nothing.
+        device.systemctl("start", f"{unit}.service")
+        assert not device.exists(path)
+    device.run("mkdir", "--parents", directory)
+    try:
+        for name, suffix in (("graced", ""), (f"graced@{second}", f"@{second}")):
+            unit = f"graced-metrics{suffix}"
+            device.systemctl("start", f"{unit}.timer")
+            device.systemctl("start", f"{unit}.service")
+            text = device.read(f"{directory}/{name}.prom")
+            assert f'graced_up{{service="{name}"}} 1\n' in text
+            device.systemctl("stop", f"{name}.service")
+            device.systemctl("start", f"{unit}.service")
+            text = device.read(f"{directory}/{name}.prom")
+            assert f'graced_up{{service="{name}"}} 0\n' in text
+            device.systemctl("stop", f"{unit}.timer")
+        listed = device.run("ls", "-l", directory).stdout
+        assert listed.count("-rw-r--r--") == 2
+    finally:
+        device.run("rm", "-r", directory)
+        device.systemctl("stop", f"graced@{second}")
+        device.remove(SECOND)
+        device.systemctl("start", "graced")
+
+
+def test_kernel_names_the_socket_by_its_path(graced: Service) -> None:
+    device = graced.device
+    for order in ("restart", "kill --kill-whom=main --signal=KILL"):
+        pid = str(graced.pid)
+
+        def is_another(unit: dict[str, str], pid: str = pid) -> bool:
+            return unit["ActiveState"] == "active" and unit["MainPID"] != pid
+
+        with graced.watch() as watch:
+            device.systemctl(*order.split(), UNIT)
+            watch.until(is_another)
+        listed = device.read("/proc/net/unix")
+        assert f" {SOCKET}\n" in listed
+        assert f"{SOCKET}.new" not in listed

@@ -15,6 +15,8 @@ import pytest
 from functional.foreign import CONFIGS, QUICK, foreign
 from strangers.gate import VARIABLE, Gate
 from support import Client, environment, odd
+from support.control import environment_in, gracectl
+from support.process import LEFT_TO_THE_KERNEL
 
 
 @pytest.fixture
@@ -260,3 +262,36 @@ def test_upload_that_waits_for_leave_is_answered_by_the_library(bases: str) -> N
         client.sock.settimeout(60)
         client.send(b"word")
         assert client.recv_to_end().endswith(b"\r\n\r\nword")
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("name", ["Encrypted", "Detached"])
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("close", "closed by an operator"),
+        ("tell", "told by an operator, closed after its grace period"),
+    ],
+)
+def test_operator_reaches_derived_sockets_of_handler(
+    name: str, command: str, reason: str, certificate: Path, tmp_path: Path
+) -> None:
+    """Which words there would be right nobody knows: the client hears of the end alone."""
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    env = {
+        "FOREIGN_CERTIFICATE": str(certificate),
+        **environment_in(runtime),
+        **LEFT_TO_THE_KERNEL,
+    }
+    with foreign(name, "1", env=env) as graced:
+        plain = graced.connect()
+        address = plain.name
+        with encrypted(plain) if name == "Encrypted" else plain as client:
+            client.send(b"hello")
+            assert client.recv().lower() == b"hello"
+            done = gracectl(command, address, directory=runtime)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert heard_to_end(client) in {b"", b"bye"}
+        graced.log.wait_for(rf"closing connection from {address}: {reason}")
+        assert graced.log.count("failed") == 0

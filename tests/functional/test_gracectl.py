@@ -17,40 +17,7 @@ from unittest.mock import ANY
 import pytest
 
 from support import PATIENCE, Graced, environment
-from support.control import environment_in
-
-
-def gracectl(
-    *words: str, directory: Path, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    command, *options = words
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "graced.ctl.gracectl", command),
-            *("--socket", str(directory / "control"), *options),
-        ],
-        env=environment({"TZ": "UTC", **(env or {})}),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
-def started_gracectl(
-    *words: str, directory: Path, stdout: int = subprocess.PIPE
-) -> subprocess.Popen[str]:
-    """The same, which goes on; a context manager."""
-    command, *options = words
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "graced.ctl.gracectl", command),
-            *("--socket", str(directory / "control"), *options),
-        ],
-        env=environment(),
-        stdout=stdout,
-        text=True,
-    )
+from support.control import environment_in, gracectl, read_until, started_gracectl
 
 
 def test_status_for_people_and_programs(tmp_path: Path) -> None:
@@ -66,7 +33,7 @@ def test_status_for_people_and_programs(tmp_path: Path) -> None:
         assert lines["listeners"].split() == graced.addresses
         assert lines["clients"].strip() == "1 now, 1 so far"
         assert lines["limits"].strip() == "max_clients: 1 of 4096 (0%)"
-        assert lines["log"].strip() == "nothing lost"
+        assert lines["log"].strip() == "level info, nothing lost"
         assert lines["handover"].strip() == "no client was inherited"
         found = json.loads(gracectl("status", "--json", directory=tmp_path).stdout)
         assert (found["pid"], found["clients"], found["drain"]) == (graced.pid, 1, None)
@@ -212,14 +179,6 @@ def test_drain_is_one_line_on_a_terminal(tmp_path: Path) -> None:
         assert shown.count(b"\n") == 1
         assert b"\r[####################] stopped: 2 clients departed" in shown
         assert graced.wait() == 0
-
-
-def read_until(fd: int, wanted: bytes) -> bytes:
-    """What a terminal shows until `wanted` is among it."""
-    shown = b""
-    while wanted not in shown:
-        shown += os.read(fd, 65536)
-    return shown
 
 
 def test_drain_goes_on_without_the_command(tmp_path: Path) -> None:

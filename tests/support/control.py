@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +16,7 @@ from typing import Any, Self
 from graced.sockets.timeout import set_timeout
 from support.client import MOMENT
 from support.log import PATIENCE
+from support.process import environment
 
 CONTROL = "io.graced.Control"
 SERVICE = "org.varlink.service"
@@ -104,3 +108,45 @@ class Operator:
             found += reply["parameters"]["clients"]
             if not reply.get("continues"):
                 return found
+
+
+def gracectl(
+    *words: str, directory: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that asks the graced with this runtime directory."""
+    command, *options = words
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "graced.ctl.gracectl", command),
+            *("--socket", str(directory / "control"), *options),
+        ],
+        env=environment({"TZ": "UTC", **(env or {})}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def started_gracectl(
+    *words: str, directory: Path, stdout: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """The same, which goes on; a context manager."""
+    command, *options = words
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "graced.ctl.gracectl", command),
+            *("--socket", str(directory / "control"), *options),
+        ],
+        env=environment(),
+        stdout=stdout,
+        text=True,
+    )
+
+
+def read_until(fd: int, wanted: bytes) -> bytes:
+    """What a terminal shows until `wanted` is among it."""
+    shown = b""
+    while wanted not in shown:
+        shown += os.read(fd, 65536)
+    return shown

@@ -80,7 +80,7 @@ class LoopClients:
 
     def add(self, client: Client) -> Session:
         """Count a client, which is given to `begin` next.  Any thread may call."""
-        session = Session(client, self._event_loop.post)
+        session = Session(client, self._event_loop.post, self._goodbye.tell)
         with self._lock:
             self._sessions.add(session)
         return session
@@ -245,7 +245,8 @@ class LoopClients:
         """Close the connection, in the drain when the client has closed it."""
         if session.lingers:
             return
-        if self._closing or not self._goodbye.draining or is_at_its_end(session.sock):
+        is_parting = self._goodbye.draining or session.is_told
+        if self._closing or not is_parting or is_at_its_end(session.sock):
             self._leave(session, session.reason)
             return
         session.lingers = True

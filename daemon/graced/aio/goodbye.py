@@ -90,6 +90,11 @@ class Goodbye:
         self._watched.update(self._turns.give([session]))
         self._look_soon()
 
+    def tell(self, session: Session) -> None:
+        """Tell a client alone, in the drain or not."""
+        self._watched.add(session)
+        self._look_soon()
+
     def forget(self, session: Session) -> None:
         """Look no more at a client."""
         self._watched.discard(session)

@@ -28,7 +28,7 @@ def frozen(
             return False
         session.is_frozen = True
         return True
-    if not movable or not session.may_move:
+    if not movable or session.is_told or not session.may_move:
         return False
     unsent = session.unsent
     if unsent is None:

@@ -150,10 +150,13 @@ class NotingSocket(LentSocket):
 class Session:
     """A client on the loop.  For the thread of the loop, except `silence`, `written` and `cut`."""
 
-    def __init__(self, client: Client, post: Callable[[Callable[[], object]], None]) -> None:
-        """`post` calls a function in the loop."""
+    def __init__(
+        self, client: Client, post: Callable[..., None], watch: Callable[..., None]
+    ) -> None:
+        """`post` calls a function in the loop; `watch` tells a client when it is at rest."""
         self.client = client
         self._post = post
+        self._watch = watch
         self.sock = client.sock
         """The server's socket; also that of the transport, if it was lent."""
         self.transport: Any = None
@@ -243,6 +246,10 @@ class Session:
         if self.transport:
             self.reason = self.reason or reason
             self.transport.abort()
+
+    def tell(self) -> None:
+        """Tell the client when it is at rest.  Any thread may call."""
+        self._post(partial(self._watch, self))
 
     def cut(self, reason: str) -> None:
         """The same, for any thread."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import select
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
         def unname(self) -> None:
             """Withdraw the name, if it was not sent."""
 
-        def commit(self) -> None:
-            """Be the main process no more."""
+        def commit(self, channel: Channel) -> None:
+            """Be the main process no more, and send COMMIT.  Raises `OSError`."""
 
         def stop_accepting(self) -> None:
             """Accept no more clients; the listeners stay open."""
@@ -273,8 +274,9 @@ class Attempt:
     def _commit(self) -> None:
         assert self._new
         self._new.leave()
-        self._work.commit()
-        self._send(Message.COMMIT)
+        with suppress(OSError):
+            # As in `_send`.
+            self._work.commit(self._new.channel)
 
     def _kill_new(self) -> None:
         if self._named >= 0:
@@ -303,11 +305,9 @@ class Attempt:
 
     def _send(self, message: Message) -> None:
         assert self._new
-        try:
-            self._new.channel.send(message)
-        except OSError:
+        with suppress(OSError):
             # It is about to be gone, and `look` says why; or it hangs, and its watchdog ends it.
-            return
+            self._new.channel.send(message)
 
     def _send_offer(self) -> None:
         assert self._new
@@ -353,11 +353,9 @@ class Attempt:
 
     def _send_moved(self) -> None:
         assert self._new
-        try:
-            self._work.send_moved(self._new.channel)
-        except OSError:
+        with suppress(OSError):
             # As in `_send`.
-            return
+            self._work.send_moved(self._new.channel)
 
     def _report_failure(self) -> None:
         if self._new:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graced.handlers.registry import Handler
     from graced.log.writer import Log
     from graced.process.supervisor import Supervisor
+    from graced.process.tallies import Tallies
     from graced.server import Server
     from graced.sockets.listener import Listener
 
@@ -72,6 +73,7 @@ class ControlSocket:
         supervisor: Supervisor,
         stop: Callable[[], None],
         log: Log,
+        tallies: Tallies,
         settings: Settings,
         handler: Handler | None,
         inherited: tuple[int, int | None] | None,
@@ -91,9 +93,11 @@ class ControlSocket:
                 supervisor=supervisor,
                 stop=stop,
                 log=log,
+                tallies=tallies,
                 name=sinks.identifier(),
                 handler=settings.handler,
                 max_handler_threads=settings.max_handler_threads if registry.blocks(handler) else 0,
+                grace_period=settings.grace_period,
                 inherited=inherited,
                 reload=reload,
                 since=monotonic(),

@@ -17,6 +17,7 @@ from functools import partial
 from time import monotonic
 
 from graced import __version__
+from graced.app import asking
 from graced.app.offer import Offer
 from graced.errors import GracedError, StartError
 from graced.handlers import registry
@@ -24,7 +25,7 @@ from graced.handover.inherited import is_new
 from graced.handover.snapshot import SnapshotError
 from graced.log import events
 from graced.log.event import plural
-from graced.reload import batch
+from graced.reload import batch, counts
 from graced.reload.new_side import HEARD, TABLE, Action, Event, State
 from graced.reload.table import Message, step
 from graced.reload.watch import Watch
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from graced.handlers.registry import Handler
     from graced.loop.client import Client
     from graced.process.supervisor import Supervisor
+    from graced.process.tallies import Tallies
     from graced.reload.channel import Letter
     from graced.server import Server
     from graced.signals import SignalInbox
@@ -48,9 +50,6 @@ if TYPE_CHECKING:
 
 SILENCE = 90.0
 """Seconds without a message after which an old process that moves clients hangs."""
-_ASKED_TIMEOUT = 1.0
-"""Seconds in which the service manager closes what it does not take from this process."""
-_ASKING = "graced-asking"
 _BEFORE_COMMIT = frozenset({State.PREPARING, State.CONFIGURED, State.OFFERED, State.READY})
 _MOVING = frozenset({State.MOVING, State.HOLDING})
 _BESIDE = _MOVING | {State.DRAINING_REST}
@@ -74,6 +73,9 @@ class Reloaded(Watch):
         self._server: Server
         self._supervisor: Supervisor
         self._claims: Claims
+        self._tallies: Tallies
+        self._counted = counts.Counts()
+        """What the old process had counted when it said so last."""
         self._handler: Handler | None = None
         self._batch: list[Client] = []
         self._untaken: list[Client] = []
@@ -137,13 +139,20 @@ class Reloaded(Watch):
     # After the commit.
 
     def begin(
-        self, server: Server, supervisor: Supervisor, claims: Claims, handler: Handler | None
+        self,
+        server: Server,
+        supervisor: Supervisor,
+        claims: Claims,
+        tallies: Tallies,
+        handler: Handler | None,
     ) -> None:
         """Serve the clients that the old process sends, from now on.  Before `accept` returns."""
         self._server = server
         self._supervisor = supervisor
         self._claims = claims
+        self._tallies = tallies
         self._handler = handler
+        self._go_on_counting()
         self.due = monotonic() + SILENCE
         supervisor.attend(self)
         self._watch_old()
@@ -229,12 +238,18 @@ class Reloaded(Watch):
 
     def _note_moved(self, letter: Letter) -> None:
         self.due = monotonic() + letter.number("within")
-        counts = (letter.number(name) for name in ("admitted", "echoed", "probes", "refused"))
-        admitted, echoed, probes, refused = counts
-        self._server.restore_counts((admitted, echoed, probes, refused))
+        self._go_on_counting()
         remaining = letter.number("remaining")
         self._supervisor.note = f"; the old process drains {plural(remaining, 'client')}"
         self._obey_later()
+
+    def _go_on_counting(self) -> None:
+        """Add what the old process has counted since it said so last."""
+        assert self._letter
+        now = counts.of(self._letter)
+        new, self._counted = now - self._counted, now
+        self._tallies.go_on(new.tallies, self._server.admission)
+        self._server.restore_counts(new.server)
 
     def _take(self, event: Event) -> None:
         self.state, actions = step(TABLE, self.state, event)
@@ -366,16 +381,8 @@ class Reloaded(Watch):
             self._notifier.speak()
 
     def _is_main(self) -> bool:
-        """Whether systemd takes a descriptor from this process."""
         self._speak()
-        ours, theirs = socket.socketpair()
-        with ours:
-            self._notifier.store(_ASKING, [theirs], sent=theirs.close)
-            self._notifier.barrier()
-            poll = select.poll()
-            poll.register(ours, 0)
-            found = not poll.poll(1000 * _ASKED_TIMEOUT)
-        self._notifier.forget(_ASKING)
+        found = asking.is_main(self._notifier)
         if not found:
             self._notifier.mute()
         return found

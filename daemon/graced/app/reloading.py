@@ -18,6 +18,7 @@ from graced.errors import PidFileError, StuckError
 from graced.log import events
 from graced.process.lifecycle import State
 from graced.reload import batch
+from graced.reload.counts import Counts
 from graced.reload.old_side import State as Step
 from graced.reload.table import Message
 from graced.reload.watch import Watch
@@ -246,12 +247,13 @@ class Reloading(Watch):
         """Withdraw MAINPID=, if it was not sent."""
         self._notifier.name_no_main_process()
 
-    def commit(self) -> None:
-        """Be the main process no more."""
+    def commit(self, channel: Channel) -> None:
+        """Be the main process no more, and send COMMIT.  Raises `OSError`."""
         self._is_mute = True
         self._claims.share()
         self._control.disown_path()
         self._notifier.mute()
+        channel.send(Message.COMMIT, data=self._counts())
 
     def stop_accepting(self) -> None:
         """Accept no more clients; the listeners stay open."""
@@ -311,17 +313,15 @@ class Reloading(Watch):
 
     def send_moved(self, channel: Channel) -> None:
         """Send MOVED: what remains here, until when, and the counts.  Raises `OSError`."""
-        admitted, echoed, probes, refused = self._server.counts
         about = {
             "remaining": self._server.clients,
             "moved": self._moved,
             "within": math.ceil(self._grace + LONGER),
-            "admitted": admitted,
-            "echoed": echoed,
-            "probes": probes,
-            "refused": refused,
         }
-        channel.send(Message.MOVED, about)
+        channel.send(Message.MOVED, about, self._counts())
+
+    def _counts(self) -> bytes:
+        return Counts(self._server.counts, self._store.tallies()).encode()
 
     def report(self, reason: str) -> None:
         """Say how the reload went; empty: it was one."""

@@ -26,6 +26,7 @@ from graced.log.writer import Log
 from graced.loop.acceptor import MAX_LINGERING
 from graced.process import limits
 from graced.process.supervisor import Supervisor
+from graced.process.tallies import Tallies
 from graced.signals import HANDOVER, SignalInbox, expect_service_manager
 from graced.systemd import activation
 from graced.systemd.notify import Notifier
@@ -110,6 +111,8 @@ class Service:
         belongings.callback(self._notifier.close)
         self._store = FdStore(self._notifier)
         belongings.callback(self._store.close)
+        self._tallies = Tallies(log)
+        self._store.tallies = self._tallies.now
         self._claims = Claims(settings, pid_file, belongings, managed=self._notifier.managed)
         self._inherited: Inherited | None = None
         """Clients and listeners of the last process, until the take-over."""
@@ -260,6 +263,7 @@ class Service:
             self._claims,
             self._store,
             self._control,
+            self._tallies,
             managed=self._notifier.managed,
         )
         # Modules that not every service needs, now: an upgrade may replace the files later.
@@ -315,6 +319,7 @@ class Service:
             running.supervisor,
             running.stop,
             self._log,
+            self._tallies,
             self._settings,
             self._handler,
             self._take_over.handed_over,
@@ -325,7 +330,8 @@ class Service:
     def _accept(self, running: Running) -> None:
         """Serve the inherited clients, and new ones."""
         if self._beside:
-            self._beside.begin(running.server, running.supervisor, self._claims, self._handler)
+            server, supervisor = running.server, running.supervisor
+            self._beside.begin(server, supervisor, self._claims, self._tallies, self._handler)
         assert self._inherited
         self._take_over.begin(
             self._inherited, running, self._belongings, partial(setattr, self, "_inherited", None)
@@ -367,15 +373,7 @@ class Service:
             self._launch, running.supervisor, self._notifier, self._claims
         )
         if handing_over:
-            self._store.settle()
-            mirror = running.mirror
-            if mirror and running.mirrored:
-                mirror.close()
-                # The kernel counts references: a client that is mirrored counts twice.
-                if not limits.has_room_in_flight(mirror.copies + running.server.clients + 1):
-                    running.mirrored.release()
-            running.supervisor.hand_over_clients(self._store, registry.name_of(self._handler))
-            self._take_over.leave_paths()
+            self._take_over.hand_over(running)
         return signum, handing_over
 
     def _stop(self, running: Running, signum: Signals, *, handing_over: bool) -> int:

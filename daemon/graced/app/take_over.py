@@ -9,6 +9,7 @@ from graced.handlers import registry
 from graced.handover.fdstore import LISTENERS, is_mirrored
 from graced.log import events
 from graced.log.event import plural
+from graced.process import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from graced.handover.inherited import Inherited
     from graced.handover.mirror import Mirror
     from graced.handover.mirror_store import MirrorStore
+    from graced.process.tallies import Tallies
     from graced.sockets.listener import Listener
     from graced.systemd.notify import Notifier
 
@@ -38,6 +40,7 @@ class TakeOver:
         claims: Claims,
         store: FdStore,
         control: ControlSocket,
+        tallies: Tallies,
         *,
         managed: bool,
     ) -> None:
@@ -47,6 +50,7 @@ class TakeOver:
         self._claims = claims
         self._store = store
         self._control = control
+        self._tallies = tallies
         self.keeps = managed and settings.keep != "never"
         """Whether the next start shall inherit anything."""
         self.mirrors = managed and settings.keep == "always"
@@ -84,6 +88,8 @@ class TakeOver:
         server.restore_counts(inherited.counts)
         count = sum(client.counted for client in inherited.clients)
         waited = round(1000 * (monotonic() - inherited.frozen))
+        self._tallies.go_on(inherited.tallies, server.admission)
+        self._tallies.count_handover(waited if inherited.frozen else None)
         how = f"in {waited} ms" if inherited.frozen else "after a crash"
         supervisor.note = f"; inherited {plural(count, 'client')} {how}" * bool(inherited.clients)
         supervisor.missing = self._claims.missing
@@ -141,8 +147,16 @@ class TakeOver:
         if self.keeps:
             self._store.store_listeners(each.sock for each in listeners if not each.passed)
 
-    def leave_paths(self) -> None:
-        """Leave the paths of Unix sockets to the next process."""
+    def hand_over(self, running: Running) -> None:
+        """Hand the clients over to the next start, and leave it the paths of Unix sockets."""
+        self._store.settle()
+        mirror = running.mirror
+        if mirror and running.mirrored:
+            mirror.close()
+            # The kernel counts references: a client that is mirrored counts twice.
+            if not limits.has_room_in_flight(mirror.copies + running.server.clients + 1):
+                running.mirrored.release()
+        running.supervisor.hand_over_clients(self._store, registry.name_of(self._handler))
         self._control.disown_path()
         if self.keeps:
             for each in self._claims.listeners:

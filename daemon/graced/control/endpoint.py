@@ -11,7 +11,7 @@ import select
 import socket
 import stat
 from contextlib import suppress
-from errno import EEXIST
+from errno import ECONNREFUSED, EEXIST, ENOENT
 from math import inf
 from time import monotonic
 
@@ -50,18 +50,22 @@ class Endpoint:
         self._sock = self._bind()
 
     def _bind(self) -> socket.socket:
-        # Renamed when it listens: nobody finds a socket that is not served.
-        own = f"{self._path}.new"
         _refuse_other_files(self._path)
+        # The kernel remembers the name that a socket was bound to, and ss(8) shows it: it is this
+        # path, unless another process listens there.  Then the file is made beside it and renamed,
+        # so that nobody finds the path without a socket that is served.
+        own = f"{self._path}.new" if _is_served(self._path) else self._path
         with suppress(FileNotFoundError):
             os.unlink(own)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.bind(own)
+            # Nobody can connect before it listens.
             os.chmod(own, MODE)
             sock.listen(BACKLOG)
             self._inode = os.stat(own).st_ino
-            os.rename(own, self._path)
+            if own != self._path:
+                os.rename(own, self._path)
         except BaseException:
             sock.close()
             raise
@@ -137,6 +141,16 @@ class Endpoint:
         if self._thread:
             self._thread.stop()
             self._thread.join(STOP_TIMEOUT)
+
+
+def _is_served(path: str) -> bool:
+    """Whether a process listens at `path`: the old one of a reload, and no leftover of a crash.
+
+    Only root and the user of the service can put anything into the directory.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        # A queue that is full is an error too, but not this one.
+        return sock.connect_ex(path) not in {ECONNREFUSED, ENOENT}
 
 
 def _refuse_other_files(path: str) -> None:

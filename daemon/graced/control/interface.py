@@ -10,7 +10,7 @@ from math import inf
 from time import monotonic
 
 from graced import __version__
-from graced.control import report, roll
+from graced.control import log_level, metrics, report, roll
 from graced.control.filters import FILTERS, check_names, filter_of, invalid
 from graced.control.varlink import SERVICE, VarlinkError
 from graced.log import events
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 CONTROL = "io.graced.Control"
 INTERFACES = (CONTROL, SERVICE)
-ACTS = frozenset({f"{CONTROL}.CloseClients", f"{CONTROL}.Drain", f"{CONTROL}.Reload"})
+ACTS = frozenset(
+    f"{CONTROL}.{name}"
+    for name in ("CloseClients", "Drain", "Reload", "SetLogLevel", "TellClients")
+)
 """The methods that need more than the right to look."""
 PROGRESS_INTERVAL = 1.0
 """Seconds between two replies about a drain or a reload in which nothing happens."""
@@ -47,6 +50,15 @@ def description(interface: str) -> str:
         return file.read()
 
 
+def _choice_of(call: Call) -> Callable[[dict[str, Any]], bool]:
+    """The filter of a call that does something to clients.  Raises `VarlinkError`."""
+    passes = filter_of(call.parameters)
+    if all(call.parameters.get(name) is None for name in FILTERS):
+        # All clients by mistake: a stop is what says goodbye to all.
+        raise invalid("client")
+    return passes
+
+
 class Interface:
     """Answers calls.  For the control thread."""
 
@@ -56,8 +68,11 @@ class Interface:
             f"{SERVICE}.GetInfo": self._get_info,
             f"{SERVICE}.GetInterfaceDescription": self._get_description,
             f"{CONTROL}.Status": self._status,
+            f"{CONTROL}.Metrics": self._metrics,
             f"{CONTROL}.ListClients": self._list_clients,
             f"{CONTROL}.CloseClients": self._close_clients,
+            f"{CONTROL}.TellClients": self._tell_clients,
+            f"{CONTROL}.SetLogLevel": self._set_log_level,
             f"{CONTROL}.Drain": self._drain,
             f"{CONTROL}.Reload": self._reload,
         }
@@ -102,6 +117,10 @@ class Interface:
         check_names(call.parameters)
         yield report.status(self._subject), False
 
+    def _metrics(self, call: Call, _rights: Rights) -> Replies:
+        check_names(call.parameters)
+        yield {"metrics": metrics.metrics(self._subject)}, False
+
     def _list_clients(self, call: Call, _rights: Rights) -> Replies:
         passes = filter_of(call.parameters)
         if not call.more:
@@ -112,13 +131,24 @@ class Interface:
         yield {"clients": []}, False
 
     def _close_clients(self, call: Call, rights: Rights) -> Replies:
-        passes = filter_of(call.parameters)
-        if all(call.parameters.get(name) is None for name in FILTERS):
-            # All clients by mistake: a stop is what says goodbye to all.
-            raise invalid("client")
+        passes = _choice_of(call)
         closed = roll.close(self._subject.server, passes, BY_OPERATOR)
         events.CLOSED_BY_OPERATOR(user=rights.user, clients=closed)
         yield {"closed": closed}, False
+
+    def _tell_clients(self, call: Call, rights: Rights) -> Replies:
+        passes = _choice_of(call)
+        grace = self._subject.grace_period
+        told = roll.tell(self._subject.server, passes, monotonic() + grace)
+        events.TOLD_BY_OPERATOR(user=rights.user, clients=told, seconds=grace)
+        yield {"told": told}, False
+
+    def _set_log_level(self, call: Call, rights: Rights) -> Replies:
+        check_names(call.parameters, "level")
+        name = call.parameters.get("level")
+        if name not in log_level.NAMES:
+            raise invalid("level")
+        yield {"before": log_level.set_level(self._subject, name, rights.user)}, False
 
     def _drain(self, call: Call, rights: Rights) -> Replies:
         check_names(call.parameters)

@@ -6,6 +6,7 @@ import os
 from time import monotonic, time
 
 from graced import __version__
+from graced.control import log_level
 from graced.process import limits
 from graced.process.lifecycle import State
 
@@ -15,11 +16,15 @@ if TYPE_CHECKING:
 
     from graced.control.subject import Reload, Subject
 
+FIRST_REASON = "max_clients"
+"""A reason that each service can have to refuse a client: counted before the first of them."""
+UNKNOWN_REASON = "unknown"
+"""In place of the reasons of a release that did not count them."""
+
 
 def status(subject: Subject) -> dict[str, Any]:
     """The parameters of the reply."""
     server = subject.server
-    uptime = monotonic() - subject.since
     dropped, suppressed = subject.log.losses
     inherited = None
     if subject.inherited:
@@ -34,8 +39,8 @@ def status(subject: Subject) -> dict[str, Any]:
         "version": __version__,
         "pid": os.getpid(),
         "state": subject.supervisor.lifecycle.state.value.replace(" ", "_"),
-        "since": round(time() - uptime),
-        "uptime": round(uptime, 3),
+        "since": began_at(subject),
+        "uptime": round(monotonic() - subject.since, 3),
         "handler": subject.handler,
         "listeners": list(server.addresses),
         "missing": subject.supervisor.missing,
@@ -43,13 +48,33 @@ def status(subject: Subject) -> dict[str, Any]:
         "waiting": server.waiting,
         "admitted": server.admitted,
         "probes": server.probes,
+        "refused": [
+            {"reason": reason, "clients": number}
+            for reason, number in refusals(subject).items()
+            if number
+        ],
         "sent": server.echoed,
-        "limits": _limits(subject),
+        "limits": limits_of(subject),
+        "logLevel": log_level.name_of(subject),
         "logDropped": dropped,
         "logSuppressed": suppressed,
         "inherited": inherited,
         "drain": drain,
     }
+
+
+def began_at(subject: Subject) -> int:
+    """When the process began to serve, in seconds since 1970 by the clock of today."""
+    return round(time() - (monotonic() - subject.since))
+
+
+def refusals(subject: Subject) -> dict[str, int]:
+    """The number of refused clients so far, by reason."""
+    admission = subject.server.admission
+    found = {FIRST_REASON: 0, **admission.refused_by}
+    if (unknown := admission.refused - sum(found.values())) > 0:
+        found[UNKNOWN_REASON] = unknown
+    return found
 
 
 def progress(subject: Subject) -> dict[str, Any]:
@@ -77,8 +102,8 @@ def outcome(reload: Reload) -> dict[str, Any]:
     }
 
 
-def _limits(subject: Subject) -> list[dict[str, Any]]:
-    """The limits that are set, with what there is now."""
+def limits_of(subject: Subject) -> list[dict[str, Any]]:
+    """The limits that are set, with how near they are: see ``Limit`` of io.graced.Control."""
     admission = subject.server.admission
     found = [("max_clients", admission.clients, admission.max_clients)]
     if admission.max_per_host:

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 
 from graced.control.varlink import VarlinkError
-from graced.loop import phase
+from graced.loop import phase, telling
 from graced.loop.client import Client
 from graced.sockets.tcp_info import tcp_info
 
@@ -84,6 +84,23 @@ def close(server: Server, passes: Passes, reason: str) -> int:
                 session.cut(reason)
             closed += len(chosen)
     return closed
+
+
+def tell(server: Server, passes: Passes, deadline: float) -> int:
+    """Tell the clients that pass and are not told yet, and return their number.
+
+    Each is told when it is at rest, and closed at the monotonic time `deadline` if it is there yet.
+    Threads and errors: see `rows`.
+    """
+    told = 0
+    for thread, part in _parts(server):
+        chosen = [each if thread else each.client for row, each in part if passes(row)]
+        if chosen:
+            # Which thread looks at the clients of handlers does not matter.
+            teller = thread or server.io_threads[0]
+            clients, goodbye = teller.clients, teller.goodbye
+            told += ask(teller, partial(telling.tell, clients, goodbye, chosen, deadline))
+    return told
 
 
 def _parts(server: Server) -> Iterator[tuple[IOThread | None, list[tuple[Row, Any]]]]:

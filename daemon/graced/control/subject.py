@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from graced.log.writer import Log
     from graced.process.supervisor import Supervisor
+    from graced.process.tallies import Tallies
     from graced.server import Server
 
 
@@ -37,6 +38,7 @@ class Subject(SimpleNamespace):
     server: Server
     supervisor: Supervisor
     log: Log
+    tallies: Tallies
     stop: Callable[[], None]
     """Begins a stop, as SIGTERM does."""
     reload: Callable[[], Reload] | None
@@ -47,6 +49,8 @@ class Subject(SimpleNamespace):
     """The name in the configuration."""
     max_handler_threads: int
     """0: the handler has no thread for each client."""
+    grace_period: float
+    """Seconds."""
     inherited: tuple[int, int | None] | None
     """Clients of the last process, and the milliseconds in which they were not served."""
     since: float

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
 from typing import Any
 
-from graced.ctl import control, filters
-from graced.ctl.units import duration, size
+from graced.ctl import control, filters, top, view
+from graced.ctl.live import Feed, Look, Rates
 
 COLUMNS = ("client", "phase", "age", "idle", "received", "sent", "unsent")
-_TEXTS = {"client", "phase"}
-_SIZES = {"received", "sent", "unsent"}
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 def add_command(commands: Any) -> None:
@@ -32,45 +31,49 @@ def add_command(commands: Any) -> None:
         default="client",
         help=f"one of {', '.join(COLUMNS)}; numbers with the largest first (default: %(default)s)",
     )
+    command.add_argument(
+        "--watch",
+        action="store_true",
+        help="list them anew each second: on a terminal in place, with the keys of gracectl top",
+    )
     filters.add_options(command)
     control.add_options(command)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command and return the exit status.  Raises `ControlError`; `OSError` for output."""
-    found: list[dict[str, Any]] = []
-    for reply in control.ask(arguments, "ListClients", **filters.given(arguments)):
-        found += reply["clients"]
-    found.sort(key=lambda row: _place(row, arguments.sort))
-    if arguments.json:
-        for row in found:
-            print(json.dumps(row))
-    else:
-        print(table(found))
+    """Run the command and return the exit status.
+
+    Raises `UsageError`, `ControlError`, and `OSError` for its output.
+    """
+    with Feed(arguments, **filters.given(arguments)) as feed:
+        if arguments.watch:
+            return _watch(arguments, feed)
+        found = feed.clients()
+    view.sort(found, arguments.sort)
+    for line in map(json.dumps, found) if arguments.json else view.table(found, COLUMNS):
+        print(line)
     return 0
 
 
-def _place(row: dict[str, Any], column: str) -> Any:
-    value = row[column]
-    return value if column in _TEXTS else -(-1 if value is None else value)
+def _watch(arguments: argparse.Namespace, feed: Feed) -> int:
+    """List the clients again and again, until a key or Ctrl-C."""
+
+    def text(look: Look, _rates: Rates) -> str:
+        view.sort(look.clients, arguments.sort)
+        if arguments.json:
+            return json.dumps({"clients": look.clients})
+        return "\n".join([*view.table(look.clients, COLUMNS), ""])
+
+    if arguments.json or not sys.stdout.isatty():
+        top.print_looks(feed, text)
+    # Here, as the other commands do without curses.
+    from graced.ctl.screen import Screen  # noqa: PLC0415
+
+    first = feed.look()
+    with Screen() as screen:
+        return top.show(screen, feed, view.View(COLUMNS, arguments.sort), _no_head, first)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The clients as lines below a head."""
-    lines = [[name.upper() for name in COLUMNS]]
-    lines += [[_cell(row, name) for name in COLUMNS] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if name in _TEXTS else cell.rjust(width)
-            for name, cell, width in zip(COLUMNS, line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _cell(row: dict[str, Any], name: str) -> str:
-    value = row[name]
-    if name in _SIZES:
-        return size(value)
-    return str(value).translate(_CONTROL) if name in _TEXTS else duration(value)
+def _no_head(_look: Look, _rates: Rates, _levels: str) -> Iterator[str]:
+    """Nothing above the clients."""
+    yield from ()

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 from graced.ctl import control, filters
-from graced.errors import UsageError
 from graced.log.event import plural
 
 NONE = 1
@@ -33,10 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises `UsageError`, `ControlError`, and `OSError` for its output.
     """
-    chosen = filters.given(arguments)
-    if not chosen:
-        raise UsageError("name a client, or choose some by --host, --phase or --idle (see --help)")
-    (reply,) = control.ask(arguments, "CloseClients", **chosen)
+    (reply,) = control.ask(arguments, "CloseClients", **filters.chosen(arguments))
     closed: int = reply["closed"]
     print(json.dumps(reply) if arguments.json else f"{plural(closed, 'client')} closed")
     return 0 if closed else NONE

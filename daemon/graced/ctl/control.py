@@ -6,7 +6,8 @@ import argparse
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Self
 
 from graced.app.instance import Instance
 from graced.control.varlink import SERVICE, Decoder, MalformedError, encode
@@ -48,53 +49,83 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print for programs")
 
 
-def ask(arguments: argparse.Namespace, method: str, **parameters: Any) -> Iterator[dict[str, Any]]:
-    """Call a method of `CONTROL`, and yield the parameters of each reply.
+class Connection:
+    """A connection to the control socket of a service, as a context manager.  For one thread."""
 
-    `arguments`: of the command line.  Raises `ControlError`.
-    """
-    instance: Instance = arguments.instance
-    path = arguments.socket or instance.control_socket
-    call = {"method": f"{CONTROL}.{method}", "parameters": parameters, "more": True}
-    with socket.socket(socket.AF_UNIX) as sock:
-        # A timeout of Python's would make the socket one that does not wait for its turn.
-        set_timeout(sock, socket.SO_SNDTIMEO, TIMEOUT)
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """`arguments`: of the command line.  Raises `ControlError`."""
+        self._instance: Instance = arguments.instance
+        self._path: str = arguments.socket or self._instance.control_socket
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._decoder = Decoder(LONGEST_REPLY)
+        with self._explained():
+            # A timeout of Python's would make the socket one that does not wait for its turn.
+            set_timeout(self._sock, socket.SO_SNDTIMEO, TIMEOUT)
+            self._sock.connect(self._path)
+            self._sock.settimeout(TIMEOUT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._sock.close()
+
+    def ask(self, method: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """Call a method of `CONTROL`, and yield the parameters of each reply.
+
+        Each call has to be finished before the next.  Raises `ControlError`.
+        """
+        call = {"method": f"{CONTROL}.{method}", "parameters": parameters, "more": True}
+        with self._explained():
+            self._sock.sendall(encode(call))
+            yield from self._replies()
+
+    def _replies(self) -> Iterator[dict[str, Any]]:
+        while data := self._sock.recv(_READ_SIZE):
+            self._decoder.feed(data)
+            for message in self._decoder.messages():
+                parameters = message.get("parameters") or {}
+                if not isinstance(parameters, dict):
+                    raise MalformedError("the parameters of a reply are not an object")
+                if "error" in message:
+                    raise _refused(str(message["error"]), parameters, self._path)
+                yield parameters
+                if not message.get("continues"):
+                    return
+        raise ControlError(f"the service at {self._path} has ended before its answer", UNAVAILABLE)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Close after an error, and make a `ControlError` of it."""
         try:
-            sock.connect(path)
-            sock.settimeout(TIMEOUT)
-            sock.sendall(encode(call))
-            yield from _replies(sock, path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise ControlError(
-                f"{instance.full_name} does not run, or has no control socket: nobody answers at"
-                f" {path}",
-                UNAVAILABLE,
-            ) from None
-        except PermissionError:
-            raise _not_permitted(path) from None
-        except (TimeoutError, BlockingIOError):
-            raise ControlError(f"no answer at {path} for {TIMEOUT:g} s", UNAVAILABLE) from None
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ControlError(f"cannot ask at {path}: {reason}", UNAVAILABLE) from None
-        except MalformedError as error:
-            raise ControlError(f"wrong answer at {path}: {error}", FAILED) from None
+            yield
+        except (OSError, MalformedError) as error:
+            self._sock.close()
+            raise self._explanation(error) from None
+
+    def _explanation(self, error: Exception) -> ControlError:
+        path = self._path
+        match error:
+            case FileNotFoundError() | ConnectionRefusedError():
+                return ControlError(
+                    f"{self._instance.full_name} does not run, or has no control socket: nobody"
+                    f" answers at {path}",
+                    UNAVAILABLE,
+                )
+            case PermissionError():
+                return _not_permitted(path)
+            case TimeoutError() | BlockingIOError():
+                return ControlError(f"no answer at {path} for {TIMEOUT:g} s", UNAVAILABLE)
+            case OSError():
+                reason = error.strerror or str(error)
+                return ControlError(f"cannot ask at {path}: {reason}", UNAVAILABLE)
+        return ControlError(f"wrong answer at {path}: {error}", FAILED)
 
 
-def _replies(sock: socket.socket, path: str) -> Iterator[dict[str, Any]]:
-    decoder = Decoder(LONGEST_REPLY)
-    while data := sock.recv(_READ_SIZE):
-        decoder.feed(data)
-        for message in decoder.messages():
-            parameters = message.get("parameters") or {}
-            if not isinstance(parameters, dict):
-                raise MalformedError("the parameters of a reply are not an object")
-            if "error" in message:
-                raise _refused(str(message["error"]), parameters, path)
-            yield parameters
-            if not message.get("continues"):
-                return
-    raise ControlError(f"the service at {path} has ended before its answer", UNAVAILABLE)
+def ask(arguments: argparse.Namespace, method: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+    """Call one method, on a connection of its own: see `Connection`."""
+    with Connection(arguments) as connection:
+        yield from connection.ask(method, **parameters)
 
 
 def _refused(name: str, parameters: dict[str, Any], path: str) -> ControlError:

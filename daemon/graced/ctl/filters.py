@@ -1,4 +1,4 @@
-"""The options by which ``gracectl clients`` and ``gracectl close`` choose clients."""
+"""The options by which commands of gracectl(1) choose clients."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 from contextlib import suppress
 from math import inf
 from typing import Any
+
+from graced.errors import UsageError
 
 _NAMES = ("client", "host", "phase", "idle")
 
@@ -26,6 +28,14 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The parameters of the call for the options that are given."""
     values = {name: getattr(arguments, name) for name in _NAMES}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def chosen(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same for a command that does something to clients.  Raises `UsageError`."""
+    found = given(arguments)
+    if not found:
+        raise UsageError("name a client, or choose some by --host, --phase or --idle (see --help)")
+    return found
 
 
 def _seconds(text: str) -> float:

@@ -22,7 +22,7 @@ from graced import __version__
 from graced.app import configuration
 from graced.app.instance import MAIN, Instance, named
 from graced.app.parser import Parser
-from graced.ctl import clients, close, drain, reload
+from graced.ctl import clients, close, drain, log_level, metrics, reload, tell, top
 from graced.ctl import status as status_command
 from graced.ctl.control import ControlError
 from graced.ctl.matcher import FAREWELL, MAX_COUNT, MAX_SIZE, MIN_SIZE, Farewell, Mismatch
@@ -331,7 +331,11 @@ def parser() -> Parser:
     clients.add_command(commands)
     close.add_command(commands)
     drain.add_command(commands)
+    log_level.add_command(commands)
+    metrics.add_command(commands)
     reload.add_command(commands)
+    tell.add_command(commands)
+    top.add_command(commands)
     return found
 
 

@@ -63,12 +63,16 @@ def lines(found: dict[str, Any], remaining: list[dict[str, Any]]) -> Iterator[tu
     probes = f" ({found['probes']} without a byte)" if found["probes"] else ""
     waiting = f", {found['waiting']} waiting for a thread" if found["waiting"] else ""
     yield "clients", f"{found['clients']} now, {found['admitted']} so far{probes}{waiting}"
+    if found["refused"]:
+        by_reason = (f"{each['clients']} by {each['reason']}" for each in found["refused"])
+        yield "refused", ", ".join(by_reason)
     yield "sent", f"{size(found['sent'])}B"
     for number, limit in enumerate(found["limits"]):
         share = _PERCENT * limit["now"] // limit["most"]
         text = f"{limit['name']}: {limit['now']} of {limit['most']} ({share}%)"
         yield "" if number else "limits", text
-    yield "log", _losses(found["logDropped"], found["logSuppressed"])
+    losses = _losses(found["logDropped"], found["logSuppressed"])
+    yield "log", f"level {found['logLevel']}, {losses}"
     yield "handover", _handover(found["inherited"])
     if drain := found["drain"]:
         departed = plural(drain["departed"], "client")

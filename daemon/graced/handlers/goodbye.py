@@ -85,6 +85,11 @@ class GoodbyeSocket(NotedSocket):
         """Whether the client knows that the server is going offline."""
         return self._stage > Stage.PENDING
 
+    @property
+    def is_parting(self) -> bool:
+        """Whether the client is told, or shall be as soon as it is at rest."""
+        return self._stage != Stage.ACTIVE
+
     def begin_drain(self) -> None:
         """Say goodbye as soon as the client is at rest.  Any thread may call."""
         if self._stage == Stage.ACTIVE and self._farewell != b"":

@@ -248,7 +248,7 @@ class HandlerPool:
             self._sessions.difference_update(self._waiting)
             self._waiting.clear()
             # Waiting for these is over: `settle` has waited.
-            busy = {session for session in self._sessions if session.is_frozen}
+            busy = {each for each in self._sessions if each.is_frozen or each.is_told}
         if self.movable:
             self._freeze(self._sessions - busy)
             with self._lock:
@@ -367,7 +367,7 @@ class HandlerPool:
         if self._closing:
             reason = DEADLINE
             discard(request)
-        elif self._draining or session.thaw():
+        elif self._draining or session.is_parting or session.thaw():
             # The words of a handler that has failed may end in the middle.
             if isinstance(request, HandlerSocket) and reason == HANDLER_ENDED:
                 request.tell_at_end()

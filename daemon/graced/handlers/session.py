@@ -16,6 +16,7 @@ from graced.log import events
 from graced.log.event import summary_of
 from graced.loop.phase import NOT_TOLD
 from graced.signals import NUDGE
+from graced.sockets import elsewhere
 from graced.sockets.closing import end_both_ways
 from graced.sockets.timeout import set_timeout
 
@@ -68,15 +69,31 @@ class Session:
         """Bytes that the handler has written to the client."""
         return self.ours.written if self.ours else 0
 
+    def tell(self) -> None:
+        """Say goodbye if the client is at rest; to be called again until `is_told`."""
+        if request := self.ours:
+            request.begin_drain()
+            request.say_goodbye()
+
     def cut(self, reason: str) -> None:
         """End the connection, for the handler too; `reason` is for the log."""
         self.fate = reason
         self.end()
+        if (request := self.ours) and request.gone:
+            # Wrapped in TLS, for example.
+            for sock in elsewhere.find({request.gone}).values():
+                with sock:
+                    end_both_ways(sock)
 
     @property
     def is_told(self) -> bool:
         """Whether the client knows that the server is going offline."""
         return self.ours.is_told if self.ours else False
+
+    @property
+    def is_parting(self) -> bool:
+        """Whether the client is told, or shall be as soon as it is at rest."""
+        return self.ours.is_parting if self.ours else False
 
     @property
     def is_unanswered(self) -> bool:
@@ -93,7 +110,7 @@ class Session:
     def is_busy(self) -> bool:
         """Whether the handler does something that takes time, and does not wait for its client."""
         request = self.ours
-        if request is None or not self.thread:
+        if request is None or not self.thread or request.is_told:
             return False
         if request.only_writes:
             return True

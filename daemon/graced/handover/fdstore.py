@@ -19,7 +19,7 @@ from graced.log import events
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from socket import socket
 
     from graced.handover.snapshot import Counts
@@ -53,6 +53,8 @@ class FdStore:
         self._bundle: FdBundle | None = None
         self._reason = ""
         """Why there is no bundle."""
+        self.tallies: Callable[[], Mapping[str, int]] = dict
+        """Returns further counts, which the next process goes on with."""
 
     def close(self) -> None:
         """Close our end; the store is not changed."""
@@ -133,7 +135,7 @@ class FdStore:
                 with open(os.memfd_create(CLIENTS, os.MFD_CLOEXEC), "wb") as state:
                     packed = _pack(self._bundle, state.fileno(), clients)
                     if packed is not None:
-                        state.write(encode(packed, frozen, counts, handler))
+                        state.write(encode(packed, frozen, counts, handler, self.tallies()))
                         state.flush()
                         stored = packed
             except OSError as error:

@@ -53,6 +53,8 @@ class Inherited:
         handed over nothing, because of a crash for example."""
         self.counts: Counts = (0, 0, 0, 0)
         """Of the processes before."""
+        self.tallies: dict[str, int] = {}
+        """Further counts of the processes before, by name."""
         self.handler: str | None = None
         """The handler that the clients have talked to; None: unknown."""
         self.in_store = True
@@ -199,7 +201,7 @@ class Inherited:
                 snapshot.clients,
                 snapshot.counts,
             )
-            self.handler = snapshot.handler
+            self.handler, self.tallies = snapshot.handler, snapshot.tallies
             _close(set(connections) - {client.sock for client in self.clients})
 
 

@@ -6,9 +6,9 @@ again (socket(7), SO_COOKIE), which matches a socket with its state.  Times are 
 same clock for all processes until the next boot.
 
 The counts of the process follow the clients, then the name of the handler, then the numbers of
-probes and of refused clients, then the size of each client's PROXY header.  A reader of release 0.1
-ignores bytes there, and a snapshot of release 0.1 ends before them, so either release reads a
-snapshot of the other.
+probes and of refused clients, then the size of each client's PROXY header, then further counts with
+their names.  A reader of release 0.1 ignores bytes there, and a snapshot of release 0.1 ends before
+them, so either release reads a snapshot of the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from graced.sockets.address import plain_host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from socket import socket
     from typing import Any
 
@@ -40,9 +40,9 @@ saved or -1"""
 _COUNTS = struct.Struct("=QQ")
 """clients admitted, bytes echoed"""
 _NAME = struct.Struct("=H")
-"""bytes of the name of the handler"""
+"""bytes of the name of the handler, or of a further count; the number of further counts"""
 _COUNT = struct.Struct("=Q")
-"""probes; clients refused"""
+"""probes; clients refused; a further count"""
 
 
 _HEADER = struct.Struct("=H")
@@ -56,7 +56,7 @@ class SnapshotError(Exception):
 class Snapshot:
     """The clients and counts that were read from a snapshot."""
 
-    __slots__ = ("clients", "counts", "frozen", "handler")
+    __slots__ = ("clients", "counts", "frozen", "handler", "tallies")
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Snapshot:
         clients: list[Client],
         counts: Counts,
         handler: str | None = None,
+        tallies: dict[str, int] | None = None,
     ) -> None:
         self.frozen = frozen
         """Monotonic time from which on no process has served the clients."""
@@ -73,6 +74,8 @@ class Snapshot:
         """See `Counts`."""
         self.handler = handler
         """The handler that the clients have talked to; None: the last process has not said."""
+        self.tallies = tallies or {}
+        """Further counts by name, see `graced.process.tallies`."""
 
 
 def cookie(sock: socket) -> int:
@@ -80,7 +83,13 @@ def cookie(sock: socket) -> int:
     return int.from_bytes(sock.getsockopt(_SOL_SOCKET, SO_COOKIE, 8), "little")
 
 
-def encode(clients: Iterable[Client], frozen: float, counts: Counts, handler: str = "") -> bytes:
+def encode(
+    clients: Iterable[Client],
+    frozen: float,
+    counts: Counts,
+    handler: str = "",
+    tallies: Mapping[str, int] | None = None,
+) -> bytes:
     """Write a snapshot; the arguments are as in `Snapshot`.  Raises `OSError`."""
     parts = []
     headers = []
@@ -103,11 +112,19 @@ def encode(clients: Iterable[Client], frozen: float, counts: Counts, handler: st
             client.saved or b"",
         ]
     head = _HEAD.pack(frozen, len(parts) // 4)
-    name = handler.encode("utf-8", "surrogateescape")
-    tail = [_COUNTS.pack(*counts[:2]), _NAME.pack(len(name)), name]
+    tail = [_COUNTS.pack(*counts[:2]), *_named(handler)]
     tail += [_COUNT.pack(count) for count in counts[2:]]
     tail += [_HEADER.pack(size) for size in headers]
+    tallies = tallies or {}
+    tail.append(_NAME.pack(len(tallies)))
+    for name, count in tallies.items():
+        tail += [*_named(name), _COUNT.pack(count)]
     return b"".join([_MAGIC, head, *parts, *tail])
+
+
+def _named(name: str) -> tuple[bytes, bytes]:
+    data = name.encode("utf-8", "surrogateescape")
+    return _NAME.pack(len(data)), data
 
 
 class _Reader:
@@ -133,6 +150,11 @@ class _Reader:
     def unpack(self, format: struct.Struct) -> tuple[Any, ...]:
         """Take the values of a struct.  Raises `SnapshotError`."""
         return format.unpack(self.take(format.size))
+
+    def name(self) -> str:
+        """Take a name.  Raises `SnapshotError`."""
+        (size,) = self.unpack(_NAME)
+        return self.take(size).decode("utf-8", "surrogateescape")
 
 
 def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
@@ -163,8 +185,7 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
         counts = (admitted, total, 0, 0)
     handler = None
     if not reader.at_end:
-        (size,) = reader.unpack(_NAME)
-        handler = reader.take(size).decode("utf-8", "surrogateescape")
+        handler = reader.name()
     if not reader.at_end:
         counts = (*counts[:2], *reader.unpack(_COUNT), 0)
     if not reader.at_end:
@@ -174,5 +195,11 @@ def decode(data: bytes, sockets: Iterable[socket], phase: int) -> Snapshot:
             (header,) = reader.unpack(_HEADER)
             if client:
                 everybody[place] = behind_proxy(client, header)
+    tallies: dict[str, int] = {}
+    if not reader.at_end:
+        (number,) = reader.unpack(_NAME)
+        for _ in range(number):
+            name = reader.name()
+            (tallies[name],) = reader.unpack(_COUNT)
     clients = [client for client in everybody if client]
-    return Snapshot(frozen, clients, counts, handler)
+    return Snapshot(frozen, clients, counts, handler, tallies)

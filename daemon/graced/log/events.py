@@ -275,6 +275,16 @@ CLOSED_BY_OPERATOR = Event(
     INFO,
     "user %(user)d has closed %(clients:client)s at the control socket",
 )
+TOLD_BY_OPERATOR = Event(
+    "76cc3eb7a2034a80a671961f03d457b1",
+    INFO,
+    "user %(user)d tells %(clients:client)s at the control socket, closing in %(seconds)g s",
+)
+LOG_LEVEL_SET = Event(
+    "d2fded76e9894c00b32c22fbffab9a6b",
+    INFO,
+    "user %(user)d has set the log level to %(level)s at the control socket, before: %(before)s",
+)
 DRAIN_ORDERED = Event(
     "f7c92cfed33848f894c0e35555901b87",
     INFO,

@@ -81,6 +81,8 @@ class Log:
         self._dropped = 0
         self._suppressed = 0
         self._unwritten = 0
+        self.losses_before = (0, 0)
+        """Records that the processes before this one have dropped and suppressed."""
         self._reported = (0, 0)
         """Records dropped and suppressed, as far as they are reported."""
         self._is_writing = False
@@ -91,8 +93,9 @@ class Log:
     @property
     def losses(self) -> tuple[int, int]:
         """The records so far that were dropped and suppressed.  Any thread may ask."""
-        dropped, suppressed = self._reported
-        return dropped + self._dropped + self._unwritten, suppressed + self._suppressed
+        before, reported = self.losses_before, self._reported
+        dropped = before[0] + reported[0] + self._dropped + self._unwritten
+        return dropped, before[1] + reported[1] + self._suppressed
 
     def start(self) -> None:
         """Start the thread that writes, after a fork: threads do not survive a fork.

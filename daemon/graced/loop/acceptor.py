@@ -339,7 +339,7 @@ class Acceptors:
 
     def count_refusal(self, client: Client, reason: str) -> None:
         """Count a refused client, and report it soon and together with others."""
-        self._admission.refuse()
+        self._admission.refuse(reason)
         self._refusals.add(client, reason)
         if not self._refusals.due:
             self.report_refusals(self._refusals)

@@ -34,6 +34,9 @@ class Admission:
         """Clients so far that were not logged, as they had no byte."""
         self.refused = 0
         """Clients so far that were refused, by a limit or by a rule for hosts."""
+        self.refused_by: dict[str, int] = {}
+        """The same by the setting that refuses; of processes of release 0.2 only the sum is known.
+        """
 
     def enter(self, host: str, *, adopted: bool = False) -> str:
         """Count a client and return an empty string; or return the reason for refusing the client.
@@ -64,10 +67,12 @@ class Admission:
         with self._lock:
             return max(self._per_host.values(), default=0)
 
-    def refuse(self) -> None:
-        """Count a refused client."""
+    def refuse(self, reason: str) -> None:
+        """Count a refused client, whose `reason` begins with the setting that refuses it."""
+        setting = reason.partition(" ")[0].rstrip(":")
         with self._lock:
             self.refused += 1
+            self.refused_by[setting] = self.refused_by.get(setting, 0) + 1
 
     def add(self, admitted: int, probes: int, refused: int) -> None:
         """Add what another process has counted so far."""
@@ -75,6 +80,11 @@ class Admission:
             self.admitted += admitted
             self.probes += probes
             self.refused += refused
+
+    def add_refused(self, setting: str, number: int) -> None:
+        """Add refusals by `setting`, which are in the sum of `add`."""
+        with self._lock:
+            self.refused_by[setting] = self.refused_by.get(setting, 0) + number
 
     def leave(self, host: str, *, probe: bool = False) -> None:
         """Stop counting a client that `enter` has counted."""

@@ -28,6 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from socket import socket
+    from typing import Any
 
     from graced.loop.admission import Admission
     from graced.loop.interfaces import Handlers, Mirror, StreamClients
@@ -60,6 +61,9 @@ class Clients:
 
     For that thread alone, except `report_next_activity` and the counters, which any thread may use.
     """
+
+    telling: Any = None
+    """Clients that an operator tells (`graced.loop.telling`), once there was one."""
 
     def __init__(
         self,
@@ -355,20 +359,20 @@ class Clients:
         self.at_deadline = True
         for client in self.present():
             if client.phase != LINGERING:
-                self._part(client)
+                self.part(client)
         self._finish_when_alone()
 
-    def _part(self, client: Client) -> None:
+    def part(self, client: Client, reason: str = DEADLINE) -> None:
         """Send the last echo, the farewell unless it was sent before, and FIN; then close."""
         if self.streams:
-            self.streams.close_at_deadline(client)
+            self.streams.close_at_deadline(client, reason)
             return
         with suppress(OSError):
             # The client may have departed, or take nothing: it is closed all the same.
             told = not self._echo_rest(client) or client.told
             closing.part(client.sock, b"" if told else self.policy.farewell or b"")
         closing.discard(client.sock)
-        self.close(client, DEADLINE)
+        self.close(client, reason)
 
     def _echo_rest(self, client: Client) -> bool:
         """Echo the bytes that had arrived by the deadline; return whether everything is sent."""

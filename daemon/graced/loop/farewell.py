@@ -71,13 +71,31 @@ class Farewell:
         """
         self._clients.draining = True
         self._turns.begin(self._clients.parts_until)
-        for client in self._turns.give(self._clients.present()):
+        untold = [client for client in self._clients.present() if not client.told]
+        for client in self._turns.give(untold):
             self._begin(client)
         if self._clients.waiting:
             self._release(self._turns.give(self._clients.waiting.drain()))
         self._await_turn()
         if self._handlers:
             self._poller.schedule_after(self._reminder, self._gap)
+
+    def tell(self, client: Client) -> None:
+        """Tell a client alone, if it is at rest now.
+
+        The handler of a client that has sent something is told instead, by `Present.tell`.
+        """
+        if client.phase not in RESTING or client.told:
+            return
+        self._count_arrived(client)
+        if client in self._arrived:
+            self._echo_arrived(client)
+        elif not (self._handlers and unread(client.sock)):
+            self._tell(client)
+
+    def forget(self, client: Client) -> None:
+        """Forget a client that was told alone and has gone, or is closed."""
+        self._arrived.pop(client, None)
 
     def _begin(self, client: Client) -> None:
         if client.phase in RESTING:
@@ -118,6 +136,9 @@ class Farewell:
             self._echo_arrived(client)
 
     def _tell(self, client: Client) -> None:
+        if client.told:
+            # Alone, before the drain.
+            return
         if self._says_end_of_file:
             self._end_input(client)
         elif self._farewell:
@@ -186,7 +207,7 @@ class Farewell:
             self._clients.resume(client, FAREWELL_SENT)
         elif client.told == ANSWERED:
             self._clients.resume(client, self._clients.resting)
-        elif is_due and self._farewell:
+        elif client in self._arrived or (is_due and self._farewell):
             self._echo_arrived(client)
         elif is_due and self._says_end_of_file:
             self._clients.resume(client, self._clients.resting)

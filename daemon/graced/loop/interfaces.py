@@ -72,6 +72,9 @@ class Handlers(Protocol):
         Return the seconds after which another may be at rest.
         """
 
+    def present(self) -> Sequence[Present]:
+        """The clients that handlers have.  Any thread may ask."""
+
     def close_idle(self, timeout: float) -> float:
         """Close the clients that have been silent for `timeout` seconds.
 
@@ -121,8 +124,24 @@ class Present(Protocol):
     def is_told(self) -> bool:
         """Whether the client knows that the server is going offline."""
 
+    def tell(self) -> None:
+        """Say goodbye if the client is at rest; to be called again until `is_told`."""
+
     def cut(self, reason: str) -> None:
         """End the connection, for the handler too; `reason` is for the log."""
+
+
+class Goodbye(Protocol):
+    """The goodbye to clients that an I/O thread owns."""
+
+    def drain(self) -> None:
+        """Tell all clients, each when it is at rest."""
+
+    def tell(self, client: Any) -> None:
+        """Tell a client if it is at rest; to be called again until it is told."""
+
+    def forget(self, client: Any) -> None:
+        """Forget a client that was told so and has gone, or is closed."""
 
 
 class Restoring(Protocol):
@@ -147,9 +166,6 @@ class Pool(Handlers, Protocol):
     @property
     def threads(self) -> list[Thread]:
         """The threads in which handlers run."""
-
-    def present(self) -> Sequence[Present]:
-        """The clients that handlers have.  Any thread may ask."""
 
     @property
     def event_loop(self) -> Any:
@@ -206,7 +222,7 @@ class StreamClients(Protocol):
     def connection_lost(self, client: Any, error: BaseException | None) -> None:
         """Tell the handler of a client, once, that the connection is over."""
 
-    def close_at_deadline(self, client: Any) -> None:
+    def close_at_deadline(self, client: Any, reason: str = ...) -> None:
         """Say goodbye to a client that remains, and close it."""
 
     def adopt(self, client: Client) -> Client:

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 
     from graced.loop.admission import Admission
     from graced.loop.client import Client
-    from graced.loop.interfaces import Handlers, Listener, Mirror, Streaming
+    from graced.loop.interfaces import Goodbye, Handlers, Listener, Mirror, Streaming
     from graced.loop.policy import Policy
     from graced.loop.stream_farewell import StreamFarewell
 
@@ -133,6 +133,8 @@ class IOThread(Thread):
         self._acceptors = Acceptors(listeners, self._clients, self._idle, shared=shared)
         self._farewell = Farewell(self._clients)
         self._transfer = Transfer(self._clients, self._acceptors, self._idle)
+        self.goodbye: Goodbye = self._stream_farewell or self._farewell
+        """Of clients that no other thread has, for what is posted."""
         self._on_event = self._event_table()
         self._on_due = self._due_table()
 
@@ -173,6 +175,7 @@ class IOThread(Thread):
             phase.REMINDING: self._farewell.remind,
             phase.TAKING_TURNS: self._farewell.tell_next,
             phase.HANDSHAKING: self._end_handshakes,
+            phase.TELLING: lambda telling: telling.look(),
             phase.ENDING: self._end,
         }
         if (waiting := self._clients.waiting) and (silence := self._clients.silence):
@@ -369,7 +372,7 @@ class IOThread(Thread):
     def _tell_present(self) -> None:
         self._serve_arrived()
         self._poller.now = monotonic()
-        (self._stream_farewell or self._farewell).drain()
+        self.goodbye.drain()
 
     def _serve_arrived(self) -> None:
         """Serve the bytes that had arrived when the drain began."""

@@ -56,9 +56,11 @@ ARRIVING = 20
 """A connection from a proxy has not sent all of its header yet."""
 TAKING_TURNS = 21
 """The turn of a client to be told may have come."""
-GONE = 22
+TELLING = 22
+"""Clients that an operator tells may be at rest, or their deadline may have passed."""
+GONE = 23
 """The client or acceptor belongs to this I/O thread no more; nothing is done about it."""
-PHASES = 23
+PHASES = 24
 """The number of all phases: the length of the tables."""
 
 # How far the farewell of a client has come: `Client.told`.

@@ -99,6 +99,20 @@ class StreamFarewell:
             self._consider(client)
         self._remind_soon(clients)
 
+    def tell(self, client: Transport) -> None:
+        """Tell a client alone, if it is at rest now.
+
+        What had arrived by one look is read by the next, if the handler reads at all.
+        """
+        if self._arrived.pop(client, 0) or not unread(client.sock):
+            self._consider(client)
+        else:
+            self._arrived[client] = unread(client.sock)
+
+    def forget(self, client: Transport) -> None:
+        """Forget a client that was told alone and has gone, or is closed."""
+        self._arrived.pop(client, None)
+
     def _await_turn(self) -> None:
         if self._turns.next < inf:
             self._poller.timers.schedule(self._turn, self._turns.next)

@@ -269,7 +269,7 @@ class Streams:
             except BaseException as failure:
                 self.fail(client, failure)
 
-    def close_at_deadline(self, client: Any) -> None:
+    def close_at_deadline(self, client: Any, reason: str = DEADLINE) -> None:
         """Send what the client takes at once, and the farewell to a client at rest; then close."""
         if client.phase == DEPARTING:
             self.end(client)
@@ -283,7 +283,7 @@ class Streams:
                 self._count(client, client.sock.send(client.unsent))
             closing.part(client.sock, words)
         closing.discard(client.sock)
-        self.clients.close(client, DEADLINE)
+        self.clients.close(client, reason)
 
     # The farewell, see `graced.loop.stream_farewell`.
 

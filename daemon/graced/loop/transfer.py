@@ -53,11 +53,12 @@ class Transfer:
         return frozen
 
     def _freeze_clients(self, most: int | None, stay: Container[int]) -> list[Client]:
-        present = [each for each in self._clients.present() if each.sock.fileno() not in stay]
+        # A client that is told would be told again.
+        present = (each for each in self._clients.present() if not each.told)
+        movable = [each for each in present if each.sock.fileno() not in stay]
         if streams := self._clients.streams:
-            return self._freeze(streams, present, most)
-        movable = (client for client in present if client.phase in TRANSFERABLE)
-        frozen = [*islice(movable, most)]
+            return self._freeze(streams, movable, most)
+        frozen = [*islice((each for each in movable if each.phase in TRANSFERABLE), most)]
         self._poller.unregister_all([client.sock.fileno() for client in frozen])
         for client in frozen:
             self._clients.count_unsent(-len(client.unsent))
@@ -71,9 +72,9 @@ class Transfer:
         return frozen
 
     def _freeze(
-        self, streams: StreamClients, present: Sequence[Client], most: int | None
+        self, streams: StreamClients, movable: Sequence[Client], most: int | None
     ) -> list[Client]:
-        tried = map(streams.freeze, present)
+        tried = map(streams.freeze, movable)
         frozen = [*islice((each for each in tried if each), most)]
         # One call for all, as above: threads of a handler may compute.
         self._poller.unregister_all([client.sock.fileno() for client in frozen])

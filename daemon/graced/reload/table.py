@@ -38,7 +38,7 @@ class Message(Enum):
     FAILED = "failed"
     """New: I end, and the reason as one line."""
     COMMIT = "commit"
-    """Old: you are the main process; accept clients."""
+    """Old: you are the main process; accept clients, and go on from my counts."""
     ACCEPTING = "accepting"
     """New: I accept clients."""
     BATCH = "batch"

@@ -59,6 +59,10 @@ class Service:
             os.close(self.named)
         self.named = -1
 
+    def commit(self, channel: Channel) -> None:
+        self.asked.append("commit")
+        channel.send(Message.COMMIT)
+
     def freeze(self) -> list[Any]:
         self.asked.append("freeze")
         return self.batches.pop(0) if self.batches else []
@@ -79,7 +83,7 @@ class Service:
         self.reasons.append(reason)
 
     def __getattr__(self, name: str) -> Callable[[], None]:
-        """What needs no more than a note: `commit`, `accept`, `drain`."""
+        """What needs no more than a note: `accept`, `drain`."""
         return lambda: self.asked.append(name)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
-_TOKEN = re.compile(r"#[^\n]*|\s+|(->|\[\]|[\w.]+|[():,?])")
+_TOKEN = re.compile(r"#[^\n]*|\s+|(->|\[\]|\[string\]|[\w.]+|[():,?])")
 _PLAIN: dict[str, Any] = {"int": int, "float": (int, float), "string": str, "bool": bool}
 
 Type = Any
@@ -50,7 +51,7 @@ class Description:
 
     def _type(self) -> Type:
         token = self._next()
-        if token in {"?", "[]"}:
+        if token in {"?", "[]", "[string]"}:
             return token, self._type()
         if token != "(":
             return token
@@ -72,7 +73,9 @@ class Description:
             kind, inner = wanted
             if kind == "?":
                 return value is None or self.has(value, inner)
-            return isinstance(value, list) and all(self.has(each, inner) for each in value)
+            if kind == "[string]":
+                return isinstance(value, dict) and all(map(self._tester(inner), value.values()))
+            return isinstance(value, list) and all(map(self._tester(inner), value))
         if isinstance(wanted, dict):
             if wanted and None in wanted.values():
                 return value in wanted
@@ -83,3 +86,6 @@ class Description:
                 wanted == "bool"
             )
         return self.has(value, self.types[wanted])
+
+    def _tester(self, wanted: Type) -> Callable[[Any], bool]:
+        return lambda value: self.has(value, wanted)

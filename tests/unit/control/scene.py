@@ -18,6 +18,7 @@ from graced.log.writer import Log
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
 from graced.process.supervisor import Supervisor
+from graced.process.tallies import Tallies
 from graced.server import Server
 from graced.signals import SignalInbox
 from graced.sockets import binding
@@ -67,9 +68,11 @@ class Scene:
             stop=lambda: self.server.drain(time.monotonic() + 5.0),
             reload=lambda: self.reload,
             log=log,
+            tallies=Tallies(log),
             name="graced@test",
             handler="echo",
             max_handler_threads=0,
+            grace_period=5.0,
             inherited=None,
             since=time.monotonic(),
         )

@@ -39,6 +39,27 @@ def endpoint(scene: Scene, path: Path) -> Iterator[Endpoint]:
         found._thread.join(PATIENCE)
 
 
+class Removals:
+    """The names of the files that are unlinked meanwhile, as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.names: list[str] = []
+        self._patch = pytest.MonkeyPatch()
+
+    def __enter__(self) -> Removals:
+        unlink = os.unlink
+
+        def noted(path: str) -> None:
+            self.names.append(os.path.basename(path))
+            unlink(path)
+
+        self._patch.setattr(os, "unlink", noted)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._patch.undo()
+
+
 def failures(scene: Scene) -> list[str]:
     return [
         str(each.fields["reason"])
@@ -69,12 +90,9 @@ def test_no_peer_no_thread(endpoint: Endpoint) -> None:
     assert endpoint._thread is None
 
 
-@pytest.mark.parametrize("leftover", ["control", "control.new"])
-def test_leftover_of_a_process_that_was_killed_is_replaced(
-    scene: Scene, path: Path, leftover: str
-) -> None:
+def test_leftover_of_a_process_that_was_killed_is_replaced(scene: Scene, path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path.parent / leftover))
+        sock.bind(str(path))
     found = Endpoint(str(path))
     found.serve(scene.subject)
     with Operator.of(path.parent) as operator:
@@ -90,6 +108,33 @@ def test_file_that_is_no_socket_is_left_alone(path: Path) -> None:
         Endpoint(str(path))
     assert path.read_text() == "mine"
     assert os.listdir(path.parent) == ["control"]
+
+
+def bound_name(endpoint: Endpoint) -> str:
+    """The name that ss(8) shows."""
+    name = socket.socket(fileno=os.dup(endpoint.fileno()))
+    with name:
+        return str(name.getsockname())
+
+
+def test_kernel_knows_the_socket_by_its_path(path: Path) -> None:
+    for _ in range(2):
+        found = Endpoint(str(path))
+        assert bound_name(found) == str(path)
+        found.disown_path()
+        found.close()
+
+
+def test_path_is_never_missing_while_another_process_serves(path: Path) -> None:
+    """Links are watched by the kernel: the path is replaced, and not removed and made anew."""
+    first = Endpoint(str(path))
+    (path.parent / "control.new").touch()
+    with Removals(path) as removals:
+        second = Endpoint(str(path))
+    assert removals.names == ["control.new"]
+    first.close()
+    assert os.listdir(path.parent) == ["control"]
+    second.close()
 
 
 def test_file_of_the_next_process_stays(scene: Scene, path: Path) -> None:

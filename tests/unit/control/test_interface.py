@@ -10,7 +10,8 @@ import pytest
 
 from control.idl import Description
 from control.scene import Scene
-from graced.control import interface, roll
+from graced.app import settings
+from graced.control import interface, log_level, roll
 from graced.control.rights import Rights
 from graced.loop import phase
 from support import PATIENCE
@@ -70,6 +71,75 @@ def test_status(scene: Scene, inherited: Any, drains: bool) -> None:
         assert 4.0 < found["drain"]["secondsLeft"] <= 5.0
     else:
         assert found["drain"] is None
+
+
+def test_refusals_are_counted_by_reason(scene: Scene) -> None:
+    operator = scene.peer()
+    admission = scene.server.admission
+    assert operator.status()["refused"] == []
+    for reason in (
+        "max_clients = 1 reached",
+        "access.deny has 192.0.2.0/24",
+        "access.allow has no network of the client",
+        "proxy_protocol: no header",
+        "access.deny has 192.0.2.66",
+    ):
+        admission.refuse(reason)
+    # By a process of a release that did not count by reason.
+    admission.refused += 7
+    found = {each["reason"]: each["clients"] for each in operator.status()["refused"]}
+    assert found == {
+        "max_clients": 1,
+        "access.deny": 2,
+        "access.allow": 1,
+        "proxy_protocol": 1,
+        "unknown": 7,
+    }
+
+
+def test_metrics_are_as_described(scene: Scene) -> None:
+    scene.connect()
+    found = scene.peer().call(f"{CONTROL}.Metrics")["parameters"]
+    assert described().has(found, described().methods["Metrics"][1])
+    values = {
+        sample["name"]: sample["value"] for each in found["metrics"] for sample in each["samples"]
+    }
+    assert (values["graced_clients"], values["graced_sent_bytes_total"]) == (1, 5)
+    names = [each["name"] for each in found["metrics"]]
+    assert len(set(names)) == len(names)
+    for each in found["metrics"]:
+        assert each["name"].endswith(each["unit"])
+        for sample in each["samples"]:
+            assert sample["name"].startswith(each["name"])
+            assert sample["labels"]["service"] == "graced@test"
+
+
+@pytest.mark.parametrize("level", ["INFO", "critical", "", None, 3, ["debug"]])
+def test_wrong_level_is_refused(scene: Scene, level: Any) -> None:
+    operator = scene.peer()
+    found = operator.call(f"{CONTROL}.SetLogLevel", parameters={"level": level})
+    assert found == {"error": f"{SERVICE}.InvalidParameter", "parameters": {"parameter": "level"}}
+    assert operator.status()["logLevel"] == "info"
+
+
+def test_levels_are_those_of_the_configuration() -> None:
+    assert log_level.NAMES == settings.LOG_LEVELS
+
+
+def test_peer_that_may_only_look_changes_nothing(scene: Scene) -> None:
+    client = scene.connect()
+    operator = scene.peer(Rights(user=1000, may_look=True, may_act=False))
+    for method, parameters in (
+        ("TellClients", {"client": client.name}),
+        ("SetLogLevel", {"level": "debug"}),
+    ):
+        found = operator.call(f"{CONTROL}.{method}", parameters=parameters)
+        assert found == {"error": f"{SERVICE}.PermissionDenied", "parameters": {}}
+    status = operator.status()
+    assert (status["logLevel"], status["clients"]) == ("info", 1)
+    client.echo(b"still served")
+    # Looking is allowed.
+    assert operator.call(f"{CONTROL}.Metrics")["parameters"]["metrics"]
 
 
 def test_losses_of_the_log_are_counted_reported_or_not(scene: Scene) -> None:
@@ -187,10 +257,13 @@ def test_peer_that_may_only_look_closes_nobody(scene: Scene) -> None:
     client.echo(b"still served")
 
 
+@pytest.mark.parametrize("method", ["CloseClients", "TellClients"])
 @pytest.mark.parametrize("filters", [{}, {"client": None, "host": None}])
-def test_all_clients_are_not_closed_by_mistake(scene: Scene, filters: dict[str, Any]) -> None:
+def test_all_clients_are_not_meant_by_mistake(
+    scene: Scene, filters: dict[str, Any], method: str
+) -> None:
     client = scene.connect()
-    found = scene.peer().call(f"{CONTROL}.CloseClients", parameters=filters)
+    found = scene.peer().call(f"{CONTROL}.{method}", parameters=filters)
     assert found == {"error": f"{SERVICE}.InvalidParameter", "parameters": {"parameter": "client"}}
     client.echo(b"still served")
 

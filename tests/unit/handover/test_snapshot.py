@@ -118,6 +118,7 @@ def crowd() -> Iterator[Crowd]:
     everybody=st.lists(KNOWN, max_size=5),
     frozen=TIMES,
     counts=st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    tallies=st.dictionaries(st.text(max_size=20), NUMBERS, max_size=5),
     family=st.sampled_from([socket.AF_UNIX, socket.AF_INET, socket.AF_INET6]),
     random=st.integers().map(Random),
 )
@@ -125,17 +126,18 @@ def test_state_comes_back(
     everybody: list[Known],
     frozen: float,
     counts: tuple[int, int, int, int],
+    tallies: dict[str, int],
     family: int,
     random: Random,
 ) -> None:
     with Crowd(*everybody, family=family) as crowd:
-        data = encode(crowd.clients, frozen, counts)
+        data = encode(crowd.clients, frozen, counts, tallies=tallies)
         # The service manager passes them on in an order of its own.
         shuffled = list(crowd.sockets)
         random.shuffle(shuffled)
         found = decode(data, shuffled, GONE)
         assert found.frozen == frozen
-        assert found.counts == counts
+        assert (found.counts, found.tallies) == (counts, tallies)
         assert known(found.clients) == everybody
         assert [client.sock for client in found.clients] == crowd.sockets
 
@@ -186,13 +188,14 @@ def test_socket_without_a_state_is_left_out(crowd: Crowd) -> None:
 def test_snapshot_that_is_cut_off_is_refused(last: Known) -> None:
     with Crowd(SOMEBODY, last) as crowd:
         data = encode(crowd.clients, 1.0, COUNTS)
-        without_headers = len(data) - 2 * _HEADER.size
+        without_tallies = len(data) - _NAME.size
+        without_headers = without_tallies - 2 * _HEADER.size
         without_refused = without_headers - _COUNT.size
         without_probes = without_refused - _COUNT.size
         without_name = without_probes - _NAME.size
         without_counts = without_name - _COUNTS.size
-        whole = {*(without_headers, without_refused, without_probes, without_name, without_counts)}
-        for length in set(range(len(data))) - whole:
+        whole = {without_tallies, without_headers, without_refused, without_probes, without_name}
+        for length in set(range(len(data))) - whole - {without_counts}:
             with pytest.raises(SnapshotError):
                 decode(data[:length], crowd.sockets, GONE)
 
@@ -225,7 +228,7 @@ def test_damaged_snapshot_is_refused_or_read(damage: bytes, at: int) -> None:
 
 def test_snapshot_of_release_0_1_has_the_counts_of_its_clients(crowd: Crowd) -> None:
     """It ends after the clients."""
-    rest = _COUNTS.size + _NAME.size + 2 * _COUNT.size + 3 * _HEADER.size
+    rest = _COUNTS.size + 2 * _NAME.size + 2 * _COUNT.size + 3 * _HEADER.size
     data = encode(crowd.clients, 1.0, COUNTS)[:-rest]
     found = decode(data, crowd.sockets, GONE)
     assert found.counts == (3, 3 * SOMEBODY.echoed, 0, 0)
@@ -236,6 +239,14 @@ def test_client_of_release_0_1_has_the_one_notation(crowd: Crowd) -> None:
     crowd.clients[0].host = "::ffff:192.0.2.7"
     found = decode(encode(crowd.clients[:1], 0.0, (1, 0, 0, 0)), crowd.sockets, GONE)
     assert [client.host for client in found.clients] == ["192.0.2.7"]
+
+
+def test_tallies_that_are_cut_off_are_refused(crowd: Crowd) -> None:
+    tallies = {"log dropped": 7, "refused max_clients": 8}
+    data = encode(crowd.clients, 1.0, COUNTS, tallies=tallies)
+    assert decode(data, crowd.sockets, GONE).tallies == tallies
+    with pytest.raises(SnapshotError):
+        decode(data[:-1], crowd.sockets, GONE)
 
 
 def test_bytes_of_a_later_release_are_ignored(crowd: Crowd) -> None:

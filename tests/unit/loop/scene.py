@@ -71,6 +71,9 @@ class Handlers:
     def close_idle(self, _timeout: float) -> float:
         return self.longest_silence
 
+    def present(self) -> list[Any]:
+        return []
+
 
 class FailingListener:
     """A listener whose `accept` fails with the given error numbers before it succeeds."""
