@@ -21,6 +21,7 @@ from graced.errors import AlreadyRunningError, GracedError, ListenError, PidFile
 from graced.handover.fdstore import REFUSED
 from graced.handover.inherited import to_turn_away
 from graced.log import events
+from graced.loop.phase import TOLD
 from graced.sockets import binding
 from graced.sockets.accepted import KeepAlive
 from graced.sockets.inherited_listeners import retire
@@ -105,6 +106,11 @@ class Claims:
             )
             for error in unfit:
                 self._claim_late(error=error)
+            ports = {each.port for each in settings.listen if each.tls}
+            for each in passed:
+                name = each.sock.getsockname()
+                if isinstance(name, tuple) and name[1] in ports:
+                    each.secure()
             return passed
         if len(settings.listen) > 1 or settings.agent:
             from graced.app import occupancy  # noqa: PLC0415
@@ -257,7 +263,11 @@ class Claims:
                 self.listeners.remove(each)
                 places.leave(each)
                 each.disown_path()
-                server.adopt(to_turn_away(retire(each.sock)))
+                queued = to_turn_away(retire(each.sock))
+                for client in queued if each.tls else ():
+                    # No word of ours would be a record.
+                    client.told = TOLD
+                server.adopt(queued)
                 events.LISTENER_LEFT(address=each.name, reason=reason)
 
     def _lock_again(self) -> PidFile:

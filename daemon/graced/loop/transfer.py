@@ -68,8 +68,12 @@ class Transfer:
         return frozen
 
     def _movable(self) -> list[Client]:
-        """The clients that are not told: the next process would tell them again."""
-        return [client for client in self._clients.present() if not client.told]
+        """The clients that are not told: the next process would tell them again.
+
+        And not in TLS, of which no other process has the keys.
+        """
+        present = self._clients.present()
+        return [client for client in present if not (client.told or client.has_tls)]
 
     def _freeze(self, streams: StreamClients, most: int | None) -> list[Client]:
         tried = map(streams.freeze, self._movable())
