@@ -83,3 +83,9 @@ def test_bytes_behind_a_handshake(graced: Graced, data: bytes) -> None:
             under.send(data)
             end(under)
     expect_service(graced)
+
+
+def test_clients_that_reset_at_once(graced: Graced) -> None:
+    for _ in range(scaled(50, 5000)):
+        Client(socket.create_connection(place(graced.addresses[0]))).reset()
+    expect_service(graced)

@@ -16,6 +16,7 @@ from select import EPOLLIN, EPOLLONESHOT
 from graced.loop.admission import NoCapacityError
 from graced.loop.phase import SECURING
 from graced.sockets import closing
+from graced.sockets.bare import BareSocket
 from graced.sockets.tls import is_end, why
 
 TYPE_CHECKING = False
@@ -57,7 +58,6 @@ class Handshakes:
         except OSError as error:
             self._clients.close(client, str(error.strerror))
             raise NoCapacityError(error.strerror) from error
-        client.sock = self._handshaker.secure(client.sock)
         self._poller.schedule_after(client, HANDSHAKE_TIMEOUT)
 
     def hear(self, client: Client, _event: int) -> None:
@@ -66,6 +66,9 @@ class Handshakes:
             # A new epoll set does not know that this client is out of sight.
             self._poller.modify(client.sock.fileno(), EPOLLONESHOT)
             return
+        if isinstance(client.sock, BareSocket):
+            # Not at the accept: a client that says nothing costs as little as one without TLS.
+            client.sock = self._handshaker.secure(client.sock)
         self._stepping.add(client)
         sock: TlsSocket = client.sock  # type: ignore[assignment]
         self._handshaker.step(sock, partial(self._post, client))
