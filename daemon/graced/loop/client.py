@@ -10,8 +10,8 @@ import socket
 
 from graced.loop.event_source import EventSource
 from graced.loop.phase import INPUT_ENDED, NOT_TOLD
+from graced.sockets.accepted import is_tls
 from graced.sockets.address import format_address
-from graced.sockets.bare import is_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from select import EPOLLIN, EPOLLONESHOT
 from graced.loop.admission import NoCapacityError
 from graced.loop.phase import SECURING
 from graced.sockets import closing
-from graced.sockets.bare import BareSocket
+from graced.sockets.accepted import BareSocket
 from graced.sockets.tls import is_end, why
 
 TYPE_CHECKING = False

@@ -15,8 +15,8 @@ from socket import AF_UNIX, MSG_PEEK
 from graced.loop.client import ARRIVED, Client
 from graced.loop.event_source import EventSource
 from graced.loop.phase import ARRIVING, GONE
+from graced.sockets.accepted import is_tls
 from graced.sockets.address import format_address, plain_host
-from graced.sockets.bare import is_tls
 from graced.sockets.proxy_header import LONGEST_HEADER, ProxyHeader, ProxyHeaderError, parse
 
 TYPE_CHECKING = False

@@ -23,9 +23,8 @@ import select
 import socket
 
 from graced.log import events
-from graced.sockets.accepted import set_up_again
+from graced.sockets.accepted import BareSocket, set_up_again
 from graced.sockets.address import TLS, format_listener
-from graced.sockets.bare import BareSocket
 from graced.sockets.tcp_info import queue_length
 
 TYPE_CHECKING = False
