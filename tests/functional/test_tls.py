@@ -172,6 +172,21 @@ def test_handshake_that_is_done_in_the_drain_is_told_then(kind: str) -> None:
         assert graced.stopped[1:] == (1, 0)
 
 
+@handlers
+def test_turn_of_a_client_in_its_handshake_comes_once(kind: str) -> None:
+    config = "[shutdown]\nfarewell_spread = 0.3\n"
+    with (
+        tls("--handler", kind, "--grace", "1", config=config) as graced,
+        TlsClient(graced.addresses[0], shake=False) as client,
+    ):
+        graced.log.wait_for(f"<6>connection from 127.0.0.1:{client.port}")
+        graced.signal(SIGTERM)
+        graced.log.wait_for("telling 1 client")
+        client.shake()
+        assert client.recv_to_end() == FAREWELL
+        assert graced.wait() == 0
+
+
 def test_new_client_in_the_drain_finds_end_of_file() -> None:
     with tls("--grace", "60") as graced, connect(graced) as client:
         client.echo(b"hello")
