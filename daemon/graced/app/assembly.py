@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
     from typing import Any
 
+    from graced.app.claims import Claims
     from graced.app.handler_parts import HandlerParts
     from graced.app.settings import Settings
     from graced.handlers.registry import Handler
@@ -30,19 +31,19 @@ if TYPE_CHECKING:
 def build(
     settings: Settings,
     handler: Handler | None,
-    listeners: Sequence[Listener],
+    claims: Claims,
     mirror: Mirror | None,
     stop: Callable[[], None],
-    context: SSLContext | None = None,
 ) -> tuple[Server, HandlerParts | None]:
     """Return a server that is not started yet, with the parts of its handler.
 
     `handler`: None for the built-in echo.  `mirror`: None where a crash may end connections.
-    `stop` begins a stop of the service, for its handler to call in any thread.  `context`: of TLS.
+    `stop` begins a stop of the service, for its handler to call in any thread.
     Calls the hook `startup`.  Raises `OSError` where the system has no epoll set or eventfd left,
     and `StartError` where the hook has failed, or a thread cannot be started.
     """
-    handshaker = _handshaker(context, settings) if context else None
+    listeners = claims.listeners
+    handshaker = _handshaker(claims.context, settings) if claims.context else None
     if not handler:
         return _server(settings, settings.farewell, listeners, mirror, handshaker), None
     # The built-in echo does without these modules: 2 ms of a start.

@@ -32,6 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import ExitStack
+    from ssl import SSLContext
 
     from graced.app.late_claims import LateClaims
     from graced.app.settings import Settings
@@ -55,6 +56,8 @@ class Claims:
         self.agent: list[Listener] = []
         """The listeners for agent checks: none is inherited, or handed over."""
         self.lock: PidFile | None = None
+        self.context: SSLContext | None = None
+        """Of TLS, where a listener speaks it."""
         self._settings = settings
         self._pid_file = os.path.abspath(pid_file) if pid_file else None
         self._belongings = belongings
@@ -70,6 +73,10 @@ class Claims:
 
         Raises `GracedError` where a claim fails, unless the start goes on.
         """
+        if any(address.tls for address in self._settings.listen):
+            from graced.app.certificates import context_of  # noqa: PLC0415
+
+            self.context = context_of(self._settings, os.environ)
         found = inherited.clients or inherited.listeners.sockets or REFUSED in inherited.names
         self._goes_on = self._managed and bool(found)
         self._belongings.callback(self._remove_pid_file)

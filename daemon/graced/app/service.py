@@ -36,7 +36,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from socket import socket
-    from ssl import SSLContext
 
     from graced.app.launch import Launch
     from graced.handover.mirror import Mirror
@@ -136,8 +135,6 @@ class Service:
         """Clients and listeners of the last process, until the take-over."""
         self._handed_over: tuple[int, int | None] | None = None
         """The number of these clients, and the milliseconds in which they were not served."""
-        self._context: SSLContext | None = None
-        """Of TLS, where a listener speaks it."""
         # Before the fork: the service manager has started this process.
         self._control = ControlSocket(os.environ, os.getpid())
 
@@ -157,10 +154,6 @@ class Service:
 
             bridge.install(self._log)
         self._handler = handler_path.prepare(settings, self._launch.environment)
-        if any(address.tls for address in settings.listen):
-            from graced.app import certificates  # noqa: PLC0415
-
-            self._context = certificates.context_of(settings, self._launch.environment)
         others = MAX_LINGERING
         if self._handler and self._handler.asynchronous:
             from graced.app import loop_choice  # noqa: PLC0415
@@ -252,14 +245,7 @@ class Service:
                 from graced.app.next_start import try_next_start  # noqa: PLC0415
             try:
                 stop = partial(inbox.put, SIGTERM)
-                server, parts = build(
-                    self._settings,
-                    self._handler,
-                    self._claims.listeners,
-                    mirror,
-                    stop,
-                    self._context,
-                )
+                server, parts = build(self._settings, self._handler, self._claims, mirror, stop)
             except OSError as error:
                 reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
                 raise StartError(reason) from None
