@@ -108,6 +108,16 @@ class BufferedTellingEcho(BufferedEcho):
     farewell = b"SHUTDOWN"
 
 
+class WhoIsThere(Echo):
+    """Says who has signed for its client in TLS, or is its client."""
+
+    def data_received(self, data: bytes) -> None:
+        certificate = self.transport.get_extra_info("peercert")
+        _, version, _ = self.transport.get_extra_info("cipher")
+        (((_, name),),) = certificate["subject"]
+        self.transport.write(f"{name} {version}".encode())
+
+
 class Failing(Echo):
     """Echoes, but cannot stand some numbers, each in another callback."""
 

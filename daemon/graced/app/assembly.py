@@ -8,17 +8,21 @@ import sys
 from graced.loop.admission import Admission
 from graced.loop.policy import Policy
 from graced.server import Server
+from graced.threads import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from ssl import SSLContext
     from typing import Any
 
+    from graced.app.claims import Claims
     from graced.app.handler_parts import HandlerParts
     from graced.app.settings import Settings
     from graced.handlers.registry import Handler
     from graced.handover.mirror import Mirror
     from graced.loop.access import Access
+    from graced.loop.handshaker import Handshaker
     from graced.loop.new_clients import NewClients
     from graced.loop.proxies import Proxies
     from graced.sockets.listener import Listener
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 def build(
     settings: Settings,
     handler: Handler | None,
-    listeners: Sequence[Listener],
+    claims: Claims,
     mirror: Mirror | None,
     stop: Callable[[], None],
 ) -> tuple[Server, HandlerParts | None]:
@@ -36,10 +40,12 @@ def build(
     `handler`: None for the built-in echo.  `mirror`: None where a crash may end connections.
     `stop` begins a stop of the service, for its handler to call in any thread.
     Calls the hook `startup`.  Raises `OSError` where the system has no epoll set or eventfd left,
-    and `StartError` where the hook has failed.
+    and `StartError` where the hook has failed, or a thread cannot be started.
     """
+    listeners = claims.listeners
+    handshaker = _handshaker(claims.context, settings) if claims.context else None
     if not handler:
-        return _server(settings, settings.farewell, listeners, mirror), None
+        return _server(settings, settings.farewell, listeners, mirror, handshaker), None
     # The built-in echo does without these modules: 2 ms of a start.
     from graced.app.handler_parts import HandlerParts  # noqa: PLC0415
 
@@ -49,7 +55,8 @@ def build(
 
         fast = loop_choice.is_fast(settings, handler, listeners)
     parts = HandlerParts(handler, settings.max_handler_threads, stop, fast=fast)
-    server = _server(settings, handler.farewell, listeners, mirror, **parts.for_server)
+    farewell = handler.farewell
+    server = _server(settings, farewell, listeners, mirror, handshaker, **parts.for_server)
     parts.start(server)
     return server, parts
 
@@ -59,6 +66,7 @@ def _server(
     farewell: bytes | None,
     listeners: Sequence[Listener],
     mirror: Mirror | None,
+    handshaker: Handshaker | None,
     **for_handler: Any,
 ) -> Server:
     """A server with the limits of the settings.  `for_handler`: arguments of `Server`."""
@@ -77,6 +85,7 @@ def _server(
             log_probes=settings.probes,
             access=_access(settings),
             proxies=_proxies(settings),
+            handshaker=handshaker,
         ),
         mirror=mirror,
         io_threads=settings.io_threads or default_io_threads(),
@@ -100,6 +109,16 @@ def _proxies(settings: Settings) -> Proxies | None:
     from graced.loop.proxies import Proxies  # noqa: PLC0415
 
     return Proxies(settings.proxy_protocol)
+
+
+def _handshaker(context: SSLContext, settings: Settings) -> Handshaker:
+    """The thread that computes the handshakes of TLS, started."""
+    from graced.app.certificates import certificate_of  # noqa: PLC0415
+    from graced.loop.handshaker import Handshaker  # noqa: PLC0415
+
+    handshaker = Handshaker(context, certificate_of(settings, os.environ))
+    start_thread(handshaker)
+    return handshaker
 
 
 def _new_clients(settings: Settings) -> NewClients | None:

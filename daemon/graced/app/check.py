@@ -32,7 +32,7 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import graced
-from graced.app import handler_path, loop_choice, occupancy, unit
+from graced.app import certificates, handler_path, loop_choice, occupancy, unit
 from graced.app.instance import MAIN, OPTION
 from graced.errors import (
     AlreadyRunningError,
@@ -44,7 +44,7 @@ from graced.errors import (
 from graced.handlers import registry
 from graced.loop.acceptor import MAX_LINGERING
 from graced.process import limits
-from graced.sockets import binding
+from graced.sockets import binding, tls
 from graced.sockets.inherited_listeners import is_alive
 from graced.sockets.resolver import may_come_later, socket_addresses
 
@@ -122,10 +122,14 @@ def _become(service: Unit) -> bool:
 
 
 class Check:
-    """A check of one start.  `notes` lists everything that could not be checked."""
+    """A check of one start.  `notes` lists everything that could not be checked.
+
+    `doubts` lists what a start does not refuse, and clients may.
+    """
 
     def __init__(self, subject: Subject, environ: Mapping[str, str]) -> None:
         self.notes = list(subject.unknown)
+        self.doubts: list[str] = []
         self._subject = subject
         self._environ = environ
 
@@ -148,6 +152,8 @@ class Check:
         settings = load()
         import_everything()
         handler = handler_path.prepare(settings, self._environ)
+        if certificates.are_needed(settings):
+            self._check_certificate(settings)
         others = MAX_LINGERING + loop_choice.copies(settings, handler)
         limit = self._limit(settings.max_clients + others)
         limits.check_descriptors(settings.max_clients, others, limit)
@@ -186,6 +192,17 @@ class Check:
             if found:
                 return found.descriptors
         return limit
+
+    def _check_certificate(self, settings: Settings) -> None:
+        """Raise `ConfigError` for files without use; `doubts` gets what clients may object to."""
+        passed = certificates.credentials(settings)
+        if passed and certificates.DIRECTORY not in self._environ:
+            self.notes.append(f"the credentials {', '.join(passed)}: only the service has them")
+        elif self._subject.is_like_us:
+            context = certificates.context_of(settings, self._environ)
+            path = certificates.certificate_of(settings, self._environ)
+            if reason := tls.doubt(context, path):
+                self.doubts.append(f"{path}: {reason}")
 
     # Addresses.
 

@@ -21,6 +21,7 @@ from graced.errors import AlreadyRunningError, GracedError, ListenError, PidFile
 from graced.handover.fdstore import REFUSED
 from graced.handover.inherited import to_turn_away
 from graced.log import events
+from graced.loop.phase import TOLD
 from graced.sockets import binding
 from graced.sockets.accepted import KeepAlive
 from graced.sockets.inherited_listeners import retire
@@ -31,6 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import ExitStack
+    from ssl import SSLContext
 
     from graced.app.late_claims import LateClaims
     from graced.app.settings import Settings
@@ -54,6 +56,8 @@ class Claims:
         self.agent: list[Listener] = []
         """The listeners for agent checks: none is inherited, or handed over."""
         self.lock: PidFile | None = None
+        self.context: SSLContext | None = None
+        """Of TLS, where a listener speaks it."""
         self._settings = settings
         self._pid_file = os.path.abspath(pid_file) if pid_file else None
         self._belongings = belongings
@@ -71,6 +75,7 @@ class Claims:
 
         Raises `GracedError` where a claim fails, unless the start goes on.
         """
+        self._claim_certificate()
         found = inherited.clients or inherited.listeners.sockets or REFUSED in inherited.names
         self._goes_on = self._managed and bool(found)
         self._belongings.callback(self._give_up_pid_file)
@@ -87,6 +92,7 @@ class Claims:
         `locked`: the descriptor of the pidfile.  `goes_on`: without what the old one has not, too.
         Raises `GracedError`.
         """
+        self._claim_certificate()
         self._goes_on = goes_on
         self._is_shared = True
         if not self._pid_file:
@@ -107,6 +113,12 @@ class Claims:
         self._is_shared = False
         for each in self.listeners:
             each.own_path()
+
+    def _claim_certificate(self) -> None:
+        if any(address.tls for address in self._settings.listen):
+            from graced.app.certificates import context_of  # noqa: PLC0415
+
+            self.context = context_of(self._settings, os.environ)
 
     def _claim_listeners(self, inherited: Inherited) -> None:
         self.listeners = self._listen(inherited)
@@ -137,6 +149,11 @@ class Claims:
             )
             for error in unfit:
                 self._claim_late(error=error)
+            ports = {each.port for each in settings.listen if each.tls}
+            for each in passed:
+                name = each.sock.getsockname()
+                if isinstance(name, tuple) and name[1] in ports:
+                    each.secure()
             return passed
         if len(settings.listen) > 1 or settings.agent:
             from graced.app import occupancy  # noqa: PLC0415
@@ -291,7 +308,11 @@ class Claims:
                 self.listeners.remove(each)
                 places.leave(each)
                 each.disown_path()
-                server.adopt(to_turn_away(retire(each.sock)))
+                queued = to_turn_away(retire(each.sock))
+                for client in queued if each.tls else ():
+                    # No word of ours would be a record.
+                    client.told = TOLD
+                server.adopt(queued)
                 events.LISTENER_LEFT(address=each.name, reason=reason)
 
     def _lock_again(self) -> PidFile:

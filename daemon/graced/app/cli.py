@@ -111,6 +111,8 @@ def _check(given: Given) -> int:
     where = subject.gets_listeners or ", ".join(map(str, settings.listen))
     who = f"{subject.unit.name} " if subject.unit else ""
     print(f"graced: configuration is valid, {who}would serve {where}")
+    for doubt in checking.doubts:
+        print(f"graced: warning: {doubt}")
     for note in checking.notes:
         print(f"graced: not checked: {note}")
     return 0

@@ -98,6 +98,19 @@ def _check_spread(values: Mapping[str, Value]) -> None:
 
 
 def _check_rules(values: Mapping[str, Value]) -> None:
+    """Raise `ConfigError` for values that contradict each other."""
+    listen = values["server.listen"]
+    if any(address.tls for address in listen.checked):
+        from graced.app.certificates import check_addresses  # noqa: PLC0415
+
+        try:
+            check_addresses(listen.checked, values["tls.certificate"].checked)
+        except ValueError as error:
+            raise ConfigError(f"{listen.source}: server.listen {error}") from None
+    _check_access(values)
+
+
+def _check_access(values: Mapping[str, Value]) -> None:
     """Raise `ConfigError` for a network that is both allowed and denied: no rule would decide."""
     allow, deny = values["access.allow"], values["access.deny"]
     allowed = {network.key for network in allow.checked}

@@ -61,6 +61,10 @@ def find(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
 def prepare(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
     """The configured handler with its options.  Raises `ConfigError`."""
     handler = find(settings, environ)
+    if handler and any(address.tls for address in settings.listen):
+        from graced.app import certificates  # noqa: PLC0415
+
+        certificates.check_handler(settings, handler)
     if handler is None and not settings.options:
         return None
     from graced.handlers import configuring  # noqa: PLC0415

@@ -273,9 +273,7 @@ class Service:
             from graced.app import next_start  # noqa: F401, PLC0415
         stop = partial(inbox.put, SIGTERM)
         try:
-            server, parts = build(
-                self._settings, self._handler, self._claims.listeners, mirror, stop
-            )
+            server, parts = build(self._settings, self._handler, self._claims, mirror, stop)
         except OSError as error:
             reason = f"cannot wait for clients, epoll(7) or eventfd(2): {error.strerror}"
             raise StartError(reason) from None

@@ -125,6 +125,27 @@ SETTINGS = (
         reason="only HAProxy asks, and where there is none a port less is open",
     ),
     Setting(
+        key="tls.certificate",
+        default="",
+        check=values.file,
+        unit="absolute path of a PEM file, or name of a credential; empty = none",
+        reason="nobody else can know it; addresses of server.listen that begin with tls: need it",
+    ),
+    Setting(
+        key="tls.private_key",
+        default="",
+        check=values.file,
+        unit="absolute path of a PEM file, or name of a credential; empty = tls.certificate",
+        reason="both may be in one file",
+    ),
+    Setting(
+        key="tls.client_ca",
+        default="",
+        check=values.file,
+        unit="absolute path of a PEM file, or name of a credential; empty = none",
+        reason="clients need no certificate",
+    ),
+    Setting(
         key="shutdown.grace_period",
         default=5.0,
         check=values.seconds(0, 86400),
@@ -282,6 +303,9 @@ class Settings(SimpleNamespace):
     event_loop: str
     proxy_protocol: tuple[Network | str, ...]
     agent: Address | None
+    certificate: str
+    private_key: str
+    client_ca: str
     grace_period: float
     farewell: bytes
     farewell_is_written: bool

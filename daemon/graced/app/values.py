@@ -63,6 +63,16 @@ def text(value: Any) -> str:
     return value
 
 
+def file(value: Any) -> str:
+    """The file of a certificate or key, see `graced.app.certificates`; empty: none."""
+    if value == "":
+        return ""
+    path = text(value)
+    if not path.startswith("/") and ("/" in path or path in {".", ".."}):
+        raise ValueError("must be an absolute path, or the name of a credential")
+    return path
+
+
 def farewell(value: Any) -> bytes:
     """The bytes of a farewell."""
     if not isinstance(value, str):

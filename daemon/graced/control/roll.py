@@ -53,6 +53,7 @@ _NAMES = (
     "AWAITING_THREAD",
     "STREAMING",
     "DEPARTING",
+    "SECURING",
 )
 PHASES = {getattr(phase, name): name.lower() for name in _NAMES}
 """The names of the phases of a client."""

@@ -58,6 +58,8 @@ def parse_address(text: str) -> Address:
         address = Address.parse(f"{text}:{DEFAULT_PORT}" if bare else text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+    if address.tls:
+        raise argparse.ArgumentTypeError(f"{text!r} must have no tls:, which ping does not speak")
     if not address.path and address.port == 0:
         raise argparse.ArgumentTypeError(f"{text!r} must name a port")
     return address
@@ -66,7 +68,8 @@ def parse_address(text: str) -> Address:
 def configured_address(instance: Instance = MAIN) -> Address:
     """The first address of graced.toml(5) that a client can connect to, or `DEFAULT_ADDRESS`.
 
-    Raises `UsageError` where an instance has no configuration that can be read.
+    Raises `UsageError` where an instance has no configuration that can be read, or where all of
+    its addresses have TLS.
     """
     try:
         listen = configuration.load(None, {}, instance).listen
@@ -75,8 +78,10 @@ def configured_address(instance: Instance = MAIN) -> Address:
             # The default is the address of another service.
             raise UsageError(str(error)) from None
         return DEFAULT_ADDRESS
+    if all(address.tls for address in listen):
+        raise UsageError("ping does not speak TLS, and all addresses of the configuration do")
     for address in listen:
-        if address.path or address.port:
+        if (address.path or address.port) and not address.tls:
             return Address("localhost", address.port) if address.host == "*" else address
     return DEFAULT_ADDRESS
 

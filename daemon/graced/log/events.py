@@ -328,6 +328,11 @@ RELOAD_ORDERED = Event(
     INFO,
     "user %(user)d reloads the service at the control socket",
 )
+CERTIFICATE = Event(
+    "73d826ea27ed450d8580fe2740d4dee8",
+    WARNING,
+    "clients may object to the certificate %(path)s: %(reason)s",
+)
 LIMITS = Event(
     "f0cf29630b16464ca4f499a7349d0ecf",
     WARNING,

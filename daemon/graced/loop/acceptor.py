@@ -8,20 +8,21 @@ from select import EPOLLEXCLUSIVE, EPOLLIN
 from socket import AF_UNIX, socket
 
 from graced.log import events
-from graced.loop.admission import Refusals
+from graced.loop.admission import NoCapacityError, Refusals
 from graced.loop.client import Client
 from graced.loop.event_source import EventSource
-from graced.loop.phase import GONE, LISTENING, TOLD
+from graced.loop.phase import GONE, LISTENING, SECURING, TOLD
 from graced.sockets import closing
 from graced.sockets.address import plain_host
 from graced.sockets.tcp_info import queue_length
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from graced.loop.clients import Clients
+    from graced.loop.handshakes import Handshakes
     from graced.loop.idle import IdleSweep
     from graced.loop.interfaces import Listener
     from graced.loop.proxied import Arrival, Arrivals
@@ -58,10 +59,6 @@ MAX_LINGERING = 256
 MAX_LOSSES = 64
 """Failures of accept(2) in a row at which an acceptor pauses: the cause is then not the clients,
 but for example a seccomp filter that forbids the call."""
-
-
-class NoCapacityError(Exception):
-    """No client can be accepted for now; the text is the reason."""
 
 
 class Acceptor(EventSource):
@@ -144,11 +141,23 @@ class Acceptors:
             self.arrivals = Arrivals(
                 clients, proxies, most=MAX_LINGERING, admit=self._admit_client, refuse=self._refuse
             )
+        self.handshakes: Handshakes | None = None
+        """Handshakes of TLS, if a listener asks for them."""
+        if handshaker := clients.policy.handshaker:
+            from graced.loop.handshakes import Handshakes  # noqa: PLC0415
+
+            self.handshakes = Handshakes(clients, handshaker, idle)
         self._next_unix_number = 1
         self._serving_backlog = False
         """Whether the clients that are accepted now have connected before the drain."""
         for acceptor in self._acceptors:
             self._open(acceptor)
+
+    def enter(self, on_event: Any, on_due: Any, tell_late: Callable[[Client], None]) -> None:
+        """Enter into the tables of the thread what is only done where there are handshakes."""
+        if self.handshakes:
+            on_event[SECURING], on_due[SECURING] = self.handshakes.hear, self.handshakes.miss
+            self.handshakes.tell_late = tell_late
 
     def add(self, listeners: Iterable[Listener]) -> None:
         """Accept clients from further listeners, unless the drain has begun."""
@@ -308,6 +317,9 @@ class Acceptors:
         if self._clients.draining and not self._serving_backlog:
             self.turn_away(client)
             return
+        if self.handshakes and client.has_tls:
+            self.handshakes.begin(client)
+            return
         if self._mirror:
             self._mirror.add(client)
         self._idle.expect(client)
@@ -373,7 +385,8 @@ class Acceptors:
         Bytes that the kernel does not take at once are dropped.  The client lingers: closing now
         would send RST if input is unread, and RST destroys bytes that the client has not read.
         """
-        farewell = b"" if client.told else self._policy.farewell or b""
+        # Without a handshake a client in TLS understands no word.
+        farewell = b"" if client.told or client.has_tls else self._policy.farewell or b""
         client.told = TOLD
         last_words = client.unsent + farewell
         client.unsent = b""

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from graced.loop.new_clients import NewClients
 
 
+class NoCapacityError(Exception):
+    """No client can be accepted for now; the text is the reason."""
+
+
 class Admission:
     """Counts the clients of all I/O threads.  Any thread may call."""
 

@@ -10,6 +10,7 @@ import socket
 
 from graced.loop.event_source import EventSource
 from graced.loop.phase import INPUT_ENDED, NOT_TOLD
+from graced.sockets.accepted import is_tls
 from graced.sockets.address import format_address
 
 TYPE_CHECKING = False
@@ -75,6 +76,11 @@ class Client(EventSource):
         if self.host.startswith("unix:"):
             return ""
         return (self.host, self.port, 0, 0) if ":" in self.host else (self.host, self.port)
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the connection is in TLS, or will be: its keys are in this process alone."""
+        return is_tls(self.sock)
 
     @property
     def parting(self) -> str:

@@ -17,6 +17,7 @@ from graced.loop.phase import (
     CLIENT_PHASES,
     GONE,
     LINGERING,
+    SECURING,
     STREAMING,
     TRACED,
     WRITE_BLOCKED,
@@ -364,12 +365,12 @@ class Clients:
 
     def part(self, client: Client, reason: str = DEADLINE) -> None:
         """Send the last echo, the farewell unless it was sent before, and FIN; then close."""
-        if self.streams:
+        if self.streams and client.phase != SECURING:
             self.streams.close_at_deadline(client, reason)
             return
         with suppress(OSError):
             # The client may have departed, or take nothing: it is closed all the same.
-            told = not self._echo_rest(client) or client.told
+            told = client.phase == SECURING or not self._echo_rest(client) or client.told
             closing.part(client.sock, b"" if told else self.policy.farewell or b"")
         closing.discard(client.sock)
         self.close(client, reason)

@@ -135,6 +135,11 @@ class Farewell:
             self._count_arrived(client)
             self._echo_arrived(client)
 
+    def tell_late(self, client: Client) -> None:
+        """Tell a client whose handshake of TLS is done in the drain, if its turn has passed."""
+        if client not in self._turns:
+            self._tell(client)
+
     def _tell(self, client: Client) -> None:
         if client.told:
             # Alone, before the drain.

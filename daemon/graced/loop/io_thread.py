@@ -137,6 +137,7 @@ class IOThread(Thread):
         """Of clients that no other thread has, for what is posted."""
         self._on_event = self._event_table()
         self._on_due = self._due_table()
+        self._acceptors.enter(self._on_event, self._on_due, self._farewell.tell_late)
 
     def _event_table(self) -> list[Callable[[Any, int], None]]:
         """What to do when a descriptor is ready, by the phase of its source.

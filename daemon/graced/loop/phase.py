@@ -30,37 +30,39 @@ STREAMING = 9
 """The client is served by the callbacks of a stream handler; it may have unsent bytes."""
 DEPARTING = 10
 """The connection of a stream handler is over, which the handler learns at the end of the turn."""
-CLIENT_PHASES = 11
+SECURING = 11
+"""The client has not finished the handshake of TLS."""
+CLIENT_PHASES = 12
 """The number of phases above: a smaller number is the phase of a client."""
 
 # The phases of the other event sources.
-LISTENING = 11
+LISTENING = 12
 """An acceptor accepts clients, or is paused and tries again later."""
-WAKING = 12
+WAKING = 13
 """The eventfd of the poller is readable when another thread has posted an action."""
-SWEEPING = 13
+SWEEPING = 14
 """The idle timeout of a client may have passed."""
-REPORTING = 14
+REPORTING = 15
 """Refused clients may have to be reported."""
-REMINDING = 15
+REMINDING = 16
 """Handlers may have clients that have not got the farewell yet."""
-HANDSHAKING = 16
+HANDSHAKING = 17
 """Handshakes that had begun when new connections were refused are over."""
-ENDING = 17
+ENDING = 18
 """The I/O thread ends now, whether or not clients still linger."""
-CALLING = 18
+CALLING = 19
 """A function that a stream handler has scheduled is due."""
-TRYING = 19
+TRYING = 20
 """A client may have been silent for so long that its handler is tried out."""
-ARRIVING = 20
+ARRIVING = 21
 """A connection from a proxy has not sent all of its header yet."""
-TAKING_TURNS = 21
+TAKING_TURNS = 22
 """The turn of a client to be told may have come."""
-TELLING = 22
+TELLING = 23
 """Clients that an operator tells may be at rest, or their deadline may have passed."""
-GONE = 23
+GONE = 24
 """The client or acceptor belongs to this I/O thread no more; nothing is done about it."""
-PHASES = 24
+PHASES = 25
 """The number of all phases: the length of the tables."""
 
 # How far the farewell of a client has come: `Client.told`.

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.loop.access import Access
+    from graced.loop.handshaker import Handshaker
     from graced.loop.proxies import Proxies
     from graced.loop.turns import Turns
 
@@ -56,6 +57,7 @@ class Policy:
         "access",
         "farewell",
         "gap",
+        "handshaker",
         "idle_timeout",
         "log_connections",
         "log_probes",
@@ -76,6 +78,7 @@ class Policy:
         log_probes: bool = True,
         access: Access | None = None,
         proxies: Proxies | None = None,
+        handshaker: Handshaker | None = None,
     ) -> None:
         self.farewell = farewell
         """Bytes that tell a client that the server is going offline; empty: nothing tells it.
@@ -97,6 +100,8 @@ class Policy:
         """Which hosts may connect; None: all."""
         self.proxies = proxies
         """The hosts whose connections begin with a header of the PROXY protocol; None: none."""
+        self.handshaker = handshaker
+        """Computes the handshakes of TLS; None: no listener asks for them."""
 
     def new_turns(self) -> Turns | AtOnce:
         """The turns in which an owner of clients tells them."""

@@ -15,6 +15,7 @@ from socket import AF_UNIX, MSG_PEEK
 from graced.loop.client import ARRIVED, Client
 from graced.loop.event_source import EventSource
 from graced.loop.phase import ARRIVING, GONE
+from graced.sockets.accepted import is_tls
 from graced.sockets.address import format_address, plain_host
 from graced.sockets.proxy_header import LONGEST_HEADER, ProxyHeader, ProxyHeaderError, parse
 
@@ -162,9 +163,9 @@ class Arrivals:
     def freeze(self, most: int | None = None) -> list[Client]:
         """Take out connections, to be handed over, with the header so far in the host.
 
-        `most`: not all, but so many.
+        `most`: not all, but so many.  Where TLS follows, the next process would not know of it.
         """
-        arrivals = list(self._present)[:most]
+        arrivals = [each for each in self._present if not is_tls(each.sock)][:most]
         for each in arrivals:
             self._forget(each)
         now = self._poller.now

@@ -141,7 +141,8 @@ class StreamFarewell:
     def _consider(self, client: Transport, read: int = 0) -> None:
         """Tell a client that is at rest, or note that it is; `read`: bytes that were read just now.
 
-        Where the handler does not want to read, what has arrived is not waited for.
+        Where the handler does not want to read, what has arrived is not waited for.  In TLS more
+        bytes arrive than are read: there the end of them shows that all are read.
         """
         if read and client in self._arrived:
             rest = self._arrived.pop(client) - read
@@ -149,7 +150,7 @@ class StreamFarewell:
                 self._arrived[client] = rest
         if client.told != NOT_TOLD or client.phase != STREAMING or client in self._turns:
             return
-        if client in self._arrived and client.reading and not client.at_eof:
+        if client in self._arrived and client.reading and not client.at_eof and unread(client.sock):
             return
         if self._streams.is_at_rest(client):
             if self._poller.now - client.last >= self._gap:

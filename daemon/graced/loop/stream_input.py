@@ -95,7 +95,7 @@ class StreamInput:
 
     def _fill_buffer(self, client: Transport) -> None:
         buffer = client.protocol.get_buffer(-1)
-        if not len(buffer):
+        if not (size := len(buffer)):
             raise RuntimeError("get_buffer() returned an empty buffer")
         try:
             received = client.sock.recv_into(buffer)
@@ -112,6 +112,16 @@ class StreamInput:
         if self._clients.draining:
             self._streams.on_rest(client, received)
         client.protocol.buffer_updated(received)
+        if received == size and client.has_tls:
+            self._fill_again(client)
+
+    def _fill_again(self, client: Transport) -> None:
+        """Read the rest of a record of TLS that the buffer was too small for: epoll sees none."""
+        sock: Any = client.sock
+        while not client.closing and (rest := sock.pending()):
+            buffer = memoryview(client.protocol.get_buffer(-1))[:rest]
+            received = sock.recv_into(buffer)
+            client.protocol.buffer_updated(received)
 
     def _lost(self, client: Transport, error: OSError) -> None:
         if not isinstance(error, BlockingIOError):

@@ -53,8 +53,8 @@ class Transfer:
         return frozen
 
     def _freeze_clients(self, most: int | None, stay: Container[int]) -> list[Client]:
-        # A client that is told would be told again.
-        present = (each for each in self._clients.present() if not each.told)
+        # A client that is told would be told again, and of TLS no other process has the keys.
+        present = (each for each in self._clients.present() if not (each.told or each.has_tls))
         movable = [each for each in present if each.sock.fileno() not in stay]
         if streams := self._clients.streams:
             return self._freeze(streams, movable, most)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 HIGH_WATER = 64 * 1024
 """Bytes of the write buffer above which a handler is asked to pause, unless it sets limits."""
 _LIMITS = (HIGH_WATER // 4, HIGH_WATER)
+_OF_TLS = {"cipher": "cipher", "peercert": "getpeercert"}
+"""Methods of `ssl.SSLSocket`, by the names of asyncio."""
 _BYTES_LIKE = (bytes, bytearray, memoryview)
 
 
@@ -159,7 +161,12 @@ class Transport(Client):
         self.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
-        """Send end of file after the write buffer; the client can still send."""
+        """Send end of file after the write buffer; the client can still send.
+
+        Raises `NotImplementedError` in TLS, as asyncio does.
+        """
+        if self.has_tls:
+            raise NotImplementedError
         if self.closing or self.eof_written:
             return
         self.eof_written = True
@@ -168,8 +175,8 @@ class Transport(Client):
             self.shut_output()
 
     def can_write_eof(self) -> bool:
-        """Return True: a stream can be ended in one direction."""
-        return True
+        """Whether the connection can be ended in one direction: not in TLS."""
+        return not self.has_tls
 
     def shut_output(self) -> None:
         """Send end of file now."""
@@ -255,12 +262,15 @@ class Transport(Client):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """``peername``, ``sockname``, ``socket``; ``restored``: the state of another process.
 
+        In TLS also ``cipher`` and ``peercert``, as asyncio has them.
         ``restored`` is True in the `connection_made` of a handler whose `restore` follows.
         """
         if name == "peername":
             return self._peername()
         if name == "restored":
             return self.saved is not None
+        if name in _OF_TLS and self.has_tls:
+            return getattr(self.sock, _OF_TLS[name])()
         try:
             if name == "sockname":
                 return self.sock.getsockname()

@@ -35,6 +35,19 @@ class KeepAlive(SimpleNamespace):
     """
 
 
+class BareSocket(socket.socket):
+    """A connection of a TLS listener before its handshake."""
+
+    __slots__ = ()
+
+    is_tls = True
+
+
+def is_tls(sock: socket.socket) -> bool:
+    """Whether a connection is in TLS, or will be: its keys are in this process alone."""
+    return getattr(sock, "is_tls", False)
+
+
 def set_up_inherited(sock: socket.socket, keepalive: KeepAlive) -> str:
     """Set the same on a client of the last process, whose configuration or version was another.
 

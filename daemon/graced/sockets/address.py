@@ -8,17 +8,22 @@ from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 
+TLS = "tls:"
+"""Before the address of a listener whose clients speak TLS."""
+
 
 class Address(SimpleNamespace):
-    """``HOST:PORT``, ``[IPV6]:PORT``, ``*:PORT`` or ``unix:/PATH``."""
+    """``HOST:PORT``, ``[IPV6]:PORT``, ``*:PORT``, one of these after ``tls:``; ``unix:/PATH``."""
 
     host: str
     """A name or number, ``*`` for every address of both families, empty for a Unix socket."""
     port: int
     path: str
+    tls: bool
+    """Whether clients speak TLS."""
 
-    def __init__(self, host: str, port: int, path: str = "") -> None:
-        super().__init__(host=host, port=port, path=path)
+    def __init__(self, host: str, port: int, path: str = "", *, tls: bool = False) -> None:
+        super().__init__(host=host, port=port, path=path, tls=tls)
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -33,6 +38,12 @@ class Address(SimpleNamespace):
             if len(path.encode("utf-8", "surrogateescape")) > _MAX_PATH:
                 raise ValueError(f"must be a path of at most {_MAX_PATH} bytes")
             return cls("", 0, path)
+        # A host may have the name tls.
+        tls = text.startswith(TLS) and ":" in text.removeprefix(TLS)
+        if tls:
+            text = text.removeprefix(TLS)
+            if text.startswith("unix:"):
+                raise ValueError("must have no tls: before unix:, which does not leave the device")
         host, colon, port = text.rpartition(":")
         if not colon or not host:
             raise ValueError("must be HOST:PORT, [IPV6]:PORT, *:PORT or unix:/PATH")
@@ -44,7 +55,7 @@ class Address(SimpleNamespace):
             raise ValueError("must end in a port from 0 to 65535")
         if int(port) > _MAX_PORT:
             raise ValueError("must end in a port from 0 to 65535")
-        return cls(host, int(port))
+        return cls(host, int(port), tls=tls)
 
     def check_is_for_listening(self) -> None:
         """Raise `ValueError` where no client could ever connect, on any machine."""
@@ -62,7 +73,8 @@ class Address(SimpleNamespace):
             )
 
     def __str__(self) -> str:
-        return format_address(self.path or (self.host, self.port))
+        text = format_address(self.path or (self.host, self.port))
+        return f"{TLS}{text}" if self.tls else text
 
 
 def format_address(address: object) -> str:

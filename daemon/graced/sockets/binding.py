@@ -96,9 +96,12 @@ def _bind(address: Address, found: SockAddrs, how: Listening) -> list[Listener]:
     try:
         if address.path:
             return [_bind_path(address.path, how)]
-        return _bind_port(found, address.port, how, later=may_come_later(address))
+        bound = _bind_port(found, address.port, how, later=may_come_later(address))
     except OSError as error:
         raise refusal(address, error) from None
+    for listener in bound if address.tls else ():
+        listener.secure()
+    return bound
 
 
 def bind_late(

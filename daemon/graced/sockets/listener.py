@@ -23,8 +23,8 @@ import select
 import socket
 
 from graced.log import events
-from graced.sockets.accepted import set_up_again
-from graced.sockets.address import format_listener
+from graced.sockets.accepted import BareSocket, set_up_again
+from graced.sockets.address import TLS, format_listener
 from graced.sockets.tcp_info import queue_length
 
 TYPE_CHECKING = False
@@ -71,6 +71,10 @@ class Listener:
         """Whether the service manager owns the socket, which stays open when we stop."""
         self.inherited = inherited
         """Whether the last process has bound the socket."""
+        self._kind: type[socket.socket] = socket.socket
+        """The class of the sockets of clients."""
+        self.tls = False
+        """Whether its clients speak TLS: see `secure`."""
         self.name = format_listener(sock.getsockname())
         self._accept = sock._accept  # type: ignore[attr-defined]
         self._keepalive = keepalive
@@ -82,10 +86,16 @@ class Listener:
         if not inherited:
             self.own_path()
 
+    def secure(self) -> None:
+        """Let the clients speak TLS, and the log say so."""
+        if not self.tls:
+            self.tls, self.name = True, f"{TLS}{self.name}"
+            self._kind = BareSocket
+
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a client like `socket.accept`, without the cost of its Python wrapper."""
         fd, peer = self._accept()
-        sock = socket.socket(self._family, self._type, 0, fd)
+        sock = self._kind(self._family, self._type, 0, fd)
         if self._keepalive:
             self._set_up_early(sock, self._keepalive)
         return sock, peer

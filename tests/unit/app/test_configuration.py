@@ -42,6 +42,9 @@ def test_defaults_hold_without_files(etc: Path) -> None:
         event_loop="asyncio",
         proxy_protocol=(),
         agent=None,
+        certificate="",
+        private_key="",
+        client_ca="",
         grace_period=5.0,
         farewell=b"SHUTDOWN",
         farewell_is_written=False,
@@ -256,7 +259,8 @@ def test_each_value_is_printed_with_its_source(etc: Path) -> None:
     assert 'level = "debug"  # --log-level' in lines
     assert 'listen = ["localhost:9999"]  # default' in lines
     assert [line for line in lines if line.startswith("[")] == [
-        *("[server]", "[shutdown]", "[access]", "[limits]", "[continuity]", "[log]", "[daemon]")
+        *("[server]", "[tls]", "[shutdown]", "[access]", "[limits]", "[continuity]", "[log]"),
+        "[daemon]",
     ]
 
 

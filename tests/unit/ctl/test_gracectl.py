@@ -18,6 +18,7 @@ import pytest
 from graced import __version__
 from graced.app import settings
 from graced.ctl import gracectl
+from graced.errors import UsageError
 from graced.sockets.address import Address
 from support.peers import echo, echo_and_farewell, echo_and_hang_up, mute, serving, tcp, twist, unix
 
@@ -52,7 +53,21 @@ def test_address_is_read(text: str, address: Address) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":7", "::1", "[::1", "[::1]7", "a:0", "a:65536", "a:-1", "a:b", "a:", "unix:", "unix:a"],
+    [
+        "tls:localhost:7",
+        "",
+        ":7",
+        "::1",
+        "[::1",
+        "[::1]7",
+        "a:0",
+        "a:65536",
+        "a:-1",
+        "a:b",
+        "a:",
+        "unix:",
+        "unix:a",
+    ],
 )
 def test_malformed_address_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
@@ -65,6 +80,7 @@ def test_malformed_address_is_refused(text: str) -> None:
         ("'192.0.2.1:7'", Address("192.0.2.1", 7)),
         ("'*:7000'", Address("localhost", 7000)),
         ("['localhost:0', 'unix:/run/graced/echo', '*:7']", Address("", 0, "/run/graced/echo")),
+        ("['tls:*:8', '*:7']", Address("localhost", 7)),
         ("'localhost:0'", gracectl.DEFAULT_ADDRESS),
         ("7", gracectl.DEFAULT_ADDRESS),
     ],
@@ -73,10 +89,21 @@ def test_default_address_is_the_configured_one(
     listen: str, address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "graced.toml"
-    file.write_text(f"[server]\nlisten = {listen}\n")
+    file.write_text(f"[server]\nlisten = {listen}\n[tls]\ncertificate = '/etc/cert.pem'\n")
     monkeypatch.setattr(settings, "CONFIG_FILE", str(file))
     monkeypatch.setattr(settings, "DROP_INS", str(tmp_path / "conf.d"))
     assert gracectl.configured_address() == address
+
+
+def test_there_is_no_default_address_where_all_have_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "graced.toml"
+    file.write_text("[server]\nlisten = 'tls:*:7'\n[tls]\ncertificate = '/etc/cert.pem'\n")
+    monkeypatch.setattr(settings, "CONFIG_FILE", str(file))
+    monkeypatch.setattr(settings, "DROP_INS", str(tmp_path / "conf.d"))
+    with pytest.raises(UsageError, match="ping does not speak TLS"):
+        gracectl.configured_address()
 
 
 def test_ping_without_address_pings_the_configured_one(
