@@ -107,14 +107,14 @@ class Reloaded(Watch):
         self._inbox = inbox
         self._claim = claim
         self._take(Event.CONFIGURED)
-        return self._wait_for(State.OFFERED)
+        return self._wait_while(State.CONFIGURED)
 
     def get_ready(self, notifier: Notifier, accept: Callable[[], None]) -> bool:
         """Say READY, and `accept` clients after the commit; False: there is none."""
         self._notifier = notifier
         self._accept = accept
         self._take(Event.COMPLETE)
-        return self._wait_for(State.MOVING, State.ALONE)
+        return self._wait_while(State.READY, State.ASKING)
 
     def refuse(self, error: BaseException) -> None:
         """Tell the old process why this one cannot serve."""
@@ -122,8 +122,9 @@ class Reloaded(Watch):
             self._reason = str(error) if isinstance(error, GracedError) else repr(error)
             self._take(Event.REFUSED)
 
-    def _wait_for(self, *states: State) -> bool:
-        while self.state not in {*states, State.ENDED}:
+    def _wait_while(self, *states: State) -> bool:
+        # And not for the next state: the letters that come together may lead beyond it.
+        while self.state in states:
             poll = select.poll()
             poll.register(self._old, select.POLLIN)
             poll.register(self._inbox, select.POLLIN)
