@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from signal import SIGTERM, SIGUSR2
 
 import pytest
 
-from support import PASS, PATIENCE, Client, Daemon, FdStore, attempts, wait_for_end
+from support import PASS, PATIENCE, Client, Daemon, FdStore, attempts, tls, wait_for_end
+from support.control import gracectl
 from support.process import LEFT_TO_THE_KERNEL
 from support.reloading import Reloadable, Talking, echo_all
 
@@ -202,6 +204,68 @@ def test_client_that_cannot_move_is_drained_by_the_old_process(
             client.close()
             assert wait_for_end(old) == 79
             late.echo(b"later")
+
+
+def test_counts_go_on(store: FdStore, tmp_path: Path) -> None:
+    config = "[limits]\nmax_clients = 1\n"
+
+    def refuse(daemon: Reloadable) -> None:
+        with Client.connect(daemon.addresses[0]) as refused:
+            refused.expect_farewell_alone()
+
+    def counts(daemon: Reloadable) -> tuple[object, ...]:
+        done = gracectl("status", "--json", directory=daemon.runtime)
+        found = json.loads(done.stdout)
+        return found["admitted"], found["sent"], found["refused"]
+
+    with Reloadable(store, tmp_path, config=config) as daemon, daemon.served() as client:
+        client.echo(b"before")
+        refuse(daemon)
+        for number in (1, 2):
+            assert counts(daemon) == (1, 6, [{"reason": "max_clients", "clients": number}])
+            daemon.reload_and_wait()
+            assert counts(daemon) == (1, 6, [{"reason": "max_clients", "clients": number}])
+            refuse(daemon)
+
+
+def test_client_that_is_told_does_not_move(store: FdStore, tmp_path: Path) -> None:
+    with (
+        Reloadable(store, tmp_path, "--grace", "30") as daemon,
+        daemon.served() as told,
+        daemon.served() as client,
+    ):
+        done = gracectl("tell", told.name, directory=daemon.runtime)
+        assert done.returncode == 0, done.stderr
+        told.expect_farewell_alone()
+        status, said = daemon.reload()
+        old = daemon.follow()
+        assert (status, said.rstrip()) == (
+            0,
+            f"reloaded: 1 client moved to the process with pid {daemon.pid},"
+            " 1 remaining with the old one",
+        )
+        client.echo(b"moved")
+        told.close()
+        assert wait_for_end(old) == 79
+
+
+def test_client_in_tls_does_not_move_and_new_ones_are_served(
+    store: FdStore, tmp_path: Path
+) -> None:
+    config = tls.CONFIG + "[shutdown]\ngrace_period = 30\n"
+    with Reloadable(store, tmp_path, listen=tls.LISTEN, config=config) as daemon:
+        with tls.connect_tls(tls.place(daemon.addresses[0])) as client:
+            client.echo(b"before")
+            status, said = daemon.reload()
+            old = daemon.follow()
+            assert (status, said.rstrip()) == (
+                0,
+                f"reloaded: 0 clients moved to the process with pid {daemon.pid},"
+                " 1 remaining with the old one",
+            )
+            with tls.connect_tls(tls.place(daemon.addresses[0])) as late:
+                late.echo(b"late")
+        assert wait_for_end(old) == 79
 
 
 def test_stop_while_the_old_process_drains_ends_both(store: FdStore, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Kill -9 of the old or the new process of a reload, at the states that a test can hold."""
+"""Kill -9, and the like, of the old or new process of a reload, at states that a test can hold."""
 
 from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -203,3 +204,22 @@ def test_process_dies_while_the_rest_is_drained(store: FdStore, tmp_path: Path, 
             # The rest has a second; then the service manager starts the service again.
             assert wait_for_end(old) == 79
             assert "graced-listeners" in store.names
+
+
+def test_pidfile_that_cannot_be_written_fails_the_reload(store: FdStore, tmp_path: Path) -> None:
+    """Else systemd would read the file, and take the old process for the main one."""
+    with Reloadable(store, tmp_path) as daemon:
+        with named(daemon) as (_, command):
+            # The new process has its own limit by now.
+            resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (0, 0))
+            store.release()
+            status, said = outcome(command)
+        assert status == 1
+        reason = f"cannot write pidfile {daemon.pid_file}: File too large"
+        assert said == f"gracectl: the reload has failed: {reason}\n"
+        assert wait_for_end(daemon.follow()) == 79
+        with daemon.served() as client:
+            client.echo(b"served")
+        for _ in attempts("the pidfile names the new process"):
+            if daemon.pid_file.read_text() == f"{daemon.pid}\n":
+                break

@@ -69,6 +69,9 @@ if TYPE_CHECKING:
         def close_copies(self, clients: Sequence[Client]) -> None:
             """Close the sockets of clients that the new process serves."""
 
+        def write_pid(self, pid: int) -> None:
+            """Write the pid of the new process into the pidfile."""
+
         def send_moved(self, channel: Channel) -> None:
             """Send MOVED.  Raises `OSError`."""
 
@@ -254,6 +257,7 @@ class Attempt:
             Action.CLOSE_COPIES: self._close_copies,
             Action.SEND_REVOKED: partial(self._send, Message.REVOKED),
             Action.TAKE_BACK_BATCH: self._take_back_batch,
+            Action.WRITE_NEW_PID: lambda: work.write_pid(self.pid),
             Action.SEND_MOVED: self._send_moved,
             Action.DRAIN_REST: work.drain_rest,
             Action.SEND_STOP: partial(self._send, Message.STOP),

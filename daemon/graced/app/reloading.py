@@ -103,6 +103,8 @@ class Reloading(Watch):
         """Monotonic time until which handlers that are busy may save their state."""
         self._held: list[Client] = []
         """Clients of handlers, frozen, that no batch has had room for yet."""
+        self._misnamed = ""
+        """Why the pidfile does not name the new process."""
         self.has_moved = False
         """Whether this process drains the rest, and ends."""
         self._is_told = False
@@ -311,6 +313,14 @@ class Reloading(Watch):
         self._moved += len(clients)
         close_quickly(client.sock for client in clients)
 
+    def write_pid(self, pid: int) -> None:
+        """Write the pid of the new process into the pidfile; without it the command fails."""
+        assert self._claims.lock
+        try:
+            self._claims.lock.write(pid)
+        except PidFileError as error:
+            self._misnamed = str(error)
+
     def send_moved(self, channel: Channel) -> None:
         """Send MOVED: what remains here, until when, and the counts.  Raises `OSError`."""
         about = {
@@ -339,9 +349,7 @@ class Reloading(Watch):
             if self._is_mute:
                 self._claims.own()
                 self._control.bind_again()
-        else:
-            self._name_for_good(attempt.pid)
-        if reason:
+        if reason := reason or self._misnamed:
             self._end(reload, reason)
             return
         events.RELOADED(
@@ -351,17 +359,6 @@ class Reloading(Watch):
             seconds=self._grace,
         )
         reload.ended = True
-
-    def _name_for_good(self, pid: int) -> None:
-        """Let both registers name the new process, before the command of the reload ends.
-
-        systemd reads the pidfile then, and the process that it names becomes the main process.
-        """
-        assert self._claims.lock
-        try:
-            self._claims.lock.write(pid)
-        except PidFileError as error:
-            events.LIMITS(reason=error)
 
     def drain_rest(self) -> None:
         """Begin to drain the clients that are here."""

@@ -26,8 +26,9 @@ dies then, the batch in hand is served here: nobody else can.
 
 **The old process dies** is an event that comes last, as in `graced.reload.old_side`.
 
-The pidfile names the old process until it is dead.  So systemd makes the old process the main
-process again if this one dies, and does not kill the clients that are still there.
+The pidfile names the old process until its clients have moved, or it is dead.  So systemd makes the
+old process the main process again if this one dies, and does not kill the clients that are still
+there.
 """
 
 from __future__ import annotations

@@ -115,6 +115,7 @@ class Action(Enum):
     CLOSE_COPIES = "close our copies of the batch; the connections go on"
     SEND_REVOKED = "send REVOKED"
     TAKE_BACK_BATCH = "serve the clients of the batch again, if there is one"
+    WRITE_NEW_PID = "write the pid of the new process into the pidfile"
     SEND_MOVED = "send MOVED"
     DRAIN_REST = "drain the clients that are still here"
     SEND_STOP = "send STOP"
@@ -163,9 +164,10 @@ TABLE: Table[State, Event, Action] = {
     (_S.MOVING, _E.FROZEN): (_S.HOLDING, (_A.SEND_BATCH,)),
     (_S.HOLDING, _E.TAKEN): (_S.RELEASING, (_A.TAKE_BACK_UNTAKEN, _A.SEND_RELEASED)),
     (_S.RELEASING, _E.SERVING): (_S.MOVING, (_A.CLOSE_COPIES, _A.FREEZE)),
+    # When its command succeeds systemd reads the pidfile, and takes the process for the main one.
     (_S.MOVING, _E.NOTHING_MOVABLE): (
         _S.DRAINING_REST,
-        (_A.SEND_MOVED, _A.REPORT_SUCCESS, _A.DRAIN_REST),
+        (_A.WRITE_NEW_PID, _A.SEND_MOVED, _A.REPORT_SUCCESS, _A.DRAIN_REST),
     ),
     (_S.HOLDING, _E.TIMEOUT): (
         _S.DRAINING_REST,

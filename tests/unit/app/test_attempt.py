@@ -70,6 +70,9 @@ class Service:
     def send_batch(self, channel: Channel, clients: Sequence[Any]) -> None:
         channel.send(Message.BATCH, {"clients": len(clients)})
 
+    def write_pid(self, pid: int) -> None:
+        self.asked.append("write_pid")
+
     def send_moved(self, channel: Channel) -> None:
         channel.send(Message.MOVED)
 
@@ -223,7 +226,7 @@ def test_clients_move_but_for_one_that_cannot(monkeypatch: pytest.MonkeyPatch) -
     follow(attempt, State.DRAINING_REST, State.ALONE)
     assert service.asked == [
         *("commit", "stop_accepting", "freeze", "take back 1 for good", "close 2"),
-        *("freeze", "drain_rest"),
+        *("freeze", "write_pid", "drain_rest"),
     ]
     assert service.reasons == [""]
     attempt.rest_gone()

@@ -214,6 +214,7 @@ WRONG = {
                 Old.DRAINING_REST,
                 (
                     OldAction.NAME_NEW,
+                    OldAction.WRITE_NEW_PID,
                     OldAction.SEND_MOVED,
                     OldAction.REPORT_SUCCESS,
                     OldAction.DRAIN_REST,
@@ -230,6 +231,15 @@ WRONG = {
             ),
         }
     ),
+    "succeeds while the pidfile names the old process": Tables(
+        old={
+            **OLD,
+            (Old.MOVING, OldEvent.NOTHING_MOVABLE): (
+                Old.DRAINING_REST,
+                (OldAction.SEND_MOVED, OldAction.REPORT_SUCCESS, OldAction.DRAIN_REST),
+            ),
+        }
+    ),
     "ends at a signal and tells nobody": Tables(
         new={**NEW, (New.READY, NewEvent.STOP): (New.ENDED, (NewAction.EXIT,))}
     ),
@@ -243,6 +253,7 @@ EXPECTED = {
     "stops accepting with the commit": "nobody accepts",
     "names the main process when the clients have moved": "systemd kills the new process",
     "writes its pid while the old process lives": "systemd kills the old process",
+    "succeeds while the pidfile names the old process": "systemd kills the new process",
     "ends at a signal and tells nobody": "go on after a stop",
 }
 

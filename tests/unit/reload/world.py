@@ -82,6 +82,8 @@ class World(NamedTuple):
     """Whether the new process was told that no batch will follow."""
     report: str = ""
     """What the command that has asked for the reload was told."""
+    succeeds: bool = False
+    """Whether that command is about to end with success."""
     old_knows: bool = False
     """Whether the old process knows of the death of the new one."""
     new_knows: bool = False
@@ -137,6 +139,11 @@ def _of_manager(world: World) -> Iterator[Step]:
         if world.main == "old" and world.new_is in {"up", "hung"}:
             named = named._replace(main="new")
         yield Step("systemd reads MAINPID=", named)
+    if world.succeeds:
+        ended = world._replace(succeeds=False)
+        if {"old": world.old_is, "new": world.new_is}[world.pidfile] in {"up", "hung"}:
+            ended = ended._replace(main=world.pidfile)
+        yield Step("the command ends, and systemd reads the pidfile", ended)
     is_main, other, heir = world.old_is, world.new_is, "new"
     if world.main == "new":
         is_main, other, heir = world.new_is, world.old_is, "old"
@@ -145,14 +152,17 @@ def _of_manager(world: World) -> Iterator[Step]:
     if other in {"up", "hung"} and world.pidfile == heir:
         yield Step("systemd reads the pidfile", world._replace(main=heir))
         return
-    broken = ""
+    broken, lost = "", world.lost
     if other in {"up", "hung"}:
         killed = world.served_by_old | world.batch_of_old
         if heir == "new":
             killed = world.served_by_new | reaches_new(world)
-        if killed - world.lost:
+        if heir == "old" and world.old_drains and world.moved:
+            # The rest is told, and has no more time.
+            lost |= killed
+        elif killed - lost:
             broken = f"systemd kills the {heir} process, which has {sorted(killed)}"
-    dead = world._replace(main="", old_is="dead", new_is="dead", broken=broken)
+    dead = world._replace(main="", old_is="dead", new_is="dead", lost=lost, broken=broken)
     yield Step("systemd kills the rest, and starts again", dead)
 
 
@@ -218,6 +228,7 @@ def _act_old(world: World, action: OldAction, payload: Clients) -> World:
                 exits=False,
                 moved=False,
                 report="",
+                succeeds=False,
             )
         case OldAction.NAME_NEW:
             return world._replace(mail=(*world.mail, "MAINPID"))
@@ -249,7 +260,11 @@ def _act_old(world: World, action: OldAction, payload: Clients) -> World:
             return _to_new(world._replace(moved=True), Message.MOVED)
         case OldAction.REPORT_SUCCESS | OldAction.REPORT_FAILURE:
             broken = "the command is told twice how the reload went" if world.report else ""
-            return world._replace(report=action.name, broken=broken)
+            # A stop ends the command, whose status then decides nothing.
+            succeeds = action is OldAction.REPORT_SUCCESS and not world.stopped
+            return world._replace(report=action.name, succeeds=succeeds, broken=broken)
+        case OldAction.WRITE_NEW_PID:
+            return world._replace(pidfile="new")
         case OldAction.KILL_NEW:
             # Whatever it has: nobody may kill a process that serves.
             return world._replace(new_is="dead")
@@ -408,7 +423,9 @@ def _mishaps(world: World, tables: Tables) -> Iterator[Step]:
     if world.stops:
         # The excuse: the process that is told may be dead, or about to be killed.
         rough = world._replace(smooth=False, stops=world.stops - 1)
-        told = rough._replace(stopped=True, excuse=world.excuse or not world.smooth)
+        told = rough._replace(
+            stopped=True, succeeds=False, excuse=world.excuse or not world.smooth
+        )
         if world.old_is == "up" and (world.main == "old" or world.old in _AFTER_COMMIT):
             # systemd tells the main process, an administrator that of the pidfile.
             yield _old_takes(told, tables, OldEvent.STOP)._replace(progress=False)
