@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from graced.errors import ConfigError
 from graced.frames import current_frames
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOMENT = 0.05
 """Seconds in which a new thread begins to run Python code, or ends if its work is done."""
+LONGEST_MOMENT = 2.0
+"""The same where a new thread waits for a processor."""
 TASKS = "/proc/self/task"
 
 
@@ -29,10 +31,11 @@ def refuse_threads(name: str, when: str) -> Iterator[None]:
     """Raise `ConfigError` if the handler `name` has started a thread; `when`: "at its import"."""
     running, tasks = set(current_frames()), _tasks()
     yield
-    until = time.monotonic() + MOMENT
+    began = time.monotonic()
     # The system has a new thread before Python does, where `_thread` has started it.
     while (started := current_frames().keys() - running) or _tasks() - tasks:
-        if time.monotonic() >= until:
+        longest = MOMENT if started or not _any_runs(_tasks() - tasks) else LONGEST_MOMENT
+        if time.monotonic() - began >= longest:
             break
         time.sleep(0.001)
     if started:
@@ -48,3 +51,13 @@ def _tasks() -> set[str]:
         return set(os.listdir(TASKS))
     except OSError:
         return set()
+
+
+def _any_runs(tasks: set[str]) -> bool:
+    """Whether a thread computes, or waits for a processor: see proc_pid_stat(5)."""
+    for task in tasks:
+        with suppress(OSError), open(f"{TASKS}/{task}/stat", "rb") as file:
+            # Of a thread that has ended there is no file.
+            if file.read().rpartition(b") ")[2].startswith(b"R"):
+                return True
+    return False
