@@ -423,9 +423,7 @@ def _mishaps(world: World, tables: Tables) -> Iterator[Step]:
     if world.stops:
         # The excuse: the process that is told may be dead, or about to be killed.
         rough = world._replace(smooth=False, stops=world.stops - 1)
-        told = rough._replace(
-            stopped=True, succeeds=False, excuse=world.excuse or not world.smooth
-        )
+        told = rough._replace(stopped=True, succeeds=False, excuse=world.excuse or not world.smooth)
         if world.old_is == "up" and (world.main == "old" or world.old in _AFTER_COMMIT):
             # systemd tells the main process, an administrator that of the pidfile.
             yield _old_takes(told, tables, OldEvent.STOP)._replace(progress=False)
