@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from graced.handlers.blocking import Blocking
     from graced.loop.interfaces import Listener, Mirror, Pool, Streaming, Watched
+    from graced.loop.transfer import Transfer
 
 IO_REPLY_TIMEOUT = 1.0
 """Seconds for the answer of an I/O thread to a request."""
@@ -206,12 +207,12 @@ class Server:
         answers: SimpleQueue[None] = SimpleQueue()
         frozen_by: list[list[Client]] = [[] for _ in self.io_threads]
 
-        def take(into: list[Client], clients: list[Client]) -> None:
-            into += clients
+        def take(into: list[Client], transfer: Transfer) -> None:
+            into += transfer.freeze(most, stay)
             answers.put(None)
 
         for thread, clients in zip(self.io_threads, frozen_by, strict=True):
-            thread.freeze(partial(take, clients), most, stay)
+            thread.freeze(partial(take, clients))
         if not self._all_answer(answers, FREEZE_TIMEOUT):
             # A thread that is late freezes its clients yet, and then finds this request.
             for thread, clients in zip(self.io_threads, frozen_by, strict=True):

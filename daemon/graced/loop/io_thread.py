@@ -67,7 +67,7 @@ from graced.loop.transfer import Transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from graced.loop.admission import Admission
@@ -251,17 +251,14 @@ class IOThread(Thread):
         if self._clients.waiting:
             self.post(self._clients.waiting.start)
 
-    def freeze(
-        self, take: Callable[[list[Client]], None], most: int | None, stay: Container[int]
-    ) -> None:
-        """Stop serving, and call `take` in this thread with the clients: `Transfer.freeze`."""
-        self.post(lambda: take(self._transfer.freeze(most, stay)))
+    def freeze(self, take: Callable[[Transfer], None]) -> None:
+        """Let `take`, called in this thread, stop serving by `Transfer.freeze`."""
+        self.post(lambda: take(self._transfer))
 
     def adopt(self, clients: Sequence[Client], done: Callable[[], None]) -> None:
         """Serve frozen clients, maybe of another process; then call `done` in this thread.
 
-        A client that is not `counted` is turned away.  May be called before `start`: the clients
-        are then served before a new client is accepted.
+        A client that is not `counted` is turned away.  Before `start`: those clients come first.
         """
         self.post(partial(self._transfer.adopt, clients))
         self.post(done)

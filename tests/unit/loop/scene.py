@@ -150,7 +150,7 @@ class Scene:
 
     def freeze(self, most: int | None = None) -> list[LoopClient]:
         taken: SimpleQueue[list[LoopClient]] = SimpleQueue()
-        self.thread.freeze(taken.put, most, ())
+        self.thread.freeze(lambda transfer: taken.put(transfer.freeze(most)))
         return taken.get(timeout=PATIENCE)
 
     def adopt(self, clients: list[LoopClient]) -> None:
