@@ -44,10 +44,7 @@ HANDLER_FREEZE_TIMEOUT = 2.0
 
 
 class Server:
-    """Serves clients from `start` to `stop`.
-
-    One thread, the main thread, calls the methods.  Any thread may read the properties.
-    """
+    """Serves clients from `start` to `stop`.  Main thread only; any thread may read properties."""
 
     def __init__(
         self,
