@@ -76,6 +76,42 @@ def test_reload_that_fails_changes_nothing(graced: Service) -> None:
     assert text in said["MESSAGE"]
 
 
+@pytest.fixture
+def old_with_rest(graced: Service) -> int:
+    """The pid of an old process that drains a client beside the new one."""
+    graced.configure("[shutdown]\ngrace_period = 60\n")
+    reload(graced)
+    graced.connect()
+    # A client that is told does not move.
+    graced.device.run("gracectl", "tell", "--idle=0")
+    old = graced.pid
+    reload(graced)
+    assert graced.device.exists(f"/proc/{old}")
+    assert graced.pid != old
+    return old
+
+
+def test_new_process_stays_the_main_process(graced: Service, old_with_rest: int) -> None:
+    """systemd has read the pidfile when the command of the reload has ended."""
+    new = graced.pid
+    assert graced.device.read("/run/graced/graced.pid") == f"{new}\n"
+    (client,) = graced.connect()
+    graced.device.python(f"""
+import os, select
+old = os.pidfd_open({old_with_rest})
+os.kill({old_with_rest}, 9)
+select.select([old], [], [])
+""")
+    assert answers(client)
+    assert graced.show("MainPID", "NRestarts") == {"MainPID": str(new), "NRestarts": "0"}
+
+
+def test_stop_does_not_wait_for_the_rest(graced: Service, old_with_rest: int) -> None:
+    graced.stop()
+    assert graced.show("ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
+    assert not graced.device.exists(f"/proc/{old_with_rest}")
+
+
 def test_restart_and_stop_after_a_reload(graced: Service) -> None:
     (client,) = graced.connect()
     reload(graced)
