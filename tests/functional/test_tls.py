@@ -35,6 +35,8 @@ from support.tls import (
     place,
 )
 
+pytestmark = pytest.mark.needs("openssl")
+
 HANDLERS = {"echo": "echo", "stream": "support.streams:TellingEcho"}
 handlers = pytest.mark.parametrize("kind", HANDLERS.values(), ids=list(HANDLERS))
 versions = pytest.mark.parametrize(
@@ -381,6 +383,7 @@ def test_socket_of_the_service_manager_has_tls_at_the_port_of_the_configuration(
 # Other programs.
 
 
+@pytest.mark.needs("curl")
 def test_curl_gets_an_answer() -> None:
     with tls("--handler", "support.http:Http") as graced:
         _, port = place(graced.addresses[0])

@@ -119,10 +119,13 @@ def test_top_shows_rates_and_obeys_its_keys(tmp_path: Path) -> None:
         assert lines[-1].startswith("q quit")
         # A graph of a rate, and the client that has it, first.
         second.echo(b"x" * 100_000)
-        lines = terminal.show_until(
-            lambda shown: "█" in shown[4] and shown[6].startswith(second.name)
+        terminal.show_until(
+            lambda shown: (
+                "█" in shown[4]
+                and shown[6].startswith(second.name)
+                and shown[4].split()[1].removesuffix("B/s") in shown[6].split()
+            )
         )
-        assert lines[4].split()[1].removesuffix("B/s") in lines[6].split()
         terminal.press(LEFT + LEFT + LEFT)
         terminal.until("by AGE")
         # Tell the chosen client, after a question.

@@ -217,7 +217,7 @@ def test_bytes_without_a_ping_are_wrong(capsys: pytest.CaptureFixture[str]) -> N
     # They have to be there before the first ping is sent.
     def script(sock: socket.socket) -> None:
         sock.sendall(b"220 ready")
-        echo(sock)
+        mute(sock)
 
     with serving(script, tcp()) as address:
         assert gracectl.main(["ping", "-i60", address]) == gracectl.SOME_LOST

@@ -14,6 +14,8 @@ from graced.errors import ConfigError
 from graced.sockets.tls import doubt, server_context
 from support.tls import CERTIFICATE, make_certificate, openssl
 
+pytestmark = pytest.mark.needs("openssl")
+
 FAR = "21260101000000Z"
 ALL = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"
 SPOKEN = {
