@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 from graced.app.new_process import CHANNEL
-from graced.sockets.unread import unread
 from support.client import Client
 from support.control import environment_in
 from support.log import PATIENCE
@@ -22,8 +21,9 @@ from support.notify import Message
 from support.process import CHECKOUT, LEFT_TO_THE_KERNEL, TESTS, Daemon, environment, wait_for_end
 from support.store import PASS, FdStore
 
-_PIDFD_GETFD = 438
-"""pidfd_getfd(2), for which Python has no name; the same on all processors."""
+_SOCK_DIAG, _BY_FAMILY, _REQUEST = 4, 20, 1
+_SHOW_QUEUES, _QUEUES = 0x10, 4
+"""Of linux/sock_diag.h, netlink.h and unix_diag.h."""
 GRACECTL = [sys.executable, "-m", "graced.ctl.gracectl"]
 
 
@@ -138,14 +138,24 @@ def echo_all(clients: Sequence[Client], text: bytes) -> None:
 
 
 def unread_letters(pid: int) -> int:
-    """The bytes in the channel that a new process has not read, as one that is stopped."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    process = os.pidfd_open(pid)
-    try:
-        copy = libc.syscall(_PIDFD_GETFD, process, CHANNEL, 0)
-    finally:
-        os.close(process)
-    if copy < 0:
-        raise OSError(ctypes.get_errno(), "pidfd_getfd")
-    with socket.socket(fileno=copy) as channel:
-        return unread(channel)
+    """The bytes in the channel that a new process has not read, as one that is stopped.
+
+    As ss(8) asks: unix_diag in sock_diag(7), which needs no right over the process.
+    """
+    link = os.readlink(f"/proc/{pid}/fd/{CHANNEL}")
+    inode = int(link.removeprefix("socket:[").removesuffix("]"))
+    asked = struct.pack("=BBHIIIii", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode, _SHOW_QUEUES, -1, -1)
+    header = struct.pack("=IHHII", 16 + len(asked), _BY_FAMILY, _REQUEST, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as diag:
+        diag.send(header + asked)
+        answer = diag.recv(4096)
+    (kind,) = struct.unpack_from("=H", answer, 4)
+    assert kind == _BY_FAMILY, answer
+    at = 32
+    while at < len(answer):
+        size, attribute = struct.unpack_from("=HH", answer, at)
+        if attribute == _QUEUES:
+            (waiting,) = struct.unpack_from("=I", answer, at + 4)
+            return int(waiting)
+        at += (size + 3) & ~3
+    raise AssertionError(answer)
