@@ -6,6 +6,7 @@ import socket
 import socketserver
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -120,6 +121,8 @@ def serving(
         try:
             server.serve_forever(poll_interval)
         except BaseException as failure:
+            # Shown beside whatever fails next for want of a server.
+            traceback.print_exception(failure)
             failures.append(failure)
 
     def stop() -> None:
