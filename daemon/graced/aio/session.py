@@ -151,12 +151,12 @@ class Session:
     """A client on the loop.  For the thread of the loop, except `silence`, `written` and `cut`."""
 
     def __init__(
-        self, client: Client, post: Callable[..., None], watch: Callable[..., None]
+        self, client: Client, post: Callable[..., None], tell: Callable[..., None]
     ) -> None:
-        """`post` calls a function in the loop; `watch` tells a client when it is at rest."""
+        """`post` calls a function in the loop; `tell` tells a client when it is at rest."""
         self.client = client
         self._post = post
-        self._watch = watch
+        self._tell = tell
         self.sock = client.sock
         """The server's socket; also that of the transport, if it was lent."""
         self.transport: Any = None
@@ -249,7 +249,7 @@ class Session:
 
     def tell(self) -> None:
         """Tell the client when it is at rest.  Any thread may call."""
-        self._post(partial(self._watch, self))
+        self._post(partial(self._tell, self))
 
     def cut(self, reason: str) -> None:
         """The same, for any thread."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import select
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -20,6 +19,7 @@ from graced.reload import batch
 from graced.reload.channel import Channel
 from graced.reload.old_side import HEARD, TABLE, Action, Event, State
 from graced.reload.table import Message, step
+from graced.reload.watch import is_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Attempt:
         if gone and not self.has_died:
             self.has_died = True
             self._take(Event.NEW_DIED)
-        elif self._named >= 0 and _has_hung_up(self._named):
+        elif self._named >= 0 and is_ready(self._named, 0):
             self._close_name()
             self._take(Event.NAMED)
         elif monotonic() >= self.due:
@@ -368,9 +368,3 @@ class Attempt:
             if self.state is State.ALONE and not self._new.was_left:
                 self.close()
         self._work.report(self.reason)
-
-
-def _has_hung_up(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, 0)
-    return bool(poll.poll(0))

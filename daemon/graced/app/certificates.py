@@ -23,11 +23,6 @@ DIRECTORY = "CREDENTIALS_DIRECTORY"
 """The variable with the directory of credentials, systemd.exec(5)."""
 
 
-def are_needed(settings: Settings) -> bool:
-    """Whether a listener is to speak TLS."""
-    return any(address.tls for address in settings.listen)
-
-
 def check_addresses(addresses: Iterable[Address], certificate: str) -> None:
     """Raise `ValueError` where TLS is wanted at a port and is not, or has no certificate.
 
@@ -48,7 +43,7 @@ def check_addresses(addresses: Iterable[Address], certificate: str) -> None:
 
 def check_handler(settings: Settings, handler: Handler | None) -> None:
     """Raise `ConfigError` for a handler whose clients cannot speak TLS; None: the built-in echo."""
-    if handler and not handler.streams and are_needed(settings):
+    if handler and not handler.streams and settings.has_tls:
         address = next(each for each in settings.listen if each.tls)
         kind = "an asyncio handler" if handler.asynchronous else "a blocking handler"
         raise ConfigError(

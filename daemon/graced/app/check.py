@@ -152,7 +152,7 @@ class Check:
         settings = load()
         import_everything()
         handler = handler_path.prepare(settings, self._environ)
-        if certificates.are_needed(settings):
+        if settings.has_tls:
             self._check_certificate(settings)
         others = MAX_LINGERING + loop_choice.copies(settings, handler)
         limit = self._limit(settings.max_clients + others)

@@ -109,6 +109,10 @@ class Child:
         # Before it is reaped: its number is its own until then.
         with suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
+        self._reap()
+
+    def _reap(self) -> None:
+        """Let go of a child that has ended, or was killed."""
         # A handler that waits for any child may have reaped it.
         with suppress(ChildProcessError):
             os.waitpid(self._pid, 0)

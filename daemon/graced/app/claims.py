@@ -115,7 +115,7 @@ class Claims:
             each.own_path()
 
     def _claim_certificate(self) -> None:
-        if any(address.tls for address in self._settings.listen):
+        if self._settings.has_tls:
             from graced.app.certificates import context_of  # noqa: PLC0415
 
             self.context = context_of(self._settings, os.environ)

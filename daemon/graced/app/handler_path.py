@@ -61,7 +61,7 @@ def find(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
 def prepare(settings: Settings, environ: Mapping[str, str]) -> Handler | None:
     """The configured handler with its options.  Raises `ConfigError`."""
     handler = find(settings, environ)
-    if handler and any(address.tls for address in settings.listen):
+    if handler and settings.has_tls:
         from graced.app import certificates  # noqa: PLC0415
 
         certificates.check_handler(settings, handler)

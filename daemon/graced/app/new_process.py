@@ -13,7 +13,6 @@ begin with `HELD`: a version that knows nothing of them does not speak either.
 from __future__ import annotations
 
 import os
-import select
 import signal
 from contextlib import suppress
 
@@ -21,6 +20,7 @@ from graced.app.child import Child, without_service_manager
 from graced.app.launch import RELOAD
 from graced.reload.channel import Channel
 from graced.reload.table import Message
+from graced.reload.watch import is_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,10 +108,7 @@ class NewProcess(Child):
         with suppress(ProcessLookupError):
             # It has nothing to do any more, and is about to end by itself.
             os.kill(self._pid, signal.SIGKILL)
-        # A handler that waits for any child may have reaped it.
-        with suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
-        self._restore()
+        self._reap()
         self.was_left = True
         self._has_command = False
 
@@ -127,7 +124,7 @@ class NewProcess(Child):
     def look(self) -> tuple[list[Letter], bool]:
         """The letters since the last look; and whether the new process is gone, so none follows."""
         # Before the letters are read: then they are all that it has said.
-        self._is_gone = self._daemon >= 0 and _is_readable(self._daemon)
+        self._is_gone = self._daemon >= 0 and is_ready(self._daemon)
         ended = self.was_left or not self.running
         self._has_command = not ended
         letters = []
@@ -163,9 +160,3 @@ class NewProcess(Child):
         if self.was_left:
             return f"the new process with pid {self.pid} is gone"
         return self._said or super().reason or "the new process has ended without a word"
-
-
-def _is_readable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))

@@ -28,7 +28,7 @@ from graced.log.event import plural
 from graced.reload import batch, counts
 from graced.reload.new_side import HEARD, TABLE, Action, Event, State
 from graced.reload.table import Message, step
-from graced.reload.watch import Watch
+from graced.reload.watch import Watch, is_ready
 from graced.signals import END, HANDOVER
 from graced.sockets.accepted import set_up_inherited
 
@@ -198,9 +198,7 @@ class Reloaded(Watch):
 
     def _hear_old(self) -> None:
         # Before the letters are read: then they are all that it has said.
-        poll = select.poll()
-        poll.register(self._old, select.POLLIN)
-        gone = bool(poll.poll(0))
+        gone = is_ready(self._old)
         while letter := self._channel.receive():
             try:
                 self._hear(letter)

@@ -292,6 +292,11 @@ BY_KEY = {setting.key: setting for setting in SETTINGS}
 class Settings(SimpleNamespace):
     """The checked values, named like the keys without their section."""
 
+    @property
+    def has_tls(self) -> bool:
+        """Whether a listener is to speak TLS."""
+        return any(address.tls for address in self.listen)
+
     listen: tuple[Address, ...]
     handler: str
     backlog: int

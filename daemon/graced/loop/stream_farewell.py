@@ -104,10 +104,12 @@ class StreamFarewell:
 
         What had arrived by one look is read by the next, if the handler reads at all.
         """
-        if self._arrived.pop(client, 0) or not unread(client.sock):
-            self._consider(client)
+        seen = self._arrived.pop(client, 0)
+        waiting = 0 if seen else unread(client.sock)
+        if waiting:
+            self._arrived[client] = waiting
         else:
-            self._arrived[client] = unread(client.sock)
+            self._consider(client)
 
     def forget(self, client: Transport) -> None:
         """Forget a client that was told alone and has gone, or is closed."""

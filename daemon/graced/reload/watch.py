@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from select import EPOLLIN, POLLIN, epoll
+from select import EPOLLIN, POLLIN, epoll, poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,3 +38,10 @@ class Watch:
     def close(self) -> None:
         """Watch nothing any more."""
         self._epoll.close()
+
+
+def is_ready(fd: int, events: int = POLLIN) -> bool:
+    """Whether one of the events of poll(2) is true of a descriptor now; 0: whether it hung up."""
+    found = poll()
+    found.register(fd, events)
+    return bool(found.poll(0))
