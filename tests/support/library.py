@@ -146,9 +146,18 @@ def serving(
 def draining(server: GracefulTCPServer) -> Iterator[threading.Thread]:
     """Begin the drain; yield the thread in `shutdown`, which has returned at the end."""
     server.grace_period = 600
+    begun = threading.Event()
+    begin = server.draining.set
+
+    def note() -> None:
+        begin()
+        begun.set()
+
+    # Not `draining` itself, which is clear again where all clients have departed by the first look.
+    server.draining.set = note  # type: ignore[method-assign]
     thread = threading.Thread(target=server.shutdown)
     thread.start()
-    assert server.draining.wait(PATIENCE)
+    assert begun.wait(PATIENCE)
     yield thread
     thread.join(PATIENCE)
     assert not thread.is_alive()
