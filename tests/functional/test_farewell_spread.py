@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from signal import SIGINT, SIGTERM
 from time import monotonic
 
 import pytest
 
+from functional.goodbyes import talk_until_told
 from support import FAREWELL, MACHINE, PATIENCE, Client, Graced, run_graced
 from support.client import MOMENT
 
@@ -47,17 +48,15 @@ def connected(graced: Graced, stack: ExitStack) -> list[Client]:
     return clients
 
 
-def test_clients_are_told_over_a_while(handler: str, address: str) -> None:
-    with (
-        Graced("--handler", handler, listen=address, config=CONFIG) as graced,
-        ExitStack() as stack,
-    ):
+def stop_over_a_while(graced: Graced, hear: Callable[[Client], object]) -> None:
+    """Stop; each client hears of it in its turn, and departs."""
+    with ExitStack() as stack:
         clients = connected(graced, stack)
         began = monotonic()
         graced.signal(SIGTERM)
         times = []
         for client, when in news(clients):
-            client.expect_farewell_alone()
+            hear(client)
             client.close()
             times.append(when - began)
         assert times[-1] - times[0] > APART * SPREAD
@@ -67,21 +66,15 @@ def test_clients_are_told_over_a_while(handler: str, address: str) -> None:
         assert graced.stopped[1:] == (CLIENTS, 0)
 
 
+def test_clients_are_told_over_a_while(handler: str, address: str) -> None:
+    with Graced("--handler", handler, listen=address, config=CONFIG) as graced:
+        stop_over_a_while(graced, Client.expect_farewell_alone)
+
+
 @pytest.mark.parametrize("kind", WITHOUT_FAREWELL.values(), ids=list(WITHOUT_FAREWELL))
 def test_end_of_file_comes_over_a_while(kind: str) -> None:
-    with Graced("--handler", kind, config=CONFIG) as graced, ExitStack() as stack:
-        clients = connected(graced, stack)
-        began = monotonic()
-        graced.signal(SIGTERM)
-        times = []
-        for client, when in news(clients):
-            client.expect_end()
-            client.close()
-            times.append(when - began)
-        assert times[-1] - times[0] > APART * SPREAD
-        assert times[-1] < SPREAD + 2 * MACHINE
-        assert graced.wait() == 0
-        assert graced.stopped[1:] == (CLIENTS, 0)
+    with Graced("--handler", kind, config=CONFIG) as graced:
+        stop_over_a_while(graced, Client.expect_end)
 
 
 def test_clients_are_served_until_their_turn(handler: str, address: str) -> None:
@@ -110,18 +103,7 @@ def test_clients_are_served_until_their_turn(handler: str, address: str) -> None
 
 def test_client_that_talks_all_the_time_is_told_in_its_turn(handler: str) -> None:
     with Graced("--handler", handler, config=CONFIG) as graced, graced.connect() as client:
-        client.echo(b"hello")
-        graced.signal(SIGTERM)
-        for number in range(1_000_000):
-            message = b"%7d" % number
-            client.send(message)
-            heard = client.recv()
-            if heard != message:
-                break
-        assert heard == FAREWELL
-        assert client.recv_exactly(7) == message
-        client.close()
-        assert graced.wait() == 0
+        talk_until_told(graced, client)
 
 
 def test_client_that_does_not_read_delays_no_turn() -> None:

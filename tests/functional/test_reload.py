@@ -12,7 +12,7 @@ from signal import SIGTERM, SIGUSR2
 
 import pytest
 
-from support import PASS, PATIENCE, Client, Daemon, FdStore, attempts, tls, wait_for_end
+from support import PASS, PATIENCE, Client, Daemon, FdStore, tls, wait_for_end
 from support.control import gracectl
 from support.process import LEFT_TO_THE_KERNEL
 from support.reloading import Reloadable, Talking, echo_all
@@ -45,9 +45,7 @@ def test_clients_move_while_they_talk(store: FdStore, tmp_path: Path) -> None:
         echo_all(clients, b"after")
         with daemon.served() as late:
             late.echo(b"late")
-        for _ in attempts("the pidfile names the new process"):
-            if daemon.pid_file.read_text() == f"{daemon.pid}\n":
-                break
+        daemon.await_pid_file()
         assert sorted(store.names) == ["graced-clients", "graced-listeners"]
         said_by_old = [each.text for each in daemon.said_by(old)]
         assert said_by_old[-1] == f"MAINPID={daemon.pid}"

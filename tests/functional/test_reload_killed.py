@@ -7,7 +7,7 @@ import re
 import resource
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 
@@ -18,14 +18,13 @@ from support.process import status_field
 from support.reloading import Reloadable, unread_letters
 
 SLOW_SAVE = """
-import os, time
+import os
 from support.streams import MovableEcho
 class Echo(MovableEcho):
     def save(self):
-        if (gate := os.environ.get("GATE")) and os.path.exists(gate + ".slow"):
-            open(gate + ".saving", "w").close()
-            while not os.path.exists(gate):
-                time.sleep(0.01)
+        if os.path.exists(gate := os.environ["GATE"]):
+            # A FIFO: until the test, which has opened it too, closes it.
+            open(gate).read()
         return super().save()
 """
 
@@ -87,9 +86,7 @@ def test_old_process_dies_when_the_new_one_is_the_main_process(
         assert daemon.addresses[0] == address
         with daemon.served() as late:
             late.echo(b"late")
-        for _ in attempts("the pidfile names the new process"):
-            if daemon.pid_file.read_text() == f"{new}\n":
-                break
+        daemon.await_pid_file()
         # Asked whether it is the main process.
         assert sorted(store.names) == ["graced-clients", "graced-listeners"]
 
@@ -119,17 +116,24 @@ def test_new_process_dies_after_the_commit(store: FdStore, tmp_path: Path) -> No
 @contextmanager
 def holding(daemon: Reloadable, gate: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """A reload whose batch is on its way to the new process, which is stopped."""
-    gate.with_suffix(".slow").touch()
+    os.mkfifo(gate)
     with daemon.begin_to_reload() as command:
-        for _ in attempts("a client is being saved"):
-            if gate.with_suffix(".saving").exists():
-                break
         new = int(daemon.log.wait_for(r"serving on .* with pid (\d+)$", 2)[1])
+        saving = open_for_reader(gate)
         os.kill(new, SIGSTOP)
         wait_until_stopped(new)
-        gate.touch()
-        gate.with_suffix(".slow").unlink()
+        gate.unlink()
+        os.close(saving)
         yield new, command
+
+
+def open_for_reader(fifo: Path) -> int:
+    """Open a FIFO for writing, as soon as somebody waits for what is written."""
+    for _ in attempts("a client is being saved"):
+        with suppress(OSError):
+            # ENXIO: nobody has it open for reading.
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    raise AssertionError
 
 
 @pytest.fixture
@@ -193,9 +197,7 @@ def test_process_dies_while_the_rest_is_drained(store: FdStore, tmp_path: Path, 
         if who == "old":
             os.kill(old, SIGKILL)
             assert wait_for_end(old) == -SIGKILL
-            for _ in attempts("the pidfile names the new process"):
-                if daemon.pid_file.read_text() == f"{daemon.pid}\n":
-                    break
+            daemon.await_pid_file()
             with daemon.served() as late:
                 late.echo(b"late")
         else:
@@ -220,6 +222,4 @@ def test_pidfile_that_cannot_be_written_fails_the_reload(store: FdStore, tmp_pat
         assert wait_for_end(daemon.follow()) == 79
         with daemon.served() as client:
             client.echo(b"served")
-        for _ in attempts("the pidfile names the new process"):
-            if daemon.pid_file.read_text() == f"{daemon.pid}\n":
-                break
+        daemon.await_pid_file()

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from graced.app.new_process import CHANNEL
+from support.attempts import attempts
 from support.client import Client
 from support.control import environment_in
 from support.log import PATIENCE
@@ -76,6 +77,12 @@ class Reloadable(Daemon):
         self.pid = int(self.log.wait_for(r"serving on .* with pid (\d+)$", self._serving)[1])
         assert self.pid != old
         return old
+
+    def await_pid_file(self) -> None:
+        """Wait until the pidfile names the process that serves."""
+        for _ in attempts("the pidfile names the new process"):
+            if self.pid_file.read_text() == f"{self.pid}\n":
+                return
 
     def reload_and_wait(self) -> int:
         """Reload, and wait until the old process has ended; its pid."""
